@@ -1,0 +1,1 @@
+//! Educational-value scoring of pages.

@@ -1,0 +1,1 @@
+//! SmolLM on a CPU.
