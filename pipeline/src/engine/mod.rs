@@ -1,7 +1,9 @@
 //! Where plans run: the local DataFusion session, Parquet scans, and operators made from streams.
 
+pub mod hub;
 pub mod operator;
 pub mod scan;
+pub mod source;
 pub mod streams;
 
 use std::path::Path;

@@ -1,5 +1,6 @@
 //! What a stage sees of the run.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -40,6 +41,12 @@ pub struct StageContext {
     pub ledger: Ledger,
     /// Where work is counted.
     pub progress: StageProgress,
+}
+
+impl fmt::Debug for StageContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StageContext").field("stage", &self.stage).finish_non_exhaustive()
+    }
 }
 
 impl StageContext {

@@ -5,6 +5,7 @@
 
 mod columns;
 mod filter;
+mod read;
 #[cfg(test)]
 mod testing;
 
@@ -12,6 +13,9 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use async_trait::async_trait;
 use datafusion::prelude::DataFrame;
 use schemars::{JsonSchema, Schema};
@@ -22,11 +26,12 @@ use serde_json::Value as Json;
 use columns::keep_where;
 
 use crate::engine::scan::FileSlice;
+use crate::engine::{operator, streams};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
 /// Every stage kind there is.
-pub static STAGES: &[StageKind] = &[filter::KIND];
+pub static STAGES: &[StageKind] = &[read::KIND, filter::KIND];
 
 /// The kind of that name.
 pub fn find(name: &str) -> Option<&'static StageKind> {
@@ -255,4 +260,40 @@ fn build_from<C: Stage + DeserializeOwned + 'static>(
 /// A config as JSON; config structs hold nothing that JSON cannot.
 fn config_json<C: Serialize>(config: &C) -> Json {
     serde_json::to_value(config).unwrap_or(Json::Null)
+}
+
+/// The rows that an iterator makes, as a plan. The iterator may block: it runs on its own thread.
+fn from_batches<I>(
+    ctx: &StageContext,
+    schema: SchemaRef,
+    make: impl Fn() -> I + Send + Sync + 'static,
+) -> Result<DataFrame, StageError>
+where
+    I: Iterator<Item = Result<RecordBatch, ArrowError>>,
+{
+    source_plan(ctx, schema, move |sender| {
+        for batch in make() {
+            if sender.blocking_send(batch).is_err() {
+                break;
+            }
+        }
+    })
+}
+
+fn source_plan(
+    ctx: &StageContext,
+    schema: SchemaRef,
+    produce: impl Fn(tokio::sync::mpsc::Sender<Result<RecordBatch, ArrowError>>) + Send + Sync + 'static,
+) -> Result<DataFrame, StageError> {
+    let empty = ctx.session().read_empty().map_err(|error| ctx.plan_error(&error))?;
+    let produce = Arc::new(produce);
+    let out_schema = schema.clone();
+    let function = move |_empty| {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(2);
+        let produce = produce.clone();
+        tokio::task::spawn_blocking(move || produce(sender));
+        let batches = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+        Ok(streams::from_domain(out_schema.clone(), batches))
+    };
+    operator::apply(ctx.session(), empty, "source", schema, Arc::new(function)).map_err(|error| ctx.plan_error(&error))
 }
