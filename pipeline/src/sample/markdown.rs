@@ -1,5 +1,6 @@
 //! Markdown (with the roles and directives that MyST adds for Sphinx) to sections, by `pulldown-cmark`.
 
+use std::collections::BTreeMap;
 use std::sync::LazyLock;
 
 use pulldown_cmark::{CodeBlockKind, Event, HeadingLevel, Options, Parser, Tag, TagEnd};
@@ -15,24 +16,52 @@ static UNSEEN_LINE: LazyLock<Regex> = LazyLock::new(|| {
 });
 
 /// Directives that leave nothing in plain text.
-const DROPPED: &[&str] =
-    &["toctree", "eval-rst", "image", "figure", "plot", "autosummary", "contents", "include", "literalinclude", "raw"];
+const DROPPED: &[&str] = &[
+    "toctree",
+    "eval-rst",
+    "image",
+    "figure",
+    "plot",
+    "autosummary",
+    "contents",
+    "include",
+    "literalinclude",
+    "raw",
+];
 
 /// The sections of a Markdown document, in reading order.
 pub(super) fn sections(text: &str, document: &str, titles: &Titles) -> Vec<Section> {
     let text = UNSEEN_LINE.replace_all(text, "");
     let mut reader = Reader::new(&text, document, titles);
-    let mut out = vec![Section { depth: 0, anchor: String::new(), title: String::new(), text: String::new() }];
-    let mut found: Vec<String> = Vec::new();
+    let mut out = vec![Section {
+        depth: 0,
+        anchor: String::new(),
+        title: String::new(),
+        text: String::new(),
+    }];
+    let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     loop {
         let (blocks, heading) = reader.blocks(Stop::Heading);
-        found.extend(blocks);
         if let Some(section) = out.last_mut() {
-            section.text = std::mem::take(&mut found).join("\n\n");
+            section.text = blocks.join("\n\n");
         }
         let Some(level) = heading else { break };
         let title = reader.inline_until(TagEnd::Heading(level));
-        out.push(Section { depth: level as usize - 1, anchor: anchor(&title), title, text: String::new() });
+        let mut anchor = anchor(&title);
+        let seen = seen
+            .entry(anchor.clone())
+            .and_modify(|times| *times += 1)
+            .or_insert(0);
+        // An anchor names one place; a second section of the same title is told apart by a number.
+        if *seen > 0 {
+            anchor = format!("{anchor}-{seen}");
+        }
+        out.push(Section {
+            depth: level as usize - 1,
+            anchor,
+            title,
+            text: String::new(),
+        });
     }
     out.retain(|section| !(section.title.is_empty() && section.text.is_empty()));
     out
@@ -54,8 +83,14 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(text: &'a str, document: &'a str, titles: &'a Titles) -> Self {
         let options = Options::ENABLE_TABLES | Options::ENABLE_MATH | Options::ENABLE_FOOTNOTES;
-        let events = Parser::new_ext(text, options).collect::<Vec<_>>().into_iter();
-        Self { events, document, titles }
+        let events = Parser::new_ext(text, options)
+            .collect::<Vec<_>>()
+            .into_iter();
+        Self {
+            events,
+            document,
+            titles,
+        }
     }
 
     /// Blocks up to `stop`, and the level of the heading that was it.
@@ -67,8 +102,14 @@ impl<'a> Reader<'a> {
             let starts_block = matches!(
                 &event,
                 Event::Start(
-                    Tag::Paragraph | Tag::Heading { .. } | Tag::CodeBlock(_) | Tag::List(_) | Tag::Table(_)
-                        | Tag::BlockQuote(_) | Tag::HtmlBlock | Tag::FootnoteDefinition(_)
+                    Tag::Paragraph
+                        | Tag::Heading { .. }
+                        | Tag::CodeBlock(_)
+                        | Tag::List(_)
+                        | Tag::Table(_)
+                        | Tag::BlockQuote(_)
+                        | Tag::HtmlBlock
+                        | Tag::FootnoteDefinition(_)
                 )
             );
             if starts_block {
@@ -76,13 +117,19 @@ impl<'a> Reader<'a> {
             }
             match event {
                 Event::End(end) if stop == Stop::End(end) => break,
-                Event::Start(Tag::Heading { level, .. }) if stop == Stop::Heading => return (out, Some(level)),
-                Event::Start(Tag::Heading { level, .. }) => out.push(self.inline_until(TagEnd::Heading(level))),
+                Event::Start(Tag::Heading { level, .. }) if stop == Stop::Heading => {
+                    return (out, Some(level));
+                }
+                Event::Start(Tag::Heading { level, .. }) => {
+                    out.push(self.inline_until(TagEnd::Heading(level)))
+                }
                 Event::Start(Tag::Paragraph) => out.push(self.inline_until(TagEnd::Paragraph)),
                 Event::Start(Tag::CodeBlock(kind)) => out.extend(self.code(&kind)),
                 Event::Start(Tag::List(start)) => out.push(self.list(start)),
                 Event::Start(Tag::Table(_)) => out.push(self.table()),
-                Event::Start(Tag::BlockQuote(kind)) => out.extend(self.blocks(Stop::End(TagEnd::BlockQuote(kind))).0),
+                Event::Start(Tag::BlockQuote(kind)) => {
+                    out.extend(self.blocks(Stop::End(TagEnd::BlockQuote(kind))).0)
+                }
                 Event::Start(Tag::FootnoteDefinition(label)) => {
                     let blocks = self.blocks(Stop::End(TagEnd::FootnoteDefinition)).0;
                     out.push(format!("[{label}] {}", blocks.join("\n\n")));
@@ -157,7 +204,9 @@ impl<'a> Reader<'a> {
         while let Some(event) = self.events.next() {
             match event {
                 Event::Start(Tag::TableCell) => cells.push(self.inline_until(TagEnd::TableCell)),
-                Event::End(TagEnd::TableRow | TagEnd::TableHead) => rows.push(std::mem::take(&mut cells).join(" | ")),
+                Event::End(TagEnd::TableRow | TagEnd::TableHead) => {
+                    rows.push(std::mem::take(&mut cells).join(" | "))
+                }
                 Event::End(TagEnd::Table) => break,
                 _ => {}
             }
@@ -168,7 +217,7 @@ impl<'a> Reader<'a> {
     /// A block of code, or a directive, which MyST writes as one.
     fn code(&mut self, kind: &CodeBlockKind<'a>) -> Vec<String> {
         let mut text = String::new();
-        while let Some(event) = self.events.next() {
+        for event in self.events.by_ref() {
             match event {
                 Event::Text(part) => text.push_str(&part),
                 Event::End(TagEnd::CodeBlock) => break,
@@ -179,17 +228,27 @@ impl<'a> Reader<'a> {
             CodeBlockKind::Fenced(info) => info.trim(),
             CodeBlockKind::Indented => "",
         };
-        let Some((name, argument)) = info.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
+        let Some((name, argument)) = info.strip_prefix('{').and_then(|rest| rest.split_once('}'))
+        else {
             return vec![indented(&text)];
         };
         let argument = argument.trim();
         // Options stand first, one a line, `:name: value`.
-        let option = |line: &str| line.strip_prefix(':').is_some_and(|rest| rest.contains(':'));
-        let content: String = text.lines().skip_while(|line| option(line)).flat_map(|line| [line, "\n"]).collect();
+        let option = |line: &str| {
+            line.strip_prefix(':')
+                .is_some_and(|rest| rest.contains(':'))
+        };
+        let content: String = text
+            .lines()
+            .skip_while(|line| option(line))
+            .flat_map(|line| [line, "\n"])
+            .collect();
         match name {
             name if DROPPED.contains(&name) || name.starts_with("auto") => Vec::new(),
             "math" => vec![format!("$${}$$", content.trim())],
-            name if name.starts_with("code") || name == "parsed-literal" || name == "doctest" => vec![indented(&content)],
+            name if name.starts_with("code") || name == "parsed-literal" || name == "doctest" => {
+                vec![indented(&content)]
+            }
             name => {
                 let head = match (name, argument) {
                     ("glossary", _) => String::new(),
@@ -206,7 +265,10 @@ impl<'a> Reader<'a> {
 
     fn blocks_of_all(&mut self) -> Vec<String> {
         // No event ends a whole document, so this one never matches.
-        self.blocks(Stop::End(TagEnd::MetadataBlock(pulldown_cmark::MetadataBlockKind::YamlStyle))).0
+        self.blocks(Stop::End(TagEnd::MetadataBlock(
+            pulldown_cmark::MetadataBlockKind::YamlStyle,
+        )))
+        .0
     }
 }
 
@@ -219,7 +281,9 @@ fn flush(loose: &mut String, out: &mut Vec<String>) {
 
 fn headed(head: &str, mut blocks: Vec<String>) -> Vec<String> {
     match blocks.first_mut() {
-        Some(first) if !head.is_empty() && !first.starts_with([' ', '-']) => *first = format!("{head}: {first}"),
+        Some(first) if !head.is_empty() && !first.starts_with([' ', '-']) => {
+            *first = format!("{head}: {first}")
+        }
         _ if !head.is_empty() => blocks.insert(0, format!("{head}:")),
         _ => {}
     }
@@ -231,13 +295,21 @@ fn one_line(text: &str) -> String {
 }
 
 fn indented(code: &str) -> String {
-    let lines = code.trim_end().lines().map(|line| if line.is_empty() { String::new() } else { format!("    {line}") });
+    let lines = code.trim_end().lines().map(|line| {
+        if line.is_empty() {
+            String::new()
+        } else {
+            format!("    {line}")
+        }
+    });
     lines.collect::<Vec<_>>().join("\n")
 }
 
 fn capitalised(name: &str) -> String {
     let mut chars = name.chars();
-    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
+    chars.next().map_or(String::new(), |first| {
+        first.to_uppercase().chain(chars).collect()
+    })
 }
 
 /// Where `{role}` at the end of a text starts, and the role's name.
@@ -245,14 +317,21 @@ fn role_at_end(text: &str) -> Option<(usize, String)> {
     let before = text.strip_suffix('}')?;
     let start = before.rfind('{')?;
     let name = before.get(start + 1..)?;
-    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_:+".contains(c));
+    let is_name = !name.is_empty()
+        && name
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || "-_:+".contains(c));
     // `py:func` is the domain's `func`.
     is_name.then(|| (start, name.rsplit(':').next().unwrap_or(name).to_owned()))
 }
 
 /// A title's anchor as Sphinx makes it: lower case, and a hyphen for every run of other characters.
 fn anchor(title: &str) -> String {
-    let mapped: String = title.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { ' ' }).collect();
+    let mapped: String = title
+        .to_lowercase()
+        .chars()
+        .map(|c| if c.is_ascii_alphanumeric() { c } else { ' ' })
+        .collect();
     mapped.split_whitespace().collect::<Vec<_>>().join("-")
 }
 
@@ -265,7 +344,11 @@ mod tests {
         let mut titles = Titles::default();
         titles.labels.insert("a-label".into(), "A Title".into());
         let found = sections(markdown, "guide", &titles);
-        found.iter().map(|s| format!("{} {} {}\n{}", s.depth, s.anchor, s.title, s.text)).collect::<Vec<_>>().join("\n")
+        found
+            .iter()
+            .map(|s| format!("{} {} {}\n{}", s.depth, s.anchor, s.title, s.text))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     #[test]
@@ -278,6 +361,20 @@ mod tests {
     }
 
     #[test]
+    fn anchors_differ_within_a_document() {
+        let found = sections(
+            "# A\n\n## Use\n\n## Use\n\n## Use\n",
+            "guide",
+            &Titles::default(),
+        );
+        let anchors: Vec<&str> = found
+            .iter()
+            .map(|section| section.anchor.as_str())
+            .collect();
+        assert_eq!(anchors, ["a", "use", "use-1", "use-2"]);
+    }
+
+    #[test]
     fn lists_code_and_tables() {
         let markdown = "- **one** is\n  first\n\n  ```py\n  x = 1\n  ```\n- two\n\n1. a\n2. b\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```\ncode\n\n  more\n```\n";
         let expected = "0  \n- one is first\n      x = 1\n- two\n\n1. a\n2. b\n\na | b\n1 | 2\n\n    code\n\n      more";
@@ -287,7 +384,10 @@ mod tests {
     #[test]
     fn directives_keep_their_content() {
         let markdown = "```{note}\n:class: x\nMind `this`.\n\nAnd that.\n```\n\n```{toctree}\na\nb\n```\n\n```{admonition} Public *API*\nYes.\n```\n\n```{math}\n\\frac12\n```\n";
-        assert_eq!(text_of(markdown), "0  \nNote: Mind this.\n\nAnd that.\n\nPublic *API*: Yes.\n\n$$\\frac12$$");
+        assert_eq!(
+            text_of(markdown),
+            "0  \nNote: Mind this.\n\nAnd that.\n\nPublic *API*: Yes.\n\n$$\\frac12$$"
+        );
     }
 
     proptest! {

@@ -4,6 +4,7 @@
 //! gives its Python files with the columns of Python-Edu. Archives are streamed and never unpacked to disk.
 
 mod archive;
+mod batch;
 mod error;
 mod markdown;
 mod package;
@@ -17,9 +18,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+pub use batch::{page_batches, page_schema};
 pub use error::SampleError;
 pub use package::{DocSet, Package, PackageSpec};
-pub use pages::{Page, Pages, page_batches, page_schema, pages};
+pub use pages::{Page, Pages, pages};
 pub use python::{PythonFile, PythonFiles, python_file_batches, python_file_schema, python_files};
 
 /// A section or file that was left out.
@@ -61,5 +63,64 @@ impl Default for SampleOptions {
             batch_rows: 1_000,
             processes: 2,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::collections::HashSet;
+    use std::path::PathBuf;
+    use std::time::Instant;
+
+    /// The package's archive beside the docutils wheel, or `None` and a line that says so.
+    fn sdist(wheel: &std::path::Path, package: Package) -> Option<PathBuf> {
+        let path = wheel.with_file_name(package.spec().sdist);
+        if !path.exists() {
+            println!(
+                "skipped: {} is absent; run `pipeline assets pull`",
+                path.display()
+            );
+            return None;
+        }
+        Some(path)
+    }
+
+    #[test]
+    fn the_real_sample_is_large_and_clean() {
+        let Some(wheel) = rst::tests::wheel() else {
+            return;
+        };
+        let start = Instant::now();
+        let options = SampleOptions::default();
+        let (mut ids, mut files, mut marked) = (HashSet::new(), 0, 0);
+        for package in Package::ALL {
+            let Some(sdist) = sdist(&wheel, package) else {
+                return;
+            };
+            let rejected: OnReject =
+                Arc::new(|reject| assert_ne!(reject.reason, "unparsable", "{reject:?}"));
+            for page in pages(&sdist, package, &wheel, &options, rejected).unwrap() {
+                let page = page.unwrap();
+                assert!(page.text.chars().count() > 600, "{}", page.url);
+                assert!(!page.text.contains('\0'), "{}", page.url);
+                // Code is indented; a page about reStructuredText may show some.
+                let shows = |line: &str| {
+                    line.starts_with(".. ") || !line.starts_with("    ") && line.contains(":ref:`")
+                };
+                marked += usize::from(page.text.lines().any(shows) && package != Package::Sphinx);
+                assert!(ids.insert(page.id), "{} stands twice", page.url);
+            }
+            for file in python_files(&sdist, package, &options, Arc::new(|_| ())) {
+                files += usize::from(!file.unwrap().text.is_empty());
+            }
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        println!(
+            "{} pages, {files} Python files, {seconds:.1} s, {marked} pages with markup",
+            ids.len()
+        );
+        assert!(ids.len() >= 3_000 && files >= 2_000);
+        assert!(marked <= 3, "{marked} pages with markup");
     }
 }

@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 
-use arrow::array::{ArrayRef, Float64Array, Int64Array, RecordBatch, StringArray};
-use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use sha1::{Digest, Sha1};
 
 use super::archive::{SourceFile, Wanted, read_sorted};
@@ -87,8 +85,13 @@ pub fn pages(
     on_reject: OnReject,
 ) -> Result<Pages, SampleError> {
     let spec = package.spec();
-    let Some(docs) = spec.docs else { return Ok(Pages::none(on_reject)) };
-    let wanted = Wanted { path: Box::new(move |path| docs.holds(path)), max_file_bytes: DOC_LIMIT_BYTES };
+    let Some(docs) = spec.docs else {
+        return Ok(Pages::none(on_reject));
+    };
+    let wanted = Wanted {
+        path: Box::new(move |path| docs.holds(path)),
+        max_file_bytes: DOC_LIMIT_BYTES,
+    };
     let (files, rejects) = read_sorted(sdist, wanted, "its documentation", DOCS_LIMIT_BYTES)?;
     rejects.into_iter().for_each(|reject| on_reject(reject));
     let titles = Titles::gather(&files, &docs);
@@ -105,10 +108,19 @@ pub fn pages(
         let (sender, results) = sync_channel(FILES_IN_FLIGHT);
         let job = Arc::clone(&job);
         let thread = std::thread::spawn(move || job.work(index, &sender));
-        Worker { results: Some(results), thread: Some(thread) }
+        Worker {
+            results: Some(results),
+            thread: Some(thread),
+        }
     };
     let workers = (0..job.workers).map(start).collect();
-    Ok(Pages { workers, next_worker: 0, files_left: job.files.len(), ready: Vec::new().into_iter(), on_reject })
+    Ok(Pages {
+        workers,
+        next_worker: 0,
+        files_left: job.files.len(),
+        ready: Vec::new().into_iter(),
+        on_reject,
+    })
 }
 
 /// What every worker shares.
@@ -135,7 +147,11 @@ impl Job {
         }
     }
 
-    fn convert(&self, file: &SourceFile, reader: &mut Option<RstReader>) -> Result<Converted, SampleError> {
+    fn convert(
+        &self,
+        file: &SourceFile,
+        reader: &mut Option<RstReader>,
+    ) -> Result<Converted, SampleError> {
         let document = self.docs.document(&file.path);
         if file.path.ends_with(".md") {
             return Ok(self.rows(file, markdown::sections(&file.text, document, &self.titles)));
@@ -147,8 +163,15 @@ impl Job {
         match reader.sections(document, &file.text)? {
             Ok(sections) => Ok(self.rows(file, sections)),
             Err(detail) => {
-                let reject = Reject { id: file.path.clone(), reason: "unparsable".into(), detail };
-                Ok(Converted { pages: Vec::new(), rejects: vec![reject] })
+                let reject = Reject {
+                    id: file.path.clone(),
+                    reason: "unparsable".into(),
+                    detail,
+                };
+                Ok(Converted {
+                    pages: Vec::new(),
+                    rejects: vec![reject],
+                })
             }
         }
     }
@@ -159,24 +182,42 @@ impl Job {
             titles: &self.titles,
             default_role: self.docs.default_role,
             math_dollar: self.docs.dollars == Dollars::Math,
-            substitutions: Substitutions { version, release: version, today: self.spec.date.get(..10).unwrap_or("") },
+            substitutions: Substitutions {
+                version,
+                release: version,
+                today: self.spec.date.get(..10).unwrap_or(""),
+            },
         }
     }
 
     fn rows(&self, file: &SourceFile, sections: Vec<Section>) -> Converted {
         let cut = cut(sections, self.options.min_page_chars);
-        let mut out = Converted { pages: Vec::new(), rejects: Vec::new() };
+        let mut out = Converted {
+            pages: Vec::new(),
+            rejects: Vec::new(),
+        };
         for short in cut.too_short {
-            let detail = format!("{} characters, at least {}", short.chars, self.options.min_page_chars);
+            let detail = format!(
+                "{} characters, at least {}",
+                short.chars, self.options.min_page_chars
+            );
             let id = self.docs.address(&file.path, &short.anchor);
-            out.rejects.push(Reject { id, reason: "too_short".into(), detail });
+            out.rejects.push(Reject {
+                id,
+                reason: "too_short".into(),
+                detail,
+            });
         }
         for page in cut.pages {
             let url = self.docs.address(&file.path, &page.anchor);
             let (language, score) = language(&page.text);
             if language != "eng" || score < self.options.min_language_score {
                 let detail = format!("{language} with confidence {score:.2}");
-                out.rejects.push(Reject { id: url, reason: "language".into(), detail });
+                out.rejects.push(Reject {
+                    id: url,
+                    reason: "language".into(),
+                    detail,
+                });
                 continue;
             }
             let words = page.text.split_whitespace().count();
@@ -198,7 +239,9 @@ impl Job {
 
 /// ISO 639-3 code and confidence.
 fn language(text: &str) -> (&'static str, f64) {
-    whatlang::detect(text).map_or(("und", 0.0), |found| (found.lang().code(), found.confidence()))
+    whatlang::detect(text).map_or(("und", 0.0), |found| {
+        (found.lang().code(), found.confidence())
+    })
 }
 
 /// Bytes in lower-case hex.
@@ -208,7 +251,13 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 impl Pages {
     fn none(on_reject: OnReject) -> Self {
-        Self { workers: Vec::new(), next_worker: 0, files_left: 0, ready: Vec::new().into_iter(), on_reject }
+        Self {
+            workers: Vec::new(),
+            next_worker: 0,
+            files_left: 0,
+            ready: Vec::new().into_iter(),
+            on_reject,
+        }
     }
 }
 
@@ -223,12 +272,18 @@ impl Iterator for Pages {
             if self.files_left == 0 {
                 return None;
             }
-            let results = self.workers.get(self.next_worker).and_then(|worker| worker.results.as_ref());
+            let results = self
+                .workers
+                .get(self.next_worker)
+                .and_then(|worker| worker.results.as_ref());
             match results.map_or(Err(std::sync::mpsc::RecvError), Receiver::recv) {
                 Ok(Ok(converted)) => {
                     self.files_left -= 1;
                     self.next_worker = (self.next_worker + 1) % self.workers.len().max(1);
-                    converted.rejects.into_iter().for_each(|reject| (self.on_reject)(reject));
+                    converted
+                        .rejects
+                        .into_iter()
+                        .for_each(|reject| (self.on_reject)(reject));
                     self.ready = converted.pages.into_iter();
                 }
                 Ok(Err(error)) => {
@@ -247,71 +302,17 @@ impl Iterator for Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         // First every channel, so that no worker waits to send while another is joined.
-        self.workers.iter_mut().for_each(|worker| drop(worker.results.take()));
-        for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
+        self.workers
+            .iter_mut()
+            .for_each(|worker| drop(worker.results.take()));
+        for thread in self
+            .workers
+            .iter_mut()
+            .filter_map(|worker| worker.thread.take())
+        {
             thread.join().ok();
         }
     }
-}
-
-/// FineWeb's schema (HuggingFaceFW/fineweb, dataset card): `text, id, dump, url, date, file_path, language` strings,
-/// `language_score` f64, `token_count` i64; nothing is null.
-pub fn page_schema() -> SchemaRef {
-    let string = |name: &str| Field::new(name, DataType::Utf8, false);
-    let mut fields: Vec<Field> =
-        ["text", "id", "dump", "url", "date", "file_path", "language"].into_iter().map(string).collect();
-    fields.push(Field::new("language_score", DataType::Float64, false));
-    fields.push(Field::new("token_count", DataType::Int64, false));
-    Arc::new(Schema::new(fields))
-}
-
-/// Gathers pages into batches of [`page_schema`], `batch_rows` rows each but the last.
-///
-/// # Errors
-/// The first error of `pages` comes after the batch of what was read before it, and ends the iterator.
-pub fn page_batches(
-    pages: impl Iterator<Item = Result<Page, SampleError>>,
-    batch_rows: usize,
-) -> impl Iterator<Item = Result<RecordBatch, SampleError>> {
-    batches(pages, batch_rows, |pages| {
-        let string = |of: fn(&Page) -> &str| Arc::new(StringArray::from_iter_values(pages.iter().map(of))) as ArrayRef;
-        let columns = vec![
-            string(|page| &page.text),
-            string(|page| &page.id),
-            string(|page| page.dump),
-            string(|page| &page.url),
-            string(|page| page.date),
-            string(|page| &page.file_path),
-            string(|page| page.language),
-            Arc::new(Float64Array::from_iter_values(pages.iter().map(|page| page.language_score))),
-            Arc::new(Int64Array::from_iter_values(pages.iter().map(|page| page.token_count))),
-        ];
-        Ok(RecordBatch::try_new(page_schema(), columns)?)
-    })
-}
-
-/// Gathers rows into batches.
-pub(super) fn batches<T>(
-    mut rows: impl Iterator<Item = Result<T, SampleError>>,
-    batch_rows: usize,
-    build: impl Fn(&[T]) -> Result<RecordBatch, SampleError>,
-) -> impl Iterator<Item = Result<RecordBatch, SampleError>> {
-    let mut failure = None;
-    let mut over = false;
-    std::iter::from_fn(move || {
-        let mut batch = Vec::new();
-        while !over && batch.len() < batch_rows.max(1) {
-            match rows.next() {
-                Some(Ok(row)) => batch.push(row),
-                Some(Err(error)) => {
-                    failure = Some(error);
-                    over = true;
-                }
-                None => over = true,
-            }
-        }
-        if batch.is_empty() { failure.take().map(Err) } else { Some(build(&batch)) }
-    })
 }
 
 #[cfg(test)]
@@ -322,13 +323,19 @@ mod tests {
     use std::fs;
     use std::sync::Mutex;
 
-    const SENTENCE: &str = "The quick brown fox jumps over the lazy dog and then it walks home through the woods. ";
+    const SENTENCE: &str =
+        "The quick brown fox jumps over the lazy dog and then it walks home through the woods. ";
 
     fn archive(folder: &Path) -> PathBuf {
         let long = SENTENCE.repeat(10);
-        let guide = format!("Guide\n=====\n\n{long}\n\nInner\n-----\n\nSee :doc:`other`. {long}\n\nTail\n----\n\nShort.\n");
+        let guide = format!(
+            "Guide\n=====\n\n{long}\n\nInner\n-----\n\nSee :doc:`other`. {long}\n\nTail\n----\n\nShort.\n"
+        );
         let other = format!(".. _x:\n\nOther ways\n==========\n\n{long}\n");
-        let german = format!("Anleitung\n=========\n\n{}\n", "Der schnelle Fuchs läuft durch den Wald und über die Wiese nach Hause. ".repeat(12));
+        let german = format!(
+            "Anleitung\n=========\n\n{}\n",
+            "Der schnelle Fuchs läuft durch den Wald und über die Wiese nach Hause. ".repeat(12)
+        );
         let path = folder.join("sphinx.tar.gz");
         let files: [(&str, &[u8]); 5] = [
             ("s-1/doc/other.rst", other.as_bytes()),
@@ -346,8 +353,18 @@ mod tests {
         let rejects = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&rejects);
         let on_reject: OnReject = Arc::new(move |reject| seen.lock().unwrap().push(reject));
-        let options = SampleOptions { processes, ..SampleOptions::default() };
-        let pages = pages(&archive(folder.path()), Package::Sphinx, wheel, &options, on_reject).unwrap();
+        let options = SampleOptions {
+            processes,
+            ..SampleOptions::default()
+        };
+        let pages = pages(
+            &archive(folder.path()),
+            Package::Sphinx,
+            wheel,
+            &options,
+            on_reject,
+        )
+        .unwrap();
         let pages: Vec<Page> = pages.collect::<Result<_, _>>().unwrap();
         let rejects = rejects.lock().unwrap().clone();
         (pages, rejects)
@@ -359,15 +376,43 @@ mod tests {
         let (pages, rejects) = read(&wheel, 2);
         let urls: Vec<&str> = pages.iter().map(|page| page.url.as_str()).collect();
         let base = "https://www.sphinx-doc.org/en/v9.0.4";
-        assert_eq!(urls, [format!("{base}/guide.html"), format!("{base}/guide.html#inner"), format!("{base}/other.html")]);
-        assert!(pages[0].text.starts_with("Guide\n\nThe quick") && pages[0].text.ends_with("Tail\n\nShort."));
-        assert!(pages[1].text.starts_with("Guide > Inner\n\nSee Other ways. The quick"));
+        assert_eq!(
+            urls,
+            [
+                format!("{base}/guide.html"),
+                format!("{base}/guide.html#inner"),
+                format!("{base}/other.html")
+            ]
+        );
+        assert!(
+            pages[0].text.starts_with("Guide\n\nThe quick")
+                && pages[0].text.ends_with("Tail\n\nShort.")
+        );
+        assert!(
+            pages[1]
+                .text
+                .starts_with("Guide > Inner\n\nSee Other ways. The quick")
+        );
         assert_eq!(pages[2].file_path, "sphinx-9.0.4.tar.gz/doc/other.rst");
-        assert_eq!(pages[2].token_count, (2.0 + 170.0_f64 * 1.3).round() as i64 + 1);
-        assert!(pages.iter().all(|page| page.language_score >= 0.65 && page.id.len() == 51));
-        let reasons: Vec<&str> = rejects.iter().map(|reject| reject.reason.as_str()).collect();
+        assert_eq!(
+            pages[2].token_count,
+            (2.0 + 170.0_f64 * 1.3).round() as i64 + 1
+        );
+        assert!(
+            pages
+                .iter()
+                .all(|page| page.language_score >= 0.65 && page.id.len() == 51)
+        );
+        let reasons: Vec<&str> = rejects
+            .iter()
+            .map(|reject| reject.reason.as_str())
+            .collect();
         assert_eq!(reasons, ["not_utf8", "language"]);
-        assert!(rejects[1].detail.starts_with("deu"), "{}", rejects[1].detail);
+        assert!(
+            rejects[1].detail.starts_with("deu"),
+            "{}",
+            rejects[1].detail
+        );
     }
 
     #[test]
@@ -381,8 +426,14 @@ mod tests {
         let Some(wheel) = wheel() else { return };
         let folder = tempfile::tempdir().unwrap();
         let options = SampleOptions::default();
-        let mut pages =
-            pages(&archive(folder.path()), Package::Sphinx, &wheel, &options, Arc::new(|_| ())).unwrap();
+        let mut pages = pages(
+            &archive(folder.path()),
+            Package::Sphinx,
+            &wheel,
+            &options,
+            Arc::new(|_| ()),
+        )
+        .unwrap();
         assert!(pages.next().unwrap().is_ok());
         drop(pages);
     }
@@ -390,28 +441,14 @@ mod tests {
     #[test]
     fn documentation_under_another_licence_is_not_read() {
         let none = Path::new("/nonexistent");
-        let pages = pages(none, Package::Celery, none, &SampleOptions::default(), Arc::new(|_| ())).unwrap();
+        let pages = pages(
+            none,
+            Package::Celery,
+            none,
+            &SampleOptions::default(),
+            Arc::new(|_| ()),
+        )
+        .unwrap();
         assert_eq!(pages.count(), 0);
-    }
-
-    #[test]
-    fn batches_are_full_but_the_last_and_end_with_the_error() {
-        let page = Page {
-            text: "t".into(),
-            id: "i".into(),
-            dump: DUMP,
-            url: "u".into(),
-            date: "d",
-            file_path: "f".into(),
-            language: "en",
-            language_score: 1.0,
-            token_count: 1,
-        };
-        let rows = (0..5).map(|_| Ok(page.clone())).chain([Err(SampleError::WorkerLost)]);
-        let batches: Vec<_> = page_batches(rows, 2).collect();
-        let sizes: Vec<usize> = batches.iter().flatten().map(RecordBatch::num_rows).collect();
-        assert_eq!(sizes, [2, 2, 1]);
-        assert!(matches!(batches.last(), Some(Err(SampleError::WorkerLost))));
-        assert_eq!(batches[0].as_ref().unwrap().schema(), page_schema());
     }
 }

@@ -9,8 +9,9 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use sha1::{Digest, Sha1};
 
 use super::archive::{Item, Wanted, read};
+use super::batch::batches;
 use super::package::Package;
-use super::pages::{batches, hex};
+use super::pages::hex;
 use super::{OnReject, SampleError, SampleOptions};
 
 /// A Python file, in the columns of Python-Edu (HuggingFaceTB/smollm-corpus, `python-edu`; spec.md §7).
@@ -39,10 +40,25 @@ pub struct PythonFiles {
 /// are rejected.
 ///
 /// The iterator ends with an error where the archive is missing, truncated, hostile or no gzipped tar file.
-pub fn python_files(sdist: &Path, package: Package, options: &SampleOptions, on_reject: OnReject) -> PythonFiles {
+pub fn python_files(
+    sdist: &Path,
+    package: Package,
+    options: &SampleOptions,
+    on_reject: OnReject,
+) -> PythonFiles {
     let path = Box::new(|path: &str| path.ends_with(".py"));
-    let items = read(sdist, Wanted { path, max_file_bytes: options.max_python_file_bytes });
-    PythonFiles { items, repo_name: package.spec().repo_name, on_reject }
+    let items = read(
+        sdist,
+        Wanted {
+            path,
+            max_file_bytes: options.max_python_file_bytes,
+        },
+    );
+    PythonFiles {
+        items,
+        repo_name: package.spec().repo_name,
+        on_reject,
+    }
 }
 
 impl Iterator for PythonFiles {
@@ -97,13 +113,16 @@ pub fn python_file_batches(
     batch_rows: usize,
 ) -> impl Iterator<Item = Result<RecordBatch, SampleError>> {
     batches(files, batch_rows, |files| {
-        let string =
-            |of: fn(&PythonFile) -> &str| Arc::new(StringArray::from_iter_values(files.iter().map(of))) as ArrayRef;
+        let string = |of: fn(&PythonFile) -> &str| {
+            Arc::new(StringArray::from_iter_values(files.iter().map(of))) as ArrayRef
+        };
         let columns = vec![
             string(|file| &file.blob_id),
             string(|file| file.repo_name),
             string(|file| &file.path),
-            Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.length_bytes))),
+            Arc::new(Int64Array::from_iter_values(
+                files.iter().map(|file| file.length_bytes),
+            )),
             string(|file| &file.text),
         ];
         Ok(RecordBatch::try_new(python_file_schema(), columns)?)
@@ -121,24 +140,42 @@ mod tests {
     fn files_come_with_gits_blob_id() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p.tar.gz");
-        let files: [(&str, &[u8]); 4] =
-            [("p-1/a.py", b"hello\n"), ("p-1/b.txt", b"x"), ("p-1/c/d.py", b"# caf\xc3\xa9"), ("p-1/e.py", b"")];
+        let files: [(&str, &[u8]); 4] = [
+            ("p-1/a.py", b"hello\n"),
+            ("p-1/b.txt", b"x"),
+            ("p-1/c/d.py", b"# caf\xc3\xa9"),
+            ("p-1/e.py", b""),
+        ];
         fs::write(&path, sdist(&files)).unwrap();
         let rejects = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&rejects);
         let on_reject: OnReject = Arc::new(move |reject| seen.lock().unwrap().push(reject.reason));
         let files = python_files(&path, Package::Celery, &SampleOptions::default(), on_reject);
-        let batches: Vec<RecordBatch> = python_file_batches(files, 10).collect::<Result<_, _>>().unwrap();
+        let batches: Vec<RecordBatch> = python_file_batches(files, 10)
+            .collect::<Result<_, _>>()
+            .unwrap();
         assert_eq!(batches.len(), 1);
         let strings = |column: usize| {
-            let array = batches[0].column(column).as_any().downcast_ref::<StringArray>().unwrap().clone();
-            array.iter().map(|value| value.unwrap().to_owned()).collect::<Vec<_>>()
+            let array = batches[0]
+                .column(column)
+                .as_any()
+                .downcast_ref::<StringArray>()
+                .unwrap()
+                .clone();
+            array
+                .iter()
+                .map(|value| value.unwrap().to_owned())
+                .collect::<Vec<_>>()
         };
         // `printf 'hello\n' | git hash-object --stdin`
         assert_eq!(strings(0)[0], "ce013625030ba8dba906f756967f9e9ca394464a");
         assert_eq!(strings(1), ["celery/celery"; 2]);
         assert_eq!(strings(2), ["a.py", "c/d.py"]);
-        let lengths = batches[0].column(3).as_any().downcast_ref::<Int64Array>().unwrap();
+        let lengths = batches[0]
+            .column(3)
+            .as_any()
+            .downcast_ref::<Int64Array>()
+            .unwrap();
         assert_eq!(lengths.values(), &[6, 7]);
         assert_eq!(*rejects.lock().unwrap(), ["empty"]);
     }
@@ -146,7 +183,12 @@ mod tests {
     #[test]
     fn a_missing_archive_is_named() {
         let path = Path::new("/nonexistent/p.tar.gz");
-        let mut files = python_files(path, Package::Django, &SampleOptions::default(), Arc::new(|_| ()));
+        let mut files = python_files(
+            path,
+            Package::Django,
+            &SampleOptions::default(),
+            Arc::new(|_| ()),
+        );
         let error = files.next().unwrap().unwrap_err().to_string();
         assert!(error.contains("/nonexistent/p.tar.gz"), "{error}");
         assert!(files.next().is_none());

@@ -327,7 +327,9 @@ def block(node):
             yield title
         yield from blocks(node)
     elif isinstance(node, nodes.TextElement):
-        yield inline(node)
+        text = inline(node)
+        # "… as follows.::" leaves one colon too many.
+        yield text[:-1] if text.endswith(".:") else text
     else:
         yield from blocks(node)
 
@@ -357,14 +359,26 @@ def headed_by(prefix, body):
         yield from body[1:]
 
 
-def sections(node, depth, out):
+def anchor_of(section, document, taken):
+    """The section's anchor. Where a label has the title's name, the label keeps it and docutils numbers the section;
+    on the page both lead to the same place."""
+    anchor = (section["ids"] or [""])[0]
+    base = re.sub(r"-\d+$", "", anchor)
+    if base != anchor and base not in taken and isinstance(document.ids.get(base), nodes.target):
+        anchor = base
+    taken.add(anchor)
+    return anchor
+
+
+def sections(node, depth, out, document, taken):
     for child in node.children:
         if not isinstance(child, nodes.section):
             continue
         title = next((inline(c) for c in child.children if isinstance(c, nodes.title)), "")
         own = [b for b in blocks(child) if b.strip()]
-        out.append({"depth": depth, "anchor": (child["ids"] or [""])[0], "title": title, "text": "\n\n".join(own)})
-        sections(child, depth + 1, out)
+        anchor = anchor_of(child, document, taken)
+        out.append({"depth": depth, "anchor": anchor, "title": title, "text": "\n\n".join(own)})
+        sections(child, depth + 1, out, document, taken)
 
 
 def convert(path, text, settings):
@@ -379,7 +393,7 @@ def convert(path, text, settings):
     out = []
     if lead:
         out.append({"depth": 0, "anchor": "", "title": "", "text": "\n\n".join(lead)})
-    sections(document, 0, out)
+    sections(document, 0, out, document, set())
     return out
 
 

@@ -25,10 +25,12 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a valid pattern")
 }
 
-static RST_LABEL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\.\. _(?:`([^`]+)`|([^:`_][^:]*)):\s*$"));
+static RST_LABEL: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"^\.\. _(?:`([^`]+)`|([^:`_][^:]*)):\s*$"));
 static MYST_LABEL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\(([^()\s]+)\)=\s*$"));
 static MARKDOWN_TITLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^#{1,6}\s+(.+?)\s*#*\s*$"));
-static ROLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"(?::[\w:+-]+:|\{[\w:+-]+\})`([~!.]?)([^`<]*?)(?:\s*<[^`>]*>)?`"));
+static ROLE: LazyLock<Regex> =
+    LazyLock::new(|| pattern(r"(?::[\w:+-]+:|\{[\w:+-]+\})`([~!.]?)([^`<]*?)(?:\s*<[^`>]*>)?`"));
 
 impl Titles {
     /// Gathers the titles of every file.
@@ -45,9 +47,18 @@ impl Titles {
         let lines: Vec<&str> = text.lines().collect();
         let mut labels: Vec<String> = Vec::new();
         for (i, line) in lines.iter().enumerate() {
-            let label = RST_LABEL.captures(line).or_else(|| MYST_LABEL.captures(line));
+            let label = RST_LABEL
+                .captures(line)
+                .or_else(|| MYST_LABEL.captures(line));
             if let Some(found) = label.and_then(|found| found.get(1).or_else(|| found.get(2))) {
-                labels.push(found.as_str().split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase());
+                labels.push(
+                    found
+                        .as_str()
+                        .split_whitespace()
+                        .collect::<Vec<_>>()
+                        .join(" ")
+                        .to_lowercase(),
+                );
                 continue;
             }
             let line = line.trim_end();
@@ -58,11 +69,14 @@ impl Titles {
             }
             let title = match MARKDOWN_TITLE.captures(line).and_then(|found| found.get(1)) {
                 Some(title) => Some(title.as_str()),
-                None => (is_rule(next) && next.chars().count() + 1 >= line.trim().chars().count()).then_some(line.trim()),
+                None => (is_rule(next) && next.chars().count() + 1 >= line.trim().chars().count())
+                    .then_some(line.trim()),
             };
             if let Some(title) = title {
                 let title = plain(title);
-                self.docs.entry(document.to_owned()).or_insert_with(|| title.clone());
+                self.docs
+                    .entry(document.to_owned())
+                    .or_insert_with(|| title.clone());
                 for label in labels.drain(..) {
                     self.labels.entry(label).or_insert_with(|| title.clone());
                 }
@@ -77,21 +91,29 @@ impl Titles {
         if matches!(role, "math" | "code" | "samp" | "file" | "kbd") {
             return content.to_owned();
         }
-        if let Some((title, _)) = content.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')) {
-            if !title.trim().is_empty() {
-                return title.trim().to_owned();
-            }
+        let given = content
+            .strip_suffix('>')
+            .and_then(|rest| rest.rsplit_once('<'))
+            .map(|(title, _)| title.trim());
+        if let Some(title) = given.filter(|title| !title.is_empty()) {
+            return title.to_owned();
         }
         let target = content.trim();
         match role {
             "ref" | "numref" => {
                 let key = target.to_lowercase();
-                self.labels.get(&key).cloned().unwrap_or_else(|| target.replace('-', " "))
+                self.labels
+                    .get(&key)
+                    .cloned()
+                    .unwrap_or_else(|| target.replace('-', " "))
             }
             "doc" => {
                 let key = resolve(document, target);
                 let name = target.rsplit('/').next().unwrap_or(target);
-                self.docs.get(&key).cloned().unwrap_or_else(|| name.replace('-', " "))
+                self.docs
+                    .get(&key)
+                    .cloned()
+                    .unwrap_or_else(|| name.replace('-', " "))
             }
             "pep" => format!("PEP {target}"),
             "rfc" => format!("RFC {target}"),
@@ -106,7 +128,9 @@ impl Titles {
 /// A line of one punctuation mark, as stands under a title.
 fn is_rule(line: &str) -> bool {
     let mut chars = line.chars();
-    let Some(first) = chars.next() else { return false };
+    let Some(first) = chars.next() else {
+        return false;
+    };
     first.is_ascii_punctuation() && line.len() >= 3 && chars.all(|c| c == first)
 }
 
@@ -151,7 +175,10 @@ mod tests {
         let rst = ".. _top:\n.. _`other name`:\n\n=====\nGuide\n=====\n\ntext\n\n.. _inner:\n\n``x`` and :class:`~a.b.C`\n\
                    -------------------------\n\n.. _lost:\n\nno title\n";
         titles.add("topics/guide", rst);
-        titles.add("how", "(md-label)=\n\n# How {func}`~.solve` works #\n\nText\n\n## Next\n");
+        titles.add(
+            "how",
+            "(md-label)=\n\n# How {func}`~.solve` works #\n\nText\n\n## Next\n",
+        );
         titles
     }
 
@@ -164,8 +191,14 @@ mod tests {
         assert_eq!(label("inner"), Some("x and C"));
         assert_eq!(label("lost"), None);
         assert_eq!(label("md-label"), Some("How solve works"));
-        assert_eq!(titles.docs.get("topics/guide").map(String::as_str), Some("Guide"));
-        assert_eq!(titles.docs.get("how").map(String::as_str), Some("How solve works"));
+        assert_eq!(
+            titles.docs.get("topics/guide").map(String::as_str),
+            Some("Guide")
+        );
+        assert_eq!(
+            titles.docs.get("how").map(String::as_str),
+            Some("How solve works")
+        );
     }
 
     #[test]
@@ -183,7 +216,11 @@ mod tests {
             ("pep", "8", "PEP 8"),
             ("math", "a < b >", "a < b >"),
         ] {
-            assert_eq!(titles.shown(role, content, "topics/here"), shown, "{role} {content}");
+            assert_eq!(
+                titles.shown(role, content, "topics/here"),
+                shown,
+                "{role} {content}"
+            );
         }
     }
 }
