@@ -13,6 +13,7 @@ pub mod engine;
 pub mod manifest;
 pub mod report;
 pub mod runner;
+pub mod sample;
 pub mod stages;
 pub mod units;
 pub mod workflow;

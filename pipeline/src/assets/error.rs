@@ -76,9 +76,7 @@ pub enum AssetError {
         advice: &'static str,
     },
     /// The package client ran and failed.
-    #[error(
-        "asset `{name}`: `{command}` failed ({status}); {advice}\nits last lines:\n{last_lines}"
-    )]
+    #[error("asset `{name}`: `{command}` failed ({status}); {advice}\nits last lines:\n{last_lines}")]
     FetchFailed {
         /// The asset's name.
         name: &'static str,
@@ -147,15 +145,8 @@ pub enum AssetError {
 
 impl AssetError {
     /// Wraps an I/O error with what was tried on which path.
-    pub(super) fn io(
-        action: &'static str,
-        path: &std::path::Path,
-    ) -> impl FnOnce(std::io::Error) -> Self {
+    pub(super) fn io(action: &'static str, path: &std::path::Path) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Io {
-            action,
-            path,
-            source,
-        }
+        move |source| Self::Io { action, path, source }
     }
 }

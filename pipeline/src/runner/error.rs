@@ -125,6 +125,9 @@ pub enum RunError {
         /// The run's folder.
         folder: String,
     },
+    /// There is no folder for the assets.
+    #[error(transparent)]
+    Assets(Box<crate::assets::AssetError>),
     /// The engine could not be started.
     #[error("cannot start the engine: {0}")]
     Engine(#[from] DataFusionError),

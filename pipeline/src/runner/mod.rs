@@ -112,7 +112,7 @@ pub fn environment(
     Ok(Arc::new(Environment {
         // Half for plans that sort and join; the stages' own needs are admitted against the rest.
         session: engine::session(options.memory_bytes / 2, &spill)?,
-        assets: AssetStore::default_store(),
+        assets: AssetStore::from_environment().map_err(|error| RunError::Assets(Box::new(error)))?,
         run_folder,
         threads: options.threads,
         shard_bytes: options.shard_bytes,

@@ -77,10 +77,7 @@ fn walk(
         let mut entry = entry.map_err(explain)?;
         let member = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
         let Some(path) = inside(&member) else {
-            return Err(SampleError::UnsafePath {
-                path: archive.to_path_buf(),
-                member,
-            });
+            return Err(SampleError::UnsafePath { path: archive.to_path_buf(), member });
         };
         if entry.size() > MEMBER_LIMIT_BYTES {
             return Err(SampleError::TooLarge {
@@ -99,13 +96,8 @@ fn walk(
             let mut bytes = Vec::new();
             entry.read_to_end(&mut bytes).map_err(explain)?;
             match String::from_utf8(bytes) {
-                Ok(text) if text.trim().is_empty() => {
-                    rejected(path, "empty", "no text in it".into())
-                }
-                Ok(text) => Item::File(SourceFile {
-                    path: path.to_owned(),
-                    text,
-                }),
+                Ok(text) if text.trim().is_empty() => rejected(path, "empty", "no text in it".into()),
+                Ok(text) => Item::File(SourceFile { path: path.to_owned(), text }),
                 Err(error) => rejected(path, "not_utf8", error.utf8_error().to_string()),
             }
         };
@@ -117,11 +109,7 @@ fn walk(
 }
 
 fn rejected(path: &str, reason: &str, detail: String) -> Item {
-    Item::Rejected(Reject {
-        id: path.to_owned(),
-        reason: reason.to_owned(),
-        detail,
-    })
+    Item::Rejected(Reject { id: path.to_owned(), reason: reason.to_owned(), detail })
 }
 
 /// The path without the top folder; `None` if it leads out of the archive.
@@ -143,9 +131,10 @@ struct Limited<R> {
 impl<R: Read> Read for Limited<R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let n = self.inner.read(buffer)?;
-        self.left_bytes = self.left_bytes.checked_sub(n as u64).ok_or_else(|| {
-            io::Error::new(io::ErrorKind::FileTooLarge, "unpacks to more than allowed")
-        })?;
+        self.left_bytes = self
+            .left_bytes
+            .checked_sub(n as u64)
+            .ok_or_else(|| io::Error::new(io::ErrorKind::FileTooLarge, "unpacks to more than allowed"))?;
         Ok(n)
     }
 }
@@ -164,11 +153,7 @@ pub(super) fn read_sorted(
                 total_bytes += file.text.len() as u64;
                 if total_bytes > limit_bytes {
                     let path = PathBuf::from(archive);
-                    return Err(SampleError::TooLarge {
-                        path,
-                        what: what.to_owned(),
-                        limit_bytes,
-                    });
+                    return Err(SampleError::TooLarge { path, what: what.to_owned(), limit_bytes });
                 }
                 files.push(file);
             }
@@ -186,10 +171,8 @@ pub(super) mod tests {
 
     /// A gzipped tar file in which paths stand as given, also those that `tar` itself would refuse.
     pub(crate) fn sdist(files: &[(&str, &[u8])]) -> Vec<u8> {
-        let mut tar = tar::Builder::new(flate2::write::GzEncoder::new(
-            Vec::new(),
-            flate2::Compression::fast(),
-        ));
+        let mut tar =
+            tar::Builder::new(flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast()));
         for (path, bytes) in files {
             let mut header = tar::Header::new_old();
             header.as_old_mut().name[..path.len()].copy_from_slice(path.as_bytes());
@@ -202,16 +185,10 @@ pub(super) mod tests {
     }
 
     fn wanted(max_file_bytes: u64) -> Wanted {
-        Wanted {
-            path: Box::new(|path| path.ends_with(".py")),
-            max_file_bytes,
-        }
+        Wanted { path: Box::new(|path| path.ends_with(".py")), max_file_bytes }
     }
 
-    fn read_all(
-        archive: &[u8],
-        max_file_bytes: u64,
-    ) -> Result<(Vec<SourceFile>, Vec<Reject>), SampleError> {
+    fn read_all(archive: &[u8], max_file_bytes: u64) -> Result<(Vec<SourceFile>, Vec<Reject>), SampleError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("p-1.0.tar.gz");
         fs::write(&path, archive).unwrap();
@@ -232,28 +209,13 @@ pub(super) mod tests {
         let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
         assert_eq!(paths, ["a/b.py", "z.py"]);
         assert_eq!(files[1].text, "z = 1");
-        let reasons: Vec<(&str, &str)> = rejects
-            .iter()
-            .map(|r| (r.id.as_str(), r.reason.as_str()))
-            .collect();
-        assert_eq!(
-            reasons,
-            [
-                ("latin.py", "not_utf8"),
-                ("__init__.py", "empty"),
-                ("long.py", "too_large")
-            ]
-        );
+        let reasons: Vec<(&str, &str)> = rejects.iter().map(|r| (r.id.as_str(), r.reason.as_str())).collect();
+        assert_eq!(reasons, [("latin.py", "not_utf8"), ("__init__.py", "empty"), ("long.py", "too_large")]);
     }
 
     #[test]
     fn paths_that_lead_out_end_the_run() {
-        for path in [
-            "../evil.py",
-            "p-1.0/../../evil.py",
-            "/etc/evil.py",
-            "p-1.0/a/..",
-        ] {
+        for path in ["../evil.py", "p-1.0/../../evil.py", "/etc/evil.py", "p-1.0/a/.."] {
             let error = read_all(&sdist(&[(path, b"x")]), 100).unwrap_err();
             assert!(
                 matches!(&error, SampleError::UnsafePath { member, .. } if member == path),
@@ -264,16 +226,12 @@ pub(super) mod tests {
 
     #[test]
     fn a_truncated_archive_is_an_error_that_names_it() {
-        let noise: Vec<u8> = (0..50_000u32)
-            .map(|i| b"abcdefgh"[(i.wrapping_mul(2_654_435_761) >> 29) as usize])
-            .collect();
+        let noise: Vec<u8> =
+            (0..50_000u32).map(|i| b"abcdefgh"[(i.wrapping_mul(2_654_435_761) >> 29) as usize]).collect();
         let archive = sdist(&[("p-1.0/a.py", &noise), ("p-1.0/b.py", &noise)]);
         for cut in [1, 10, archive.len() / 3, archive.len() - 20] {
             let error = read_all(&archive[..cut], 1_000_000).unwrap_err();
-            assert!(
-                matches!(error, SampleError::Archive { .. }),
-                "{cut}: {error}"
-            );
+            assert!(matches!(error, SampleError::Archive { .. }), "{cut}: {error}");
             assert!(error.to_string().contains("p-1.0.tar.gz"));
         }
         assert!(read_all(b"not a gzip file", 100).is_err());
@@ -295,18 +253,12 @@ pub(super) mod tests {
     fn files_that_sum_up_to_too_much_are_refused() {
         let bytes = vec![b'#'; 400_000];
         let archive = sdist(&[("p/a.py", &bytes), ("p/b.py", &bytes), ("p/c.py", &bytes)]);
-        assert!(matches!(
-            read_all(&archive, 1_000_000),
-            Err(SampleError::TooLarge { .. })
-        ));
+        assert!(matches!(read_all(&archive, 1_000_000), Err(SampleError::TooLarge { .. })));
     }
 
     #[test]
     fn a_reader_fails_past_its_limit() {
-        let mut reader = Limited {
-            inner: io::repeat(0),
-            left_bytes: 1_000,
-        };
+        let mut reader = Limited { inner: io::repeat(0), left_bytes: 1_000 };
         let error = io::copy(&mut reader, &mut io::sink()).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::FileTooLarge);
     }

@@ -12,10 +12,8 @@ use super::pages::Page;
 /// `language_score` f64, `token_count` i64; nothing is null.
 pub fn page_schema() -> SchemaRef {
     let string = |name: &str| Field::new(name, DataType::Utf8, false);
-    let mut fields: Vec<Field> = ["text", "id", "dump", "url", "date", "file_path", "language"]
-        .into_iter()
-        .map(string)
-        .collect();
+    let mut fields: Vec<Field> =
+        ["text", "id", "dump", "url", "date", "file_path", "language"].into_iter().map(string).collect();
     fields.push(Field::new("language_score", DataType::Float64, false));
     fields.push(Field::new("token_count", DataType::Int64, false));
     Arc::new(Schema::new(fields))
@@ -30,9 +28,8 @@ pub fn page_batches(
     batch_rows: usize,
 ) -> impl Iterator<Item = Result<RecordBatch, SampleError>> {
     batches(pages, batch_rows, |pages| {
-        let string = |of: fn(&Page) -> &str| {
-            Arc::new(StringArray::from_iter_values(pages.iter().map(of))) as ArrayRef
-        };
+        let string =
+            |of: fn(&Page) -> &str| Arc::new(StringArray::from_iter_values(pages.iter().map(of))) as ArrayRef;
         let columns = vec![
             string(|page| &page.text),
             string(|page| &page.id),
@@ -41,12 +38,8 @@ pub fn page_batches(
             string(|page| page.date),
             string(|page| &page.file_path),
             string(|page| page.language),
-            Arc::new(Float64Array::from_iter_values(
-                pages.iter().map(|page| page.language_score),
-            )),
-            Arc::new(Int64Array::from_iter_values(
-                pages.iter().map(|page| page.token_count),
-            )),
+            Arc::new(Float64Array::from_iter_values(pages.iter().map(|page| page.language_score))),
+            Arc::new(Int64Array::from_iter_values(pages.iter().map(|page| page.token_count))),
         ];
         Ok(RecordBatch::try_new(page_schema(), columns)?)
     })
@@ -72,11 +65,7 @@ pub(super) fn batches<T>(
                 None => over = true,
             }
         }
-        if batch.is_empty() {
-            failure.take().map(Err)
-        } else {
-            Some(build(&batch))
-        }
+        if batch.is_empty() { failure.take().map(Err) } else { Some(build(&batch)) }
     })
 }
 
@@ -97,15 +86,9 @@ mod tests {
             language_score: 1.0,
             token_count: 1,
         };
-        let rows = (0..5)
-            .map(|_| Ok(page.clone()))
-            .chain([Err(SampleError::WorkerLost)]);
+        let rows = (0..5).map(|_| Ok(page.clone())).chain([Err(SampleError::WorkerLost)]);
         let batches: Vec<_> = page_batches(rows, 2).collect();
-        let sizes: Vec<usize> = batches
-            .iter()
-            .flatten()
-            .map(RecordBatch::num_rows)
-            .collect();
+        let sizes: Vec<usize> = batches.iter().flatten().map(RecordBatch::num_rows).collect();
         assert_eq!(sizes, [2, 2, 1]);
         assert!(matches!(batches.last(), Some(Err(SampleError::WorkerLost))));
         assert_eq!(batches[0].as_ref().unwrap().schema(), page_schema());

@@ -75,9 +75,6 @@ impl SampleError {
     /// Wraps an I/O error on an archive.
     pub(super) fn archive(path: &Path) -> impl Fn(std::io::Error) -> Self {
         let path = path.to_path_buf();
-        move |source| Self::Archive {
-            path: path.clone(),
-            source,
-        }
+        move |source| Self::Archive { path: path.clone(), source }
     }
 }

@@ -33,12 +33,8 @@ const DROPPED: &[&str] = &[
 pub(super) fn sections(text: &str, document: &str, titles: &Titles) -> Vec<Section> {
     let text = UNSEEN_LINE.replace_all(text, "");
     let mut reader = Reader::new(&text, document, titles);
-    let mut out = vec![Section {
-        depth: 0,
-        anchor: String::new(),
-        title: String::new(),
-        text: String::new(),
-    }];
+    let mut out =
+        vec![Section { depth: 0, anchor: String::new(), title: String::new(), text: String::new() }];
     let mut seen: BTreeMap<String, usize> = BTreeMap::new();
     loop {
         let (blocks, heading) = reader.blocks(Stop::Heading);
@@ -48,20 +44,12 @@ pub(super) fn sections(text: &str, document: &str, titles: &Titles) -> Vec<Secti
         let Some(level) = heading else { break };
         let title = reader.inline_until(TagEnd::Heading(level));
         let mut anchor = anchor(&title);
-        let seen = seen
-            .entry(anchor.clone())
-            .and_modify(|times| *times += 1)
-            .or_insert(0);
+        let seen = seen.entry(anchor.clone()).and_modify(|times| *times += 1).or_insert(0);
         // An anchor names one place; a second section of the same title is told apart by a number.
         if *seen > 0 {
             anchor = format!("{anchor}-{seen}");
         }
-        out.push(Section {
-            depth: level as usize - 1,
-            anchor,
-            title,
-            text: String::new(),
-        });
+        out.push(Section { depth: level as usize - 1, anchor, title, text: String::new() });
     }
     out.retain(|section| !(section.title.is_empty() && section.text.is_empty()));
     out
@@ -83,14 +71,8 @@ struct Reader<'a> {
 impl<'a> Reader<'a> {
     fn new(text: &'a str, document: &'a str, titles: &'a Titles) -> Self {
         let options = Options::ENABLE_TABLES | Options::ENABLE_MATH | Options::ENABLE_FOOTNOTES;
-        let events = Parser::new_ext(text, options)
-            .collect::<Vec<_>>()
-            .into_iter();
-        Self {
-            events,
-            document,
-            titles,
-        }
+        let events = Parser::new_ext(text, options).collect::<Vec<_>>().into_iter();
+        Self { events, document, titles }
     }
 
     /// Blocks up to `stop`, and the level of the heading that was it.
@@ -228,21 +210,14 @@ impl<'a> Reader<'a> {
             CodeBlockKind::Fenced(info) => info.trim(),
             CodeBlockKind::Indented => "",
         };
-        let Some((name, argument)) = info.strip_prefix('{').and_then(|rest| rest.split_once('}'))
-        else {
+        let Some((name, argument)) = info.strip_prefix('{').and_then(|rest| rest.split_once('}')) else {
             return vec![indented(&text)];
         };
         let argument = argument.trim();
         // Options stand first, one a line, `:name: value`.
-        let option = |line: &str| {
-            line.strip_prefix(':')
-                .is_some_and(|rest| rest.contains(':'))
-        };
-        let content: String = text
-            .lines()
-            .skip_while(|line| option(line))
-            .flat_map(|line| [line, "\n"])
-            .collect();
+        let option = |line: &str| line.strip_prefix(':').is_some_and(|rest| rest.contains(':'));
+        let content: String =
+            text.lines().skip_while(|line| option(line)).flat_map(|line| [line, "\n"]).collect();
         match name {
             name if DROPPED.contains(&name) || name.starts_with("auto") => Vec::new(),
             "math" => vec![format!("$${}$$", content.trim())],
@@ -265,10 +240,7 @@ impl<'a> Reader<'a> {
 
     fn blocks_of_all(&mut self) -> Vec<String> {
         // No event ends a whole document, so this one never matches.
-        self.blocks(Stop::End(TagEnd::MetadataBlock(
-            pulldown_cmark::MetadataBlockKind::YamlStyle,
-        )))
-        .0
+        self.blocks(Stop::End(TagEnd::MetadataBlock(pulldown_cmark::MetadataBlockKind::YamlStyle))).0
     }
 }
 
@@ -295,21 +267,16 @@ fn one_line(text: &str) -> String {
 }
 
 fn indented(code: &str) -> String {
-    let lines = code.trim_end().lines().map(|line| {
-        if line.is_empty() {
-            String::new()
-        } else {
-            format!("    {line}")
-        }
-    });
+    let lines = code
+        .trim_end()
+        .lines()
+        .map(|line| if line.is_empty() { String::new() } else { format!("    {line}") });
     lines.collect::<Vec<_>>().join("\n")
 }
 
 fn capitalised(name: &str) -> String {
     let mut chars = name.chars();
-    chars.next().map_or(String::new(), |first| {
-        first.to_uppercase().chain(chars).collect()
-    })
+    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// Where `{role}` at the end of a text starts, and the role's name.
@@ -317,21 +284,15 @@ fn role_at_end(text: &str) -> Option<(usize, String)> {
     let before = text.strip_suffix('}')?;
     let start = before.rfind('{')?;
     let name = before.get(start + 1..)?;
-    let is_name = !name.is_empty()
-        && name
-            .chars()
-            .all(|c| c.is_ascii_alphanumeric() || "-_:+".contains(c));
+    let is_name = !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_:+".contains(c));
     // `py:func` is the domain's `func`.
     is_name.then(|| (start, name.rsplit(':').next().unwrap_or(name).to_owned()))
 }
 
 /// A title's anchor as Sphinx makes it: lower case, and a hyphen for every run of other characters.
 fn anchor(title: &str) -> String {
-    let mapped: String = title
-        .to_lowercase()
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c } else { ' ' })
-        .collect();
+    let mapped: String =
+        title.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { ' ' }).collect();
     mapped.split_whitespace().collect::<Vec<_>>().join("-")
 }
 
@@ -362,22 +323,16 @@ mod tests {
 
     #[test]
     fn anchors_differ_within_a_document() {
-        let found = sections(
-            "# A\n\n## Use\n\n## Use\n\n## Use\n",
-            "guide",
-            &Titles::default(),
-        );
-        let anchors: Vec<&str> = found
-            .iter()
-            .map(|section| section.anchor.as_str())
-            .collect();
+        let found = sections("# A\n\n## Use\n\n## Use\n\n## Use\n", "guide", &Titles::default());
+        let anchors: Vec<&str> = found.iter().map(|section| section.anchor.as_str()).collect();
         assert_eq!(anchors, ["a", "use", "use-1", "use-2"]);
     }
 
     #[test]
     fn lists_code_and_tables() {
         let markdown = "- **one** is\n  first\n\n  ```py\n  x = 1\n  ```\n- two\n\n1. a\n2. b\n\n| a | b |\n|---|---|\n| 1 | 2 |\n\n```\ncode\n\n  more\n```\n";
-        let expected = "0  \n- one is first\n      x = 1\n- two\n\n1. a\n2. b\n\na | b\n1 | 2\n\n    code\n\n      more";
+        let expected =
+            "0  \n- one is first\n      x = 1\n- two\n\n1. a\n2. b\n\na | b\n1 | 2\n\n    code\n\n      more";
         assert_eq!(text_of(markdown), expected);
     }
 

@@ -77,10 +77,7 @@ mod tests {
     fn sdist(wheel: &std::path::Path, package: Package) -> Option<PathBuf> {
         let path = wheel.with_file_name(package.spec().sdist);
         if !path.exists() {
-            println!(
-                "skipped: {} is absent; run `pipeline assets pull`",
-                path.display()
-            );
+            println!("skipped: {} is absent; run `pipeline assets pull`", path.display());
             return None;
         }
         Some(path)
@@ -98,8 +95,7 @@ mod tests {
             let Some(sdist) = sdist(&wheel, package) else {
                 return;
             };
-            let rejected: OnReject =
-                Arc::new(|reject| assert_ne!(reject.reason, "unparsable", "{reject:?}"));
+            let rejected: OnReject = Arc::new(|reject| assert_ne!(reject.reason, "unparsable", "{reject:?}"));
             for page in pages(&sdist, package, &wheel, &options, rejected).unwrap() {
                 let page = page.unwrap();
                 assert!(page.text.chars().count() > 600, "{}", page.url);
@@ -116,10 +112,7 @@ mod tests {
             }
         }
         let seconds = start.elapsed().as_secs_f64();
-        println!(
-            "{} pages, {files} Python files, {seconds:.1} s, {marked} pages with markup",
-            ids.len()
-        );
+        println!("{} pages, {files} Python files, {seconds:.1} s, {marked} pages with markup", ids.len());
         assert!(ids.len() >= 3_000 && files >= 2_000);
         assert!(marked <= 3, "{marked} pages with markup");
     }

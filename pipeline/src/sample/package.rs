@@ -58,13 +58,7 @@ pub enum Dollars {
 
 impl Package {
     /// Every package, in the order of the sample dump.
-    pub const ALL: [Self; 5] = [
-        Self::Django,
-        Self::Sympy,
-        Self::Networkx,
-        Self::Sphinx,
-        Self::Celery,
-    ];
+    pub const ALL: [Self; 5] = [Self::Django, Self::Sympy, Self::Networkx, Self::Sphinx, Self::Celery];
 
     /// What has to be known of it.
     pub const fn spec(self) -> PackageSpec {
@@ -140,9 +134,7 @@ impl DocSet {
     /// Whether a path inside the package is one of its sources. Folders such as `_templates` are not.
     pub fn holds(&self, path: &str) -> bool {
         path.strip_prefix(self.folder).is_some_and(|rest| {
-            self.extensions
-                .iter()
-                .any(|extension| rest.ends_with(extension))
+            self.extensions.iter().any(|extension| rest.ends_with(extension))
                 && !rest.split('/').any(|part| part.starts_with('_'))
                 && !rest.ends_with("requirements.txt")
         })
@@ -151,10 +143,7 @@ impl DocSet {
     /// A document's name: its path inside the folder, without the extension.
     pub fn document<'a>(&self, path: &'a str) -> &'a str {
         let rest = path.strip_prefix(self.folder).unwrap_or(path);
-        self.extensions
-            .iter()
-            .find_map(|extension| rest.strip_suffix(extension))
-            .unwrap_or(rest)
+        self.extensions.iter().find_map(|extension| rest.strip_suffix(extension)).unwrap_or(rest)
     }
 
     /// The public address of a section; the page itself for an empty anchor.
@@ -166,11 +155,7 @@ impl DocSet {
             }
             _ => format!("{}{document}{}", self.url, self.url_suffix),
         };
-        if anchor.is_empty() {
-            page
-        } else {
-            format!("{page}#{anchor}")
-        }
+        if anchor.is_empty() { page } else { format!("{page}#{anchor}") }
     }
 }
 
@@ -182,27 +167,15 @@ mod tests {
     fn addresses_are_those_of_the_published_documentation() {
         let django = Package::Django.spec().docs.unwrap();
         let at = |path, anchor| django.address(path, anchor);
-        assert_eq!(
-            at("docs/index.txt", ""),
-            "https://docs.djangoproject.com/en/5.2/"
-        );
-        assert_eq!(
-            at("docs/topics/db/index.txt", ""),
-            "https://docs.djangoproject.com/en/5.2/topics/db/"
-        );
+        assert_eq!(at("docs/index.txt", ""), "https://docs.djangoproject.com/en/5.2/");
+        assert_eq!(at("docs/topics/db/index.txt", ""), "https://docs.djangoproject.com/en/5.2/topics/db/");
         assert_eq!(
             at("docs/ref/settings.txt", "debug"),
             "https://docs.djangoproject.com/en/5.2/ref/settings/#debug"
         );
         let sympy = Package::Sympy.spec().docs.unwrap();
-        assert_eq!(
-            sympy.address("doc/src/index.rst", ""),
-            "https://docs.sympy.org/latest/index.html"
-        );
-        assert_eq!(
-            sympy.address("doc/src/a/b.md", "c"),
-            "https://docs.sympy.org/latest/a/b.html#c"
-        );
+        assert_eq!(sympy.address("doc/src/index.rst", ""), "https://docs.sympy.org/latest/index.html");
+        assert_eq!(sympy.address("doc/src/a/b.md", "c"), "https://docs.sympy.org/latest/a/b.html#c");
     }
 
     #[test]

@@ -88,10 +88,7 @@ pub fn pages(
     let Some(docs) = spec.docs else {
         return Ok(Pages::none(on_reject));
     };
-    let wanted = Wanted {
-        path: Box::new(move |path| docs.holds(path)),
-        max_file_bytes: DOC_LIMIT_BYTES,
-    };
+    let wanted = Wanted { path: Box::new(move |path| docs.holds(path)), max_file_bytes: DOC_LIMIT_BYTES };
     let (files, rejects) = read_sorted(sdist, wanted, "its documentation", DOCS_LIMIT_BYTES)?;
     rejects.into_iter().for_each(|reject| on_reject(reject));
     let titles = Titles::gather(&files, &docs);
@@ -108,10 +105,7 @@ pub fn pages(
         let (sender, results) = sync_channel(FILES_IN_FLIGHT);
         let job = Arc::clone(&job);
         let thread = std::thread::spawn(move || job.work(index, &sender));
-        Worker {
-            results: Some(results),
-            thread: Some(thread),
-        }
+        Worker { results: Some(results), thread: Some(thread) }
     };
     let workers = (0..job.workers).map(start).collect();
     Ok(Pages {
@@ -147,11 +141,7 @@ impl Job {
         }
     }
 
-    fn convert(
-        &self,
-        file: &SourceFile,
-        reader: &mut Option<RstReader>,
-    ) -> Result<Converted, SampleError> {
+    fn convert(&self, file: &SourceFile, reader: &mut Option<RstReader>) -> Result<Converted, SampleError> {
         let document = self.docs.document(&file.path);
         if file.path.ends_with(".md") {
             return Ok(self.rows(file, markdown::sections(&file.text, document, &self.titles)));
@@ -163,15 +153,8 @@ impl Job {
         match reader.sections(document, &file.text)? {
             Ok(sections) => Ok(self.rows(file, sections)),
             Err(detail) => {
-                let reject = Reject {
-                    id: file.path.clone(),
-                    reason: "unparsable".into(),
-                    detail,
-                };
-                Ok(Converted {
-                    pages: Vec::new(),
-                    rejects: vec![reject],
-                })
+                let reject = Reject { id: file.path.clone(), reason: "unparsable".into(), detail };
+                Ok(Converted { pages: Vec::new(), rejects: vec![reject] })
             }
         }
     }
@@ -192,32 +175,18 @@ impl Job {
 
     fn rows(&self, file: &SourceFile, sections: Vec<Section>) -> Converted {
         let cut = cut(sections, self.options.min_page_chars);
-        let mut out = Converted {
-            pages: Vec::new(),
-            rejects: Vec::new(),
-        };
+        let mut out = Converted { pages: Vec::new(), rejects: Vec::new() };
         for short in cut.too_short {
-            let detail = format!(
-                "{} characters, at least {}",
-                short.chars, self.options.min_page_chars
-            );
+            let detail = format!("{} characters, at least {}", short.chars, self.options.min_page_chars);
             let id = self.docs.address(&file.path, &short.anchor);
-            out.rejects.push(Reject {
-                id,
-                reason: "too_short".into(),
-                detail,
-            });
+            out.rejects.push(Reject { id, reason: "too_short".into(), detail });
         }
         for page in cut.pages {
             let url = self.docs.address(&file.path, &page.anchor);
             let (language, score) = language(&page.text);
             if language != "eng" || score < self.options.min_language_score {
                 let detail = format!("{language} with confidence {score:.2}");
-                out.rejects.push(Reject {
-                    id: url,
-                    reason: "language".into(),
-                    detail,
-                });
+                out.rejects.push(Reject { id: url, reason: "language".into(), detail });
                 continue;
             }
             let words = page.text.split_whitespace().count();
@@ -239,9 +208,7 @@ impl Job {
 
 /// ISO 639-3 code and confidence.
 fn language(text: &str) -> (&'static str, f64) {
-    whatlang::detect(text).map_or(("und", 0.0), |found| {
-        (found.lang().code(), found.confidence())
-    })
+    whatlang::detect(text).map_or(("und", 0.0), |found| (found.lang().code(), found.confidence()))
 }
 
 /// Bytes in lower-case hex.
@@ -251,13 +218,7 @@ pub(super) fn hex(bytes: &[u8]) -> String {
 
 impl Pages {
     fn none(on_reject: OnReject) -> Self {
-        Self {
-            workers: Vec::new(),
-            next_worker: 0,
-            files_left: 0,
-            ready: Vec::new().into_iter(),
-            on_reject,
-        }
+        Self { workers: Vec::new(), next_worker: 0, files_left: 0, ready: Vec::new().into_iter(), on_reject }
     }
 }
 
@@ -272,18 +233,12 @@ impl Iterator for Pages {
             if self.files_left == 0 {
                 return None;
             }
-            let results = self
-                .workers
-                .get(self.next_worker)
-                .and_then(|worker| worker.results.as_ref());
+            let results = self.workers.get(self.next_worker).and_then(|worker| worker.results.as_ref());
             match results.map_or(Err(std::sync::mpsc::RecvError), Receiver::recv) {
                 Ok(Ok(converted)) => {
                     self.files_left -= 1;
                     self.next_worker = (self.next_worker + 1) % self.workers.len().max(1);
-                    converted
-                        .rejects
-                        .into_iter()
-                        .for_each(|reject| (self.on_reject)(reject));
+                    converted.rejects.into_iter().for_each(|reject| (self.on_reject)(reject));
                     self.ready = converted.pages.into_iter();
                 }
                 Ok(Err(error)) => {
@@ -302,14 +257,8 @@ impl Iterator for Pages {
 impl Drop for Pages {
     fn drop(&mut self) {
         // First every channel, so that no worker waits to send while another is joined.
-        self.workers
-            .iter_mut()
-            .for_each(|worker| drop(worker.results.take()));
-        for thread in self
-            .workers
-            .iter_mut()
-            .filter_map(|worker| worker.thread.take())
-        {
+        self.workers.iter_mut().for_each(|worker| drop(worker.results.take()));
+        for thread in self.workers.iter_mut().filter_map(|worker| worker.thread.take()) {
             thread.join().ok();
         }
     }
@@ -353,18 +302,8 @@ mod tests {
         let rejects = Arc::new(Mutex::new(Vec::new()));
         let seen = Arc::clone(&rejects);
         let on_reject: OnReject = Arc::new(move |reject| seen.lock().unwrap().push(reject));
-        let options = SampleOptions {
-            processes,
-            ..SampleOptions::default()
-        };
-        let pages = pages(
-            &archive(folder.path()),
-            Package::Sphinx,
-            wheel,
-            &options,
-            on_reject,
-        )
-        .unwrap();
+        let options = SampleOptions { processes, ..SampleOptions::default() };
+        let pages = pages(&archive(folder.path()), Package::Sphinx, wheel, &options, on_reject).unwrap();
         let pages: Vec<Page> = pages.collect::<Result<_, _>>().unwrap();
         let rejects = rejects.lock().unwrap().clone();
         (pages, rejects)
@@ -378,41 +317,16 @@ mod tests {
         let base = "https://www.sphinx-doc.org/en/v9.0.4";
         assert_eq!(
             urls,
-            [
-                format!("{base}/guide.html"),
-                format!("{base}/guide.html#inner"),
-                format!("{base}/other.html")
-            ]
+            [format!("{base}/guide.html"), format!("{base}/guide.html#inner"), format!("{base}/other.html")]
         );
-        assert!(
-            pages[0].text.starts_with("Guide\n\nThe quick")
-                && pages[0].text.ends_with("Tail\n\nShort.")
-        );
-        assert!(
-            pages[1]
-                .text
-                .starts_with("Guide > Inner\n\nSee Other ways. The quick")
-        );
+        assert!(pages[0].text.starts_with("Guide\n\nThe quick") && pages[0].text.ends_with("Tail\n\nShort."));
+        assert!(pages[1].text.starts_with("Guide > Inner\n\nSee Other ways. The quick"));
         assert_eq!(pages[2].file_path, "sphinx-9.0.4.tar.gz/doc/other.rst");
-        assert_eq!(
-            pages[2].token_count,
-            (2.0 + 170.0_f64 * 1.3).round() as i64 + 1
-        );
-        assert!(
-            pages
-                .iter()
-                .all(|page| page.language_score >= 0.65 && page.id.len() == 51)
-        );
-        let reasons: Vec<&str> = rejects
-            .iter()
-            .map(|reject| reject.reason.as_str())
-            .collect();
+        assert_eq!(pages[2].token_count, (2.0 + 170.0_f64 * 1.3).round() as i64 + 1);
+        assert!(pages.iter().all(|page| page.language_score >= 0.65 && page.id.len() == 51));
+        let reasons: Vec<&str> = rejects.iter().map(|reject| reject.reason.as_str()).collect();
         assert_eq!(reasons, ["not_utf8", "language"]);
-        assert!(
-            rejects[1].detail.starts_with("deu"),
-            "{}",
-            rejects[1].detail
-        );
+        assert!(rejects[1].detail.starts_with("deu"), "{}", rejects[1].detail);
     }
 
     #[test]
@@ -426,14 +340,8 @@ mod tests {
         let Some(wheel) = wheel() else { return };
         let folder = tempfile::tempdir().unwrap();
         let options = SampleOptions::default();
-        let mut pages = pages(
-            &archive(folder.path()),
-            Package::Sphinx,
-            &wheel,
-            &options,
-            Arc::new(|_| ()),
-        )
-        .unwrap();
+        let mut pages =
+            pages(&archive(folder.path()), Package::Sphinx, &wheel, &options, Arc::new(|_| ())).unwrap();
         assert!(pages.next().unwrap().is_ok());
         drop(pages);
     }
@@ -441,14 +349,7 @@ mod tests {
     #[test]
     fn documentation_under_another_licence_is_not_read() {
         let none = Path::new("/nonexistent");
-        let pages = pages(
-            none,
-            Package::Celery,
-            none,
-            &SampleOptions::default(),
-            Arc::new(|_| ()),
-        )
-        .unwrap();
+        let pages = pages(none, Package::Celery, none, &SampleOptions::default(), Arc::new(|_| ())).unwrap();
         assert_eq!(pages.count(), 0);
     }
 }

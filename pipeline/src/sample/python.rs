@@ -47,18 +47,8 @@ pub fn python_files(
     on_reject: OnReject,
 ) -> PythonFiles {
     let path = Box::new(|path: &str| path.ends_with(".py"));
-    let items = read(
-        sdist,
-        Wanted {
-            path,
-            max_file_bytes: options.max_python_file_bytes,
-        },
-    );
-    PythonFiles {
-        items,
-        repo_name: package.spec().repo_name,
-        on_reject,
-    }
+    let items = read(sdist, Wanted { path, max_file_bytes: options.max_python_file_bytes });
+    PythonFiles { items, repo_name: package.spec().repo_name, on_reject }
 }
 
 impl Iterator for PythonFiles {
@@ -120,9 +110,7 @@ pub fn python_file_batches(
             string(|file| &file.blob_id),
             string(|file| file.repo_name),
             string(|file| &file.path),
-            Arc::new(Int64Array::from_iter_values(
-                files.iter().map(|file| file.length_bytes),
-            )),
+            Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.length_bytes))),
             string(|file| &file.text),
         ];
         Ok(RecordBatch::try_new(python_file_schema(), columns)?)
@@ -151,31 +139,17 @@ mod tests {
         let seen = Arc::clone(&rejects);
         let on_reject: OnReject = Arc::new(move |reject| seen.lock().unwrap().push(reject.reason));
         let files = python_files(&path, Package::Celery, &SampleOptions::default(), on_reject);
-        let batches: Vec<RecordBatch> = python_file_batches(files, 10)
-            .collect::<Result<_, _>>()
-            .unwrap();
+        let batches: Vec<RecordBatch> = python_file_batches(files, 10).collect::<Result<_, _>>().unwrap();
         assert_eq!(batches.len(), 1);
         let strings = |column: usize| {
-            let array = batches[0]
-                .column(column)
-                .as_any()
-                .downcast_ref::<StringArray>()
-                .unwrap()
-                .clone();
-            array
-                .iter()
-                .map(|value| value.unwrap().to_owned())
-                .collect::<Vec<_>>()
+            let array = batches[0].column(column).as_any().downcast_ref::<StringArray>().unwrap().clone();
+            array.iter().map(|value| value.unwrap().to_owned()).collect::<Vec<_>>()
         };
         // `printf 'hello\n' | git hash-object --stdin`
         assert_eq!(strings(0)[0], "ce013625030ba8dba906f756967f9e9ca394464a");
         assert_eq!(strings(1), ["celery/celery"; 2]);
         assert_eq!(strings(2), ["a.py", "c/d.py"]);
-        let lengths = batches[0]
-            .column(3)
-            .as_any()
-            .downcast_ref::<Int64Array>()
-            .unwrap();
+        let lengths = batches[0].column(3).as_any().downcast_ref::<Int64Array>().unwrap();
         assert_eq!(lengths.values(), &[6, 7]);
         assert_eq!(*rejects.lock().unwrap(), ["empty"]);
     }
@@ -183,12 +157,7 @@ mod tests {
     #[test]
     fn a_missing_archive_is_named() {
         let path = Path::new("/nonexistent/p.tar.gz");
-        let mut files = python_files(
-            path,
-            Package::Django,
-            &SampleOptions::default(),
-            Arc::new(|_| ()),
-        );
+        let mut files = python_files(path, Package::Django, &SampleOptions::default(), Arc::new(|_| ()));
         let error = files.next().unwrap().unwrap_err().to_string();
         assert!(error.contains("/nonexistent/p.tar.gz"), "{error}");
         assert!(files.next().is_none());

@@ -76,12 +76,7 @@ impl RstReader {
             child.kill().ok();
             return Err(SampleError::WorkerLost);
         };
-        let mut reader = Self {
-            child,
-            input,
-            output: BufReader::new(output),
-            wheel: wheel.to_path_buf(),
-        };
+        let mut reader = Self { child, input, output: BufReader::new(output), wheel: wheel.to_path_buf() };
         reader.send("the context", context)?;
         Ok(reader)
     }
@@ -92,17 +87,9 @@ impl RstReader {
         document: &str,
         text: &str,
     ) -> Result<Result<Vec<Section>, String>, SampleError> {
-        self.send(
-            document,
-            &Request {
-                path: document,
-                text,
-            },
-        )?;
+        self.send(document, &Request { path: document, text })?;
         let mut line = Vec::new();
-        let read = (&mut self.output)
-            .take(ANSWER_LIMIT_BYTES)
-            .read_until(b'\n', &mut line);
+        let read = (&mut self.output).take(ANSWER_LIMIT_BYTES).read_until(b'\n', &mut line);
         match read {
             Ok(n) if n > 0 && line.ends_with(b"\n") => {}
             Ok(_) => return Err(self.failed(document, "it ended without an answer".into())),
@@ -121,9 +108,7 @@ impl RstReader {
             Err(error) => return Err(self.failed(document, error.to_string())),
         };
         line.push(b'\n');
-        self.input
-            .write_all(&line)
-            .map_err(|error| self.failed(document, error.to_string()))
+        self.input.write_all(&line).map_err(|error| self.failed(document, error.to_string()))
     }
 
     /// An error with the last line of what the child said.
@@ -138,11 +123,7 @@ impl RstReader {
             Some(last) => format!("{reason} ({last})"),
             None => reason,
         };
-        SampleError::Converter {
-            document: document.to_owned(),
-            wheel: self.wheel.clone(),
-            reason,
-        }
+        SampleError::Converter { document: document.to_owned(), wheel: self.wheel.clone(), reason }
     }
 }
 
@@ -159,19 +140,12 @@ pub(super) mod tests {
 
     /// The docutils wheel among the assets, or `None` and a line that says so.
     pub(crate) fn wheel() -> Option<PathBuf> {
-        let set = |name: &str| {
-            std::env::var_os(name)
-                .filter(|value| !value.is_empty())
-                .map(PathBuf::from)
-        };
+        let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         let folder = set("CORPUSMITH_ASSETS")
             .or_else(|| set("HOME").map(|home| home.join(".cache/corpusmith/assets")))?;
         let wheel = folder.join("docutils-0.21.2-py3-none-any.whl");
         if !wheel.exists() {
-            println!(
-                "skipped: {} is absent; run `pipeline assets pull docutils`",
-                wheel.display()
-            );
+            println!("skipped: {} is absent; run `pipeline assets pull docutils`", wheel.display());
             return None;
         }
         Some(wheel)
@@ -181,20 +155,9 @@ pub(super) mod tests {
         let wheel = wheel()?;
         let mut titles = Titles::default();
         titles.labels.insert("a label".into(), "A Title".into());
-        titles
-            .docs
-            .insert("topics/other".into(), "The Other".into());
-        let substitutions = Substitutions {
-            version: "5.2",
-            release: "5.2.1",
-            today: "today",
-        };
-        let context = Context {
-            titles: &titles,
-            default_role,
-            math_dollar,
-            substitutions,
-        };
+        titles.docs.insert("topics/other".into(), "The Other".into());
+        let substitutions = Substitutions { version: "5.2", release: "5.2.1", today: "today" };
+        let context = Context { titles: &titles, default_role, math_dollar, substitutions };
         let mut reader = RstReader::start(&wheel, &context).unwrap();
         let sections = reader.sections("topics/this", rst).unwrap().unwrap();
         Some(
@@ -216,26 +179,12 @@ pub(super) mod tests {
     fn sections_keep_their_nesting_and_anchors() {
         let Some(wheel) = wheel() else { return };
         let titles = Titles::default();
-        let substitutions = Substitutions {
-            version: "",
-            release: "",
-            today: "",
-        };
-        let context = Context {
-            titles: &titles,
-            default_role: "",
-            math_dollar: false,
-            substitutions,
-        };
+        let substitutions = Substitutions { version: "", release: "", today: "" };
+        let context = Context { titles: &titles, default_role: "", math_dollar: false, substitutions };
         let mut reader = RstReader::start(&wheel, &context).unwrap();
         let rst = "Guide\n=====\n\nIntro.\n\nFirst *step*\n------------\n\nDo it.\n";
         let expected = [
-            Section {
-                depth: 0,
-                anchor: "guide".into(),
-                title: "Guide".into(),
-                text: "Intro.".into(),
-            },
+            Section { depth: 0, anchor: "guide".into(), title: "Guide".into(), text: "Intro.".into() },
             Section {
                 depth: 1,
                 anchor: "first-step".into(),
@@ -253,24 +202,12 @@ pub(super) mod tests {
     fn a_label_of_the_titles_name_keeps_the_anchor() {
         let Some(wheel) = wheel() else { return };
         let titles = Titles::default();
-        let substitutions = Substitutions {
-            version: "",
-            release: "",
-            today: "",
-        };
-        let context = Context {
-            titles: &titles,
-            default_role: "",
-            math_dollar: false,
-            substitutions,
-        };
+        let substitutions = Substitutions { version: "", release: "", today: "" };
+        let context = Context { titles: &titles, default_role: "", math_dollar: false, substitutions };
         let mut reader = RstReader::start(&wheel, &context).unwrap();
         let rst = ".. _all-views:\n\nAll views\n=========\n\nAs follows.::\n\n    x\n\nAll views\n=========\n\nB.\n";
         let sections = reader.sections("a", rst).unwrap().unwrap();
-        let anchors: Vec<&str> = sections
-            .iter()
-            .map(|section| section.anchor.as_str())
-            .collect();
+        let anchors: Vec<&str> = sections.iter().map(|section| section.anchor.as_str()).collect();
         assert_eq!(anchors, ["all-views", "all-views-2"]);
         assert_eq!(sections[0].text, "As follows.\n\n    x");
     }
@@ -307,12 +244,10 @@ pub(super) mod tests {
 
     #[test]
     fn mathematics_keeps_its_backslashes() {
-        let rst = "T\n=\n\nLet $\\alpha_1 \\in K$ and :math:`\\beta` or `x^2`.\n\n.. math::\n\n   \\frac{1}{2}\n";
+        let rst =
+            "T\n=\n\nLet $\\alpha_1 \\in K$ and :math:`\\beta` or `x^2`.\n\n.. math::\n\n   \\frac{1}{2}\n";
         if let Some(text) = text_of(rst, "math", true) {
-            assert_eq!(
-                text,
-                "#T\nLet $\\alpha_1 \\in K$ and $\\beta$ or $x^2$.\n\n$$\\frac{1}{2}$$"
-            );
+            assert_eq!(text, "#T\nLet $\\alpha_1 \\in K$ and $\\beta$ or $x^2$.\n\n$$\\frac{1}{2}$$");
         }
     }
 
@@ -329,19 +264,9 @@ pub(super) mod tests {
         let folder = tempfile::tempdir().unwrap();
         let wheel = folder.path().join("no.whl");
         let titles = Titles::default();
-        let substitutions = Substitutions {
-            version: "",
-            release: "",
-            today: "",
-        };
-        let context = Context {
-            titles: &titles,
-            default_role: "",
-            math_dollar: false,
-            substitutions,
-        };
-        let result =
-            RstReader::start(&wheel, &context).and_then(|mut reader| reader.sections("a", "text"));
+        let substitutions = Substitutions { version: "", release: "", today: "" };
+        let context = Context { titles: &titles, default_role: "", math_dollar: false, substitutions };
+        let result = RstReader::start(&wheel, &context).and_then(|mut reader| reader.sections("a", "text"));
         let error = result.unwrap_err();
         // The system may have its own docutils only outside of `-I`'s reach.
         if matches!(error, SampleError::PythonMissing { .. }) {

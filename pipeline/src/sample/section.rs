@@ -40,24 +40,16 @@ pub(super) fn cut(mut sections: Vec<Section>, min_chars: usize) -> Cut {
     if sections.len() > 1 && sections.first().is_some_and(|first| first.title.is_empty()) {
         let lead = sections.remove(0).text;
         if let Some(first) = sections.first_mut() {
-            first.text = if first.text.is_empty() {
-                lead
-            } else {
-                format!("{lead}\n\n{}", first.text)
-            };
+            first.text = if first.text.is_empty() { lead } else { format!("{lead}\n\n{}", first.text) };
         }
     }
     let mut out = Cut::default();
     // From the last to the first, so that a section is settled before the one it stands in.
-    let mut texts: Vec<String> = sections
-        .iter()
-        .map(|section| section.text.clone())
-        .collect();
+    let mut texts: Vec<String> = sections.iter().map(|section| section.text.clone()).collect();
     let mut added: Vec<Vec<String>> = vec![Vec::new(); sections.len()];
     let mut is_page = vec![false; sections.len()];
     for i in (0..sections.len()).rev() {
-        let (Some(section), Some(text), Some(more)) =
-            (sections.get(i), texts.get_mut(i), added.get(i))
+        let (Some(section), Some(text), Some(more)) = (sections.get(i), texts.get_mut(i), added.get(i))
         else {
             continue;
         };
@@ -67,9 +59,8 @@ pub(super) fn cut(mut sections: Vec<Section>, min_chars: usize) -> Cut {
         }
         let text = text.clone();
         let long_enough = text.chars().count() >= min_chars;
-        let above = sections
-            .get(..i)
-            .and_then(|before| before.iter().rposition(|other| other.depth < section.depth));
+        let above =
+            sections.get(..i).and_then(|before| before.iter().rposition(|other| other.depth < section.depth));
         match above {
             Some(above) if !long_enough => {
                 if let (false, Some(more)) = (text.is_empty(), added.get_mut(above)) {
@@ -85,40 +76,22 @@ pub(super) fn cut(mut sections: Vec<Section>, min_chars: usize) -> Cut {
     }
     let mut path: Vec<&Section> = Vec::new();
     for (i, ((section, text), is_page)) in sections.iter().zip(&texts).zip(is_page).enumerate() {
-        while path
-            .last()
-            .is_some_and(|above| above.depth >= section.depth)
-        {
+        while path.last().is_some_and(|above| above.depth >= section.depth) {
             path.pop();
         }
         path.push(section);
         if !is_page || text.is_empty() {
             continue;
         }
-        let titles: Vec<&str> = path
-            .iter()
-            .map(|above| above.title.as_str())
-            .filter(|title| !title.is_empty())
-            .collect();
+        let titles: Vec<&str> =
+            path.iter().map(|above| above.title.as_str()).filter(|title| !title.is_empty()).collect();
         let head = titles.join(" > ");
         let page = PageText {
-            anchor: if i == 0 {
-                String::new()
-            } else {
-                section.anchor.clone()
-            },
+            anchor: if i == 0 { String::new() } else { section.anchor.clone() },
             chars: text.chars().count(),
-            text: if head.is_empty() {
-                text.clone()
-            } else {
-                format!("{head}\n\n{text}")
-            },
+            text: if head.is_empty() { text.clone() } else { format!("{head}\n\n{text}") },
         };
-        if page.chars >= min_chars {
-            out.pages.push(page)
-        } else {
-            out.too_short.push(page)
-        }
+        if page.chars >= min_chars { out.pages.push(page) } else { out.too_short.push(page) }
     }
     out
 }
@@ -129,12 +102,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn section(depth: usize, title: &str, text: &str) -> Section {
-        Section {
-            depth,
-            anchor: title.to_lowercase(),
-            title: title.into(),
-            text: text.into(),
-        }
+        Section { depth, anchor: title.to_lowercase(), title: title.into(), text: text.into() }
     }
 
     #[test]
@@ -150,27 +118,15 @@ mod tests {
             20,
         );
         assert!(cut.too_short.is_empty());
-        let pages: Vec<(&str, &str)> = cut
-            .pages
-            .iter()
-            .map(|p| (p.anchor.as_str(), p.text.as_str()))
-            .collect();
+        let pages: Vec<(&str, &str)> =
+            cut.pages.iter().map(|p| (p.anchor.as_str(), p.text.as_str())).collect();
         let guide = "Guide\n\nAn introduction.\n\nOne\n\nshort 1\n\nDeep\n\ndeep\n\nTwo\n\nshort 2";
-        assert_eq!(
-            pages,
-            [
-                ("", guide),
-                ("long", "Guide > Long\n\na long section of its own")
-            ]
-        );
+        assert_eq!(pages, [("", guide), ("long", "Guide > Long\n\na long section of its own")]);
     }
 
     #[test]
     fn what_stands_nowhere_is_too_short() {
-        let cut = cut(
-            vec![section(0, "A", "tiny"), section(0, "B", "also tiny")],
-            20,
-        );
+        let cut = cut(vec![section(0, "A", "tiny"), section(0, "B", "also tiny")], 20);
         assert!(cut.pages.is_empty());
         assert_eq!(cut.too_short.len(), 2);
         assert_eq!(cut.too_short[1].anchor, "b");

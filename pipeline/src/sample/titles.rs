@@ -25,8 +25,7 @@ fn pattern(text: &str) -> Regex {
     Regex::new(text).expect("a valid pattern")
 }
 
-static RST_LABEL: LazyLock<Regex> =
-    LazyLock::new(|| pattern(r"^\.\. _(?:`([^`]+)`|([^:`_][^:]*)):\s*$"));
+static RST_LABEL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\.\. _(?:`([^`]+)`|([^:`_][^:]*)):\s*$"));
 static MYST_LABEL: LazyLock<Regex> = LazyLock::new(|| pattern(r"^\(([^()\s]+)\)=\s*$"));
 static MARKDOWN_TITLE: LazyLock<Regex> = LazyLock::new(|| pattern(r"^#{1,6}\s+(.+?)\s*#*\s*$"));
 static ROLE: LazyLock<Regex> =
@@ -47,18 +46,9 @@ impl Titles {
         let lines: Vec<&str> = text.lines().collect();
         let mut labels: Vec<String> = Vec::new();
         for (i, line) in lines.iter().enumerate() {
-            let label = RST_LABEL
-                .captures(line)
-                .or_else(|| MYST_LABEL.captures(line));
+            let label = RST_LABEL.captures(line).or_else(|| MYST_LABEL.captures(line));
             if let Some(found) = label.and_then(|found| found.get(1).or_else(|| found.get(2))) {
-                labels.push(
-                    found
-                        .as_str()
-                        .split_whitespace()
-                        .collect::<Vec<_>>()
-                        .join(" ")
-                        .to_lowercase(),
-                );
+                labels.push(found.as_str().split_whitespace().collect::<Vec<_>>().join(" ").to_lowercase());
                 continue;
             }
             let line = line.trim_end();
@@ -74,9 +64,7 @@ impl Titles {
             };
             if let Some(title) = title {
                 let title = plain(title);
-                self.docs
-                    .entry(document.to_owned())
-                    .or_insert_with(|| title.clone());
+                self.docs.entry(document.to_owned()).or_insert_with(|| title.clone());
                 for label in labels.drain(..) {
                     self.labels.entry(label).or_insert_with(|| title.clone());
                 }
@@ -91,10 +79,8 @@ impl Titles {
         if matches!(role, "math" | "code" | "samp" | "file" | "kbd") {
             return content.to_owned();
         }
-        let given = content
-            .strip_suffix('>')
-            .and_then(|rest| rest.rsplit_once('<'))
-            .map(|(title, _)| title.trim());
+        let given =
+            content.strip_suffix('>').and_then(|rest| rest.rsplit_once('<')).map(|(title, _)| title.trim());
         if let Some(title) = given.filter(|title| !title.is_empty()) {
             return title.to_owned();
         }
@@ -102,18 +88,12 @@ impl Titles {
         match role {
             "ref" | "numref" => {
                 let key = target.to_lowercase();
-                self.labels
-                    .get(&key)
-                    .cloned()
-                    .unwrap_or_else(|| target.replace('-', " "))
+                self.labels.get(&key).cloned().unwrap_or_else(|| target.replace('-', " "))
             }
             "doc" => {
                 let key = resolve(document, target);
                 let name = target.rsplit('/').next().unwrap_or(target);
-                self.docs
-                    .get(&key)
-                    .cloned()
-                    .unwrap_or_else(|| name.replace('-', " "))
+                self.docs.get(&key).cloned().unwrap_or_else(|| name.replace('-', " "))
             }
             "pep" => format!("PEP {target}"),
             "rfc" => format!("RFC {target}"),
@@ -175,10 +155,7 @@ mod tests {
         let rst = ".. _top:\n.. _`other name`:\n\n=====\nGuide\n=====\n\ntext\n\n.. _inner:\n\n``x`` and :class:`~a.b.C`\n\
                    -------------------------\n\n.. _lost:\n\nno title\n";
         titles.add("topics/guide", rst);
-        titles.add(
-            "how",
-            "(md-label)=\n\n# How {func}`~.solve` works #\n\nText\n\n## Next\n",
-        );
+        titles.add("how", "(md-label)=\n\n# How {func}`~.solve` works #\n\nText\n\n## Next\n");
         titles
     }
 
@@ -191,14 +168,8 @@ mod tests {
         assert_eq!(label("inner"), Some("x and C"));
         assert_eq!(label("lost"), None);
         assert_eq!(label("md-label"), Some("How solve works"));
-        assert_eq!(
-            titles.docs.get("topics/guide").map(String::as_str),
-            Some("Guide")
-        );
-        assert_eq!(
-            titles.docs.get("how").map(String::as_str),
-            Some("How solve works")
-        );
+        assert_eq!(titles.docs.get("topics/guide").map(String::as_str), Some("Guide"));
+        assert_eq!(titles.docs.get("how").map(String::as_str), Some("How solve works"));
     }
 
     #[test]
@@ -216,11 +187,7 @@ mod tests {
             ("pep", "8", "PEP 8"),
             ("math", "a < b >", "a < b >"),
         ] {
-            assert_eq!(
-                titles.shown(role, content, "topics/here"),
-                shown,
-                "{role} {content}"
-            );
+            assert_eq!(titles.shown(role, content, "topics/here"), shown, "{role} {content}");
         }
     }
 }

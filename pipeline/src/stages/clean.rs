@@ -53,7 +53,8 @@ impl Stage for CleanConfig {
             cleaned_schema(),
             Arc::new(move |stream| {
                 let sink = sink.clone();
-                let on_reject = Arc::new(move |reject: synth::Reject| sink(reject.id, reject.reason, reject.detail));
+                let on_reject =
+                    Arc::new(move |reject: synth::Reject| sink(reject.id, reject.reason, reject.detail));
                 let kept = clean_stream(&options, to_domain(stream), on_reject);
                 Ok(from_domain(cleaned_schema(), kept))
             }),

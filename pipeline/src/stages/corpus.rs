@@ -40,7 +40,8 @@ pub async fn documents(
     tokio::spawn(async move {
         while let Some(batch) = stream.next().await {
             let columns = batch.map_err(|error| ctx.plan_error(&error)).and_then(|batch| {
-                let columns = text_column(&batch, "subset").and_then(|subset| Ok((subset, text_column(&batch, "text")?)));
+                let columns = text_column(&batch, "subset")
+                    .and_then(|subset| Ok((subset, text_column(&batch, "text")?)));
                 columns.map_err(|error| ctx.failed(&error))
             });
             match columns {

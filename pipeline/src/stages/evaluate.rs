@@ -114,7 +114,8 @@ impl Stage for EvaluateConfig {
             Ok(Outcome {
                 rows_in: None,
                 rows_out: read + answered.items as u64,
-                metrics: [("heldout".to_owned(), json!(heldout)), ("cloze".to_owned(), json!(answered))].into(),
+                metrics: [("heldout".to_owned(), json!(heldout)), ("cloze".to_owned(), json!(answered))]
+                    .into(),
             })
         };
         super::blocking(KIND.name, evaluate).await

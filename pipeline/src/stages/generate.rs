@@ -24,7 +24,11 @@ pub const KIND: StageKind = StageKind {
     name: "generate",
     summary: "Asks a language model every prompt; answers are logged and never asked for twice.",
     version: 1,
-    inputs: &[InputRole { role: "prompts", about: "prompts with `prompt_id` and `prompt`", count: InputCount::One }],
+    inputs: &[InputRole {
+        role: "prompts",
+        about: "prompts with `prompt_id` and `prompt`",
+        count: InputCount::One,
+    }],
     output: OutputKind::Table,
     schema: super::schema_of::<GenerateConfig>,
     build: super::build_from::<GenerateConfig>,
@@ -120,7 +124,8 @@ impl Stage for GenerateConfig {
             seed: self.seed,
             ..GenerateOptions::default()
         };
-        let (sink, progress, out_schema) = (ctx.ledger.quarantine_sink(), ctx.progress.clone(), schema.clone());
+        let (sink, progress, out_schema) =
+            (ctx.ledger.quarantine_sink(), ctx.progress.clone(), schema.clone());
         operator::apply(
             ctx.session(),
             prompts,
@@ -128,13 +133,21 @@ impl Stage for GenerateConfig {
             schema,
             Arc::new(move |stream| {
                 let (sink, progress, counted) = (sink.clone(), progress.clone(), AtomicU64::new(0));
-                let on_reject = Arc::new(move |reject: synth::Reject| sink(reject.id, reject.reason, reject.detail));
+                let on_reject =
+                    Arc::new(move |reject: synth::Reject| sink(reject.id, reject.reason, reject.detail));
                 let on_progress = Arc::new(move |now: Progress| {
                     let before = counted.swap(now.tokens, Ordering::Relaxed);
                     progress.add_tokens(now.tokens.saturating_sub(before));
                     progress.set_note(format!("{} answers, {} from the log", now.answers, now.from_log));
                 });
-                let rows = generate_stream(model.clone(), Some(log.clone()), &options, to_domain(stream), on_reject, on_progress);
+                let rows = generate_stream(
+                    model.clone(),
+                    Some(log.clone()),
+                    &options,
+                    to_domain(stream),
+                    on_reject,
+                    on_progress,
+                );
                 Ok(from_domain(out_schema.clone(), rows))
             }),
         )

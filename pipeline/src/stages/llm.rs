@@ -1,9 +1,10 @@
 //! The language model of the stages that ask one: the embedded one, or an OpenAI-compatible server.
 
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
 
 use async_trait::async_trait;
-use model::infer::{Engine, EngineOptions, GenerateRequest};
+use model::infer::{Engine, EngineOptions, GenerateRequest, Message, Model, ModelOptions, SamplingOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use synth::answer_log::AnswerLog;
@@ -13,7 +14,7 @@ use synth::client::{Budget, BudgetOptions, ClientOptions, OpenAiClient, ServerKi
 use super::{External, asset_external};
 use crate::assets::Asset;
 use crate::runner::context::StageContext;
-use crate::runner::error::StageError;
+use crate::runner::error::{StageError, chain};
 
 /// The embedded model's name.
 pub const EMBEDDED_MODEL: &str = "SmolLM2-135M-Instruct";
@@ -99,7 +100,11 @@ impl LlmConfig {
     /// # Errors
     /// It has not been fetched.
     pub fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
-        if self.is_embedded() { Ok(vec![asset_external(ctx, Asset::SmolLm2)?]) } else { Ok(Vec::new()) }
+        if self.is_embedded() {
+            Ok(vec![asset_external(ctx, Asset::Smollm2Instruct)?])
+        } else {
+            Ok(Vec::new())
+        }
     }
 
     /// The model, ready to be asked.
@@ -110,8 +115,13 @@ impl LlmConfig {
         if self.is_embedded() {
             return Ok(embedded(ctx, self.max_in_flight).await?);
         }
-        let server_kind: ServerKind = serde_json::from_value(self.server_kind.clone().into())
-            .map_err(|_| ctx.input(format!("llm.server_kind `{}` is not vllm, llama_server or open_ai", self.server_kind)))?;
+        let server_kind: ServerKind =
+            serde_json::from_value(self.server_kind.clone().into()).map_err(|_| {
+                ctx.input(format!(
+                    "llm.server_kind `{}` is not vllm, llama_server or open_ai",
+                    self.server_kind
+                ))
+            })?;
         let options = ClientOptions {
             base_urls: self.base_urls.clone(),
             model: self.model.clone(),
@@ -151,24 +161,25 @@ pub fn answer_log(ctx: &StageContext) -> Result<Arc<AnswerLog>, StageError> {
 /// The embedded model, loaded once for the stages that use it at the same time.
 async fn embedded(ctx: &StageContext, sequences: usize) -> Result<Arc<EmbeddedModel>, StageError> {
     static LOADED: Mutex<Weak<EmbeddedModel>> = Mutex::new(Weak::new());
-    let path = ctx.asset(Asset::SmolLm2)?;
-    let threads = ctx.env.threads;
+    let path = ctx.asset(Asset::Smollm2Instruct)?;
+    let (threads, ctx) = (ctx.env.threads, ctx.clone());
     let load = move || {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(model) = loaded.upgrade() {
             return Ok(model);
         }
+        let weights =
+            Model::load(&path, &ModelOptions::default()).map_err(|error| ctx.input(chain(&error)))?;
         let options = EngineOptions { max_sequences: sequences.max(1), threads, ..EngineOptions::default() };
-        let engine = Engine::load(&path, options)?;
+        let engine = Engine::new(Arc::new(weights), &options).map_err(|error| ctx.failed(&error))?;
         let model = Arc::new(EmbeddedModel { engine, sequences: sequences.max(1) });
         *loaded = Arc::downgrade(&model);
         Ok(model)
     };
-    let model: Result<_, model::infer::LoadError> =
-        tokio::task::spawn_blocking(load).await.map_err(|error| ctx.failed(&error))?;
-    model.map_err(|error| ctx.input(crate::runner::error::chain(&error)))
+    super::blocking("llm", load).await
 }
 
+/// The embedded model behind the trait that the prompting crate asks through.
 struct EmbeddedModel {
     engine: Engine,
     sequences: usize,
@@ -186,6 +197,38 @@ impl ChatModel for EmbeddedModel {
     }
 
     async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
-        todo_adapter(self, request).await
+        let started = Instant::now();
+        let messages: Vec<Message> = request
+            .messages
+            .iter()
+            .map(|message| match message.role {
+                Role::System => Message::system(&message.content),
+                Role::User => Message::user(&message.content),
+                Role::Assistant => Message::assistant(&message.content),
+            })
+            .collect();
+        let mut job = GenerateRequest::chat(messages);
+        job.max_new_tokens = request.max_new_tokens as usize;
+        job.sampling = SamplingOptions {
+            temperature: request.temperature as f32,
+            top_p: request.top_p as f32,
+            top_k: request.top_k,
+            repetition_penalty: request.repetition_penalty as f32,
+        };
+        job.stop = request.stop.clone();
+        job.seed = request.seed;
+        let answer =
+            self.engine.generate(job).await.map_err(|error| ChatError::Model { detail: chain(&error) })?;
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        Ok(ChatAnswer {
+            text: answer.text,
+            finish_reason: FinishReason::from(answer.finish_reason.as_str().to_owned()),
+            prompt_tokens: count(answer.prompt_tokens),
+            completion_tokens: count(answer.completion_tokens),
+            model: EMBEDDED_MODEL.to_owned(),
+            endpoint: "embedded".to_owned(),
+            attempts: 1,
+            latency_ms: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
+        })
     }
 }

@@ -98,7 +98,10 @@ impl Stage for MixConfig {
         for (name, subset) in self.subsets.iter().filter(|(_, subset)| !sources.contains(&subset.stage)) {
             mistakes.push(ConfigMistake {
                 field: "subsets",
-                message: format!("subset `{name}` takes stage `{}`, which is not one of the sources", subset.stage),
+                message: format!(
+                    "subset `{name}` takes stage `{}`, which is not one of the sources",
+                    subset.stage
+                ),
                 help: format!("the sources are: {}", sources.join(", ")),
             });
         }
@@ -117,7 +120,8 @@ impl Stage for MixConfig {
         let mut corpus: Option<DataFrame> = None;
         for (name, subset) in &self.subsets {
             let table = inputs.tables("sources").iter().find(|table| table.stage == subset.stage);
-            let table = table.ok_or_else(|| ctx.input(format!("stage `{}` leaves no table", subset.stage)))?;
+            let table =
+                table.ok_or_else(|| ctx.input(format!("stage `{}` leaves no table", subset.stage)))?;
             require(ctx, &table.frame, &subset.stage, &[&subset.text_column, &subset.id_column])?;
             let rows = table.frame.clone().select_columns(&[&subset.id_column, &subset.text_column]);
             let rows = rows.map_err(plan_error)?;
@@ -215,7 +219,8 @@ mod tests {
             heldout_share: 0.2,
             seed: 0,
         };
-        let rows: Vec<Json> = (0..500).map(|i| serde_json::json!({"id": format!("d{i}"), "text": format!("t{i}")})).collect();
+        let rows: Vec<Json> =
+            (0..500).map(|i| serde_json::json!({"id": format!("d{i}"), "text": format!("t{i}")})).collect();
         let mut rows = rows;
         rows.push(serde_json::json!({"id": "x", "text": "  "}));
         let (rows, ctx) = testing::plan(&stage, "sources", testing::batch(rows.into())).await.unwrap();
@@ -229,7 +234,8 @@ mod tests {
 
     #[test]
     fn a_subset_of_a_stage_that_is_no_source_is_a_mistake() {
-        let stage: MixConfig = serde_json::from_value(serde_json::json!({"subsets": {"a": {"stage": "y"}}})).unwrap();
+        let stage: MixConfig =
+            serde_json::from_value(serde_json::json!({"subsets": {"a": {"stage": "y"}}})).unwrap();
         let inputs = [("sources".to_owned(), vec!["x".to_owned()])].into();
         assert_eq!(stage.validate(&inputs).len(), 1);
     }

@@ -3,11 +3,28 @@
 //! Adding a stage is a new file and one line in [`STAGES`]; the command-line help, the JSON schema,
 //! `pipeline stages` and the checks come from that table.
 
+mod card;
+mod clean;
 mod columns;
+mod corpus;
+mod evaluate;
+mod export;
 mod filter;
+mod generate;
+mod index;
+mod llm;
+mod mix;
+mod pack;
+mod pretrain;
+mod prompts;
 mod read;
+mod retrieve;
+mod sample_dump;
+mod score;
 #[cfg(test)]
 mod testing;
+mod tokenizer;
+mod topics;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -25,13 +42,32 @@ use serde_json::Value as Json;
 
 use columns::keep_where;
 
+use crate::assets::Asset;
 use crate::engine::scan::FileSlice;
 use crate::engine::{operator, streams};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
 /// Every stage kind there is.
-pub static STAGES: &[StageKind] = &[read::KIND, filter::KIND];
+pub static STAGES: &[StageKind] = &[
+    read::KIND,
+    sample_dump::KIND,
+    topics::KIND,
+    index::KIND,
+    retrieve::KIND,
+    prompts::KIND,
+    generate::KIND,
+    clean::KIND,
+    score::KIND,
+    filter::KIND,
+    mix::KIND,
+    tokenizer::KIND,
+    pack::KIND,
+    pretrain::KIND,
+    evaluate::KIND,
+    export::KIND,
+    card::KIND,
+];
 
 /// The kind of that name.
 pub fn find(name: &str) -> Option<&'static StageKind> {
@@ -295,5 +331,39 @@ fn source_plan(
         let batches = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
         Ok(streams::from_domain(out_schema.clone(), batches))
     };
-    operator::apply(ctx.session(), empty, "source", schema, Arc::new(function)).map_err(|error| ctx.plan_error(&error))
+    operator::apply(ctx.session(), empty, "source", schema, Arc::new(function))
+        .map_err(|error| ctx.plan_error(&error))
+}
+
+/// Runs CPU-bound or blocking work away from the async threads.
+async fn blocking<T: Send + 'static>(
+    stage: &str,
+    work: impl FnOnce() -> Result<T, StageError> + Send + 'static,
+) -> Result<T, StageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StageError::run(stage, format!("the work died: {error}"))),
+    }
+}
+
+/// An asset as a part of a fingerprint: its digest is pinned in the asset table.
+fn asset_external(ctx: &StageContext, asset: Asset) -> Result<External, StageError> {
+    let path = ctx.asset(asset)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let digest = asset.spec().files.iter().find(|file| file.file_name == name).map(|file| file.blake3);
+    let digest = digest.ok_or_else(|| ctx.internal("an asset's file is not in its table"))?;
+    Ok(External { name: asset.name().to_owned(), digest: digest.to_owned() })
+}
+
+/// A user's file as a part of a fingerprint.
+fn file_external(ctx: &StageContext, path: &Path) -> Result<External, StageError> {
+    let digest = || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(std::fs::File::open(path)?)?;
+        Ok::<_, std::io::Error>(hasher.finalize().to_hex().to_string())
+    };
+    match digest() {
+        Ok(digest) => Ok(External { name: "file".to_owned(), digest }),
+        Err(error) => Err(ctx.input(format!("cannot read {}: {error}", path.display()))),
+    }
 }

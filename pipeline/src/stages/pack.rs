@@ -70,7 +70,8 @@ impl Stage for PackConfig {
         let (ctx, out, shard_tokens) = (ctx.clone(), out.to_owned(), self.shard_tokens);
         let pack = move || {
             let encoder = Encoder::load(&tokenizer).map_err(|error| ctx.input(error.to_string()))?;
-            let mut packer = Packer { encoder, out, shard_tokens, writers: BTreeMap::new(), counts: BTreeMap::new() };
+            let mut packer =
+                Packer { encoder, out, shard_tokens, writers: BTreeMap::new(), counts: BTreeMap::new() };
             // What a killed call left is made again: encoding is cheap beside what comes before it.
             let mut chunk = Vec::with_capacity(CHUNK);
             while let Some(document) = texts.blocking_recv() {
@@ -97,7 +98,8 @@ struct Packer {
 impl Packer {
     fn push(&mut self, ctx: &StageContext, chunk: &mut Vec<Document>) -> Result<(), StageError> {
         let encoder = &self.encoder;
-        let encoded: Result<Vec<Vec<u32>>, _> = chunk.par_iter().map(|document| encoder.encode(&document.text)).collect();
+        let encoded: Result<Vec<Vec<u32>>, _> =
+            chunk.par_iter().map(|document| encoder.encode(&document.text)).collect();
         let encoded = encoded.map_err(|error| ctx.failed(&error))?;
         for (document, tokens) in chunk.drain(..).zip(encoded) {
             let count = self.counts.entry(document.subset.clone()).or_default();
@@ -137,12 +139,17 @@ impl Packer {
             .collect();
         let report = json!({"vocabulary": self.encoder.vocab_size(), "subsets": by_subset});
         let path = self.out.join("bytes_per_token.json");
-        durable::write_file(&path, format!("{report:#}\n").as_bytes()).map_err(|error| ctx.write_error(&error))?;
+        durable::write_file(&path, format!("{report:#}\n").as_bytes())
+            .map_err(|error| ctx.write_error(&error))?;
         let tokens: u64 = self.counts.values().map(|count| count.tokens + count.texts).sum();
         Ok(Outcome {
             rows_in: None,
             rows_out: self.counts.values().map(|count| count.texts).sum(),
-            metrics: [("tokens".to_owned(), json!(tokens)), ("subsets".to_owned(), report["subsets"].clone())].into(),
+            metrics: [
+                ("tokens".to_owned(), json!(tokens)),
+                ("subsets".to_owned(), report["subsets"].clone()),
+            ]
+            .into(),
         })
     }
 }

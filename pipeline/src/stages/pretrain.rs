@@ -11,7 +11,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::{ConfigMistake, InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind};
+use super::{
+    ConfigMistake, InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind,
+};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -96,7 +98,8 @@ impl Stage for PretrainConfig {
         vec![ConfigMistake {
             field: "weights",
             message: "the weights must be numbers of 0 or more, one of them above 0".to_owned(),
-            help: "for example weights = { \"fineweb-edu-dedup\" = 0.7, \"cosmopedia-v2\" = 0.15 }".to_owned(),
+            help: "for example weights = { \"fineweb-edu-dedup\" = 0.7, \"cosmopedia-v2\" = 0.15 }"
+                .to_owned(),
         }]
     }
 
@@ -126,7 +129,8 @@ impl Stage for PretrainConfig {
                 losses.push((step, report.line.loss));
                 if ctx.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let summary = pretrain(&options, &dataset, &out, &mut progress).map_err(|error| ctx.failed(&error))?;
+            let summary =
+                pretrain(&options, &dataset, &out, &mut progress).map_err(|error| ctx.failed(&error))?;
             if summary.ending == Ending::Stopped {
                 return Err(StageError::stopped(&ctx.stage));
             }

@@ -23,7 +23,11 @@ pub const KIND: StageKind = StageKind {
     summary: "Makes prompts from topics and seed pages, dealing audiences and styles by share.",
     version: 1,
     inputs: &[
-        InputRole { role: "seeds", about: "a `retrieve` stage: `topic_id, rank, doc_id, text`", count: InputCount::One },
+        InputRole {
+            role: "seeds",
+            about: "a `retrieve` stage: `topic_id, rank, doc_id, text`",
+            count: InputCount::One,
+        },
         InputRole { role: "topics", about: "the topics that were retrieved for", count: InputCount::One },
     ],
     output: OutputKind::Table,
@@ -48,7 +52,8 @@ impl Stage for PromptsConfig {
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
-        let set = PromptSet::load(self.0.templates_dir.as_deref()).map_err(|error| ctx.input(error.to_string()))?;
+        let set =
+            PromptSet::load(self.0.templates_dir.as_deref()).map_err(|error| ctx.input(error.to_string()))?;
         Ok(vec![External { name: "templates".to_owned(), digest: set.digest() }])
     }
 
@@ -64,7 +69,9 @@ impl Stage for PromptsConfig {
         let seeds = seeds.select_columns(&["topic_id", "rank", "doc_id", "text"]).map_err(plan_error)?;
         let rows = topics
             .join(seeds, JoinType::Inner, &["topic"], &["topic_id"], None)
-            .and_then(|rows| rows.sort(vec![col("rank").sort(true, false), col("topic_id").sort(true, false)]))
+            .and_then(|rows| {
+                rows.sort(vec![col("rank").sort(true, false), col("topic_id").sort(true, false)])
+            })
             .map_err(plan_error)?;
         let (options, sink) = (self.0.clone(), ctx.ledger.drop_sink());
         operator::apply(
@@ -74,9 +81,11 @@ impl Stage for PromptsConfig {
             prompts_schema(),
             Arc::new(move |stream| {
                 let sink = sink.clone();
-                let on_reject = Arc::new(move |reject: synth::Reject| sink(reject.id, reject.reason, reject.detail));
+                let on_reject =
+                    Arc::new(move |reject: synth::Reject| sink(reject.id, reject.reason, reject.detail));
                 let prompts = plan_prompts(&options, to_domain(stream), on_reject);
-                let prompts = prompts.map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))?;
+                let prompts =
+                    prompts.map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))?;
                 Ok(from_domain(prompts_schema(), prompts))
             }),
         )

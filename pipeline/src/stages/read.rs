@@ -87,7 +87,8 @@ impl Stage for ReadConfig {
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
         let files = self.files(ctx).await?;
-        let external = |(i, file): (usize, SourceFile)| External { name: format!("file {i}"), digest: file.digest };
+        let external =
+            |(i, file): (usize, SourceFile)| External { name: format!("file {i}"), digest: file.digest };
         Ok(files.into_iter().enumerate().map(external).collect())
     }
 
@@ -117,7 +118,8 @@ impl Stage for ReadConfig {
             } else {
                 remote_schema(ctx, slice).await?
             };
-            scan::parquet(ctx.session(), schema, std::slice::from_ref(slice)).map_err(|e| ctx.plan_error(&e))?
+            scan::parquet(ctx.session(), schema, std::slice::from_ref(slice))
+                .map_err(|e| ctx.plan_error(&e))?
         } else if slice.store == "file:///" {
             let schema = infer_schema(&path).map_err(|message| ctx.input(message))?;
             let (sink, lines_schema) = (ctx.ledger.quarantine_sink(), schema.clone());
@@ -190,7 +192,11 @@ fn infer_schema(path: &Path) -> Result<SchemaRef, String> {
 }
 
 /// The rows of a JSONL file in batches; a line that cannot be read goes to `sink` as `file:line`.
-fn read_lines(path: PathBuf, schema: SchemaRef, sink: RowSink) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
+fn read_lines(
+    path: PathBuf,
+    schema: SchemaRef,
+    sink: RowSink,
+) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
     let mut lines = None;
     let mut number = 0_u64;
     let mut finished = false;
@@ -213,7 +219,9 @@ fn read_lines(path: PathBuf, schema: SchemaRef, sink: RowSink) -> impl Iterator<
                 match parse_line(&line?) {
                     Ok(Some(row)) => rows.push((number, row)),
                     Ok(None) => {}
-                    Err((reason, detail)) => sink(format!("{}:{number}", path.display()), reason.to_owned(), detail),
+                    Err((reason, detail)) => {
+                        sink(format!("{}:{number}", path.display()), reason.to_owned(), detail)
+                    }
                 }
             }
             decode(&schema, &rows, &path, &sink)
@@ -249,7 +257,9 @@ fn decode(
     for (number, row) in rows {
         match decode_rows(&[row]) {
             Ok(_) => good.push(row),
-            Err(error) => sink(format!("{}:{number}", path.display()), "wrong_type".to_owned(), error.to_string()),
+            Err(error) => {
+                sink(format!("{}:{number}", path.display()), "wrong_type".to_owned(), error.to_string())
+            }
         }
     }
     Ok(decode_rows(&good)?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
@@ -260,7 +270,9 @@ mod tests {
     use super::super::testing;
     use super::*;
 
-    async fn read(config: &ReadConfig) -> Result<(Vec<RecordBatch>, Vec<crate::runner::ledger::LostRow>), StageError> {
+    async fn read(
+        config: &ReadConfig,
+    ) -> Result<(Vec<RecordBatch>, Vec<crate::runner::ledger::LostRow>), StageError> {
         let ctx = testing::context();
         let mut rows = Vec::new();
         for task in config.tasks(&ctx).await?.unwrap() {
@@ -272,7 +284,11 @@ mod tests {
     }
 
     fn config(path: &Path) -> ReadConfig {
-        ReadConfig { paths: vec![path.display().to_string()], columns: Vec::new(), piece_bytes: default_piece_bytes() }
+        ReadConfig {
+            paths: vec![path.display().to_string()],
+            columns: Vec::new(),
+            piece_bytes: default_piece_bytes(),
+        }
     }
 
     #[tokio::test]
@@ -285,7 +301,11 @@ mod tests {
         // so "x" is kept; the broken lines are not.
         assert_eq!(testing::strings(&rows, "id").len() + bad.len(), 6);
         let reasons: Vec<&str> = bad.iter().map(|row| row.reason.as_str()).collect();
-        assert!(reasons.contains(&"not_utf8") && reasons.contains(&"bad_json") && reasons.contains(&"not_an_object"));
+        assert!(
+            reasons.contains(&"not_utf8")
+                && reasons.contains(&"bad_json")
+                && reasons.contains(&"not_an_object")
+        );
         assert!(bad.iter().any(|row| row.id.ends_with("a.jsonl:2")), "{bad:?}");
     }
 
@@ -306,7 +326,8 @@ mod tests {
     async fn gzipped_lines_are_read_and_columns_chosen() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.jsonl.gz");
-        let mut encoder = flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
+        let mut encoder =
+            flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
         std::io::Write::write_all(&mut encoder, b"{\"id\":\"a\",\"n\":1}\n{\"id\":\"b\",\"n\":2}\n").unwrap();
         encoder.finish().unwrap();
         let mut config = config(&path);

@@ -110,7 +110,8 @@ impl Stage for RetrieveConfig {
             hits_schema(),
             Arc::new(move |stream| {
                 let retrieval = retrieve(searcher.clone(), &options, to_domain(stream));
-                let retrieval = retrieval.map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))?;
+                let retrieval = retrieval
+                    .map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))?;
                 Ok(from_domain(hits_schema(), retrieval.hits))
             }),
         )
@@ -119,7 +120,9 @@ impl Stage for RetrieveConfig {
         let pages = pages.select_columns(&["id", "text", "url", "token_count", "language_score"]);
         hits.join(pages.map_err(plan_error)?, JoinType::Inner, &["doc_id"], &["id"], None)
             .and_then(|rows| rows.drop_columns(&["id"]))
-            .and_then(|rows| rows.sort(vec![col("topic_id").sort(true, false), col("rank").sort(true, false)]))
+            .and_then(|rows| {
+                rows.sort(vec![col("topic_id").sort(true, false), col("rank").sort(true, false)])
+            })
             .map_err(plan_error)
     }
 }

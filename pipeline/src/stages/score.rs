@@ -4,14 +4,18 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use classifiers::{Backbone, BackboneOptions, Head, Runtime, ScoreOptions, Scorer, score_stream, scored_schema};
+use classifiers::{
+    Backbone, BackboneOptions, Head, Runtime, ScoreOptions, Scorer, score_stream, scored_schema,
+};
 use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::columns::{require, schema_of};
-use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external};
+use super::{
+    External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external,
+};
 use crate::assets::Asset;
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
@@ -73,7 +77,7 @@ impl ScoreConfig {
 
     fn backbone_paths(&self, ctx: &StageContext) -> Result<(PathBuf, PathBuf), StageError> {
         let own_or = |own: &Option<PathBuf>, asset| own.clone().map_or_else(|| ctx.asset(asset), Ok);
-        Ok((own_or(&self.backbone, Asset::MiniLm)?, own_or(&self.tokenizer, Asset::MiniLmTokenizer)?))
+        Ok((own_or(&self.backbone, Asset::MinilmInt8)?, own_or(&self.tokenizer, Asset::MinilmTokenizer)?))
     }
 }
 
@@ -94,7 +98,7 @@ impl Stage for ScoreConfig {
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
         let head = self.load_head(ctx)?;
         let mut externals = vec![External { name: "head".to_owned(), digest: head.digest() }];
-        for (own, asset) in [(&self.backbone, Asset::MiniLm), (&self.tokenizer, Asset::MiniLmTokenizer)] {
+        for (own, asset) in [(&self.backbone, Asset::MinilmInt8), (&self.tokenizer, Asset::MinilmTokenizer)] {
             externals.push(match own {
                 Some(path) => super::file_external(ctx, path)?,
                 None => asset_external(ctx, asset)?,
@@ -123,7 +127,8 @@ impl Stage for ScoreConfig {
             id_column: self.id_column.clone(),
             ..ScoreOptions::default()
         };
-        let schema = scored_schema(&schema_of(&rows), &options).map_err(|error| ctx.input(error.to_string()))?;
+        let schema =
+            scored_schema(&schema_of(&rows), &options).map_err(|error| ctx.input(error.to_string()))?;
         let (sink, out_schema) = (ctx.ledger.drop_sink(), schema.clone());
         operator::apply(
             ctx.session(),
@@ -132,7 +137,9 @@ impl Stage for ScoreConfig {
             schema,
             Arc::new(move |stream| {
                 let sink = sink.clone();
-                let on_reject = Arc::new(move |reject: classifiers::Reject| sink(reject.id, reject.reason, reject.detail));
+                let on_reject = Arc::new(move |reject: classifiers::Reject| {
+                    sink(reject.id, reject.reason, reject.detail)
+                });
                 let scored = score_stream(scorer.clone(), &options, on_reject, to_domain(stream));
                 Ok(from_domain(out_schema.clone(), scored))
             }),

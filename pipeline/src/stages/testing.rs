@@ -29,7 +29,7 @@ pub fn context() -> StageContext {
     let folder = tempfile::tempdir().unwrap().keep();
     let env = Environment {
         session: engine::session(256 << 20, &folder).unwrap(),
-        assets: AssetStore::default_store(),
+        assets: AssetStore::from_environment().unwrap(),
         run_folder: folder,
         threads: 2,
         shard_bytes: 1 << 20,

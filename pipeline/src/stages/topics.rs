@@ -9,7 +9,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use synth::chat::{ChatError, ChatModel, ChatRequest, Message};
-use synth::topics::{AskFailure, ExpandOptions, ExpansionRequest, PUBLISHED_TOPICS, expand_topics, load_bisac, select};
+use synth::topics::{
+    AskFailure, ExpandOptions, ExpansionRequest, PUBLISHED_TOPICS, expand_topics, load_bisac, select,
+};
 
 use super::llm::{self, LlmConfig};
 use super::{External, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external};
@@ -95,7 +97,12 @@ impl Stage for TopicsConfig {
         Ok(externals)
     }
 
-    async fn plan(&self, ctx: &StageContext, _task: &Task, _inputs: &Inputs) -> Result<DataFrame, StageError> {
+    async fn plan(
+        &self,
+        ctx: &StageContext,
+        _task: &Task,
+        _inputs: &Inputs,
+    ) -> Result<DataFrame, StageError> {
         let path = ctx.asset(Asset::Bisac)?;
         let all = load_bisac(&path).map_err(|error| ctx.input(error.to_string()))?;
         let headings = if self.categories.is_empty() {
@@ -156,7 +163,8 @@ impl Asker {
         match self.model.ask(&chat).await {
             Ok(answer) => {
                 self.ctx.progress.add_tokens(answer.completion_tokens.into());
-                let answer = self.log.append(&key, &answer).await.map_err(|error| everything(error.to_string()))?;
+                let answer =
+                    self.log.append(&key, &answer).await.map_err(|error| everything(error.to_string()))?;
                 Ok(answer.text)
             }
             Err(error) => {
@@ -173,5 +181,5 @@ impl Asker {
 
 /// Failures that every further request would meet too.
 fn ends_the_run(error: &ChatError) -> bool {
-    error.is_fatal()
+    error.stops_run()
 }

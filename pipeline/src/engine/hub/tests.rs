@@ -31,7 +31,8 @@ fn answer(mut stream: TcpStream, bytes: &[u8], base: &str, refused: &AtomicU32) 
     let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
     let request = lines.next().unwrap().unwrap();
     let headers: Vec<String> = lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
-    let range = headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
+    let range =
+        headers.iter().find_map(|line| line.to_lowercase().strip_prefix("range: bytes=").map(str::to_owned));
     let mut parts = request.split(' ');
     let (method, path) = (parts.next().unwrap(), parts.next().unwrap());
     let (status, extra, body) = match path {
@@ -68,7 +69,8 @@ fn answer(mut stream: TcpStream, bytes: &[u8], base: &str, refused: &AtomicU32) 
         },
         _ => ("404 Not Found", String::new(), Vec::new()),
     };
-    let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{extra}\r\n", body.len());
+    let head =
+        format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{extra}\r\n", body.len());
     stream.write_all(head.as_bytes()).unwrap();
     if method != "HEAD" {
         stream.write_all(&body).unwrap();
@@ -79,7 +81,8 @@ fn answer(mut stream: TcpStream, bytes: &[u8], base: &str, refused: &AtomicU32) 
 async fn a_dataset_is_listed_and_read_through_redirects() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("a.parquet");
-    let batch = RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from_iter_values(0..1000)) as _)]).unwrap();
+    let batch =
+        RecordBatch::try_from_iter([("x", Arc::new(Int64Array::from_iter_values(0..1000)) as _)]).unwrap();
     write_table(&path, &batch).unwrap();
     let hub = Hub::new(&serve(std::fs::read(&path).unwrap()), None).unwrap();
     let session = SessionContext::new();
