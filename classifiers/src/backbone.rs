@@ -7,6 +7,7 @@ use crate::{
 };
 use futures::StreamExt;
 use ort::{
+    logging::LogLevel,
     session::{Session, builder::GraphOptimizationLevel},
     value::{Outlet, TensorElementType, ValueType},
 };
@@ -282,7 +283,7 @@ impl Backbone {
     pub fn embed_page(
         &self,
         text: String,
-    ) -> impl Future<Output = Result<Vec<f32>, BackboneError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Vec<f32>, BackboneError>> + Send + use<> {
         self.workers.submit(text)
     }
 }
@@ -323,13 +324,13 @@ fn open_session(runtime: &Runtime, model: &[u8]) -> ort::Result<Session> {
         .with_deterministic_compute(true)?
         // Every page has a length of its own: a plan for each costs more than it saves.
         .with_memory_pattern(false)?
+        // Errors come back to the caller; printed by the library they would come twice.
+        .with_log_level(LogLevel::Fatal)?
         .commit_from_memory(model)
 }
 
 fn check_interface(session: &Session, path: &Path) -> Result<(), BackboneError> {
-    let fits = |outlet: &Outlet, element: TensorElementType, rank: usize| {
-        matches!(outlet.dtype(), ValueType::Tensor { ty, shape, .. } if *ty == element && shape.len() == rank)
-    };
+    let fits = |outlet: &Outlet, element: TensorElementType, rank: usize| matches!(outlet.dtype(), ValueType::Tensor { ty, shape, .. } if *ty == element && shape.len() == rank);
     let inputs = session.inputs();
     let known = |outlet: &Outlet| {
         INPUT_NAMES.contains(&outlet.name()) && fits(outlet, TensorElementType::Int64, 2)
@@ -386,8 +387,19 @@ mod tests {
         let shape = field(2, &field(1, &[0x08, 1]));
         let tensor = field(2, &field(1, &[&[0x08, 1], shape.as_slice()].concat()));
         let value = |name: &str| [field(1, name.as_bytes()), tensor.clone()].concat();
-        let node = [field(1, input.as_bytes()), field(2, output.as_bytes()), field(4, b"Identity")].concat();
-        let graph = [field(1, &node), field(2, b"g"), field(11, &value(input)), field(12, &value(output))].concat();
+        let node = [
+            field(1, input.as_bytes()),
+            field(2, output.as_bytes()),
+            field(4, b"Identity"),
+        ]
+        .concat();
+        let graph = [
+            field(1, &node),
+            field(2, b"g"),
+            field(11, &value(input)),
+            field(12, &value(output)),
+        ]
+        .concat();
         // ModelProto { ir_version: 8, graph, opset_import { version: 13 } }
         [vec![0x08, 8], field(7, &graph), field(8, &[0x10, 13])].concat()
     }
@@ -408,8 +420,14 @@ mod tests {
         let Some(text) = load_error(&identity_onnx("pixels", "out")) else {
             return;
         };
-        assert!(text.contains("odd.onnx has the inputs pixels Tensor<f32>(1)"), "{text}");
-        assert!(text.contains("expected input_ids, attention_mask and token_type_ids"), "{text}");
+        assert!(
+            text.contains("odd.onnx has the inputs pixels Tensor<f32>(1)"),
+            "{text}"
+        );
+        assert!(
+            text.contains("expected input_ids, attention_mask and token_type_ids"),
+            "{text}"
+        );
     }
 
     #[test]
@@ -427,21 +445,35 @@ mod tests {
         let mut cut = std::fs::read(whole).unwrap();
         cut.truncate(cut.len() / 2);
         let text = load_error(&cut).unwrap();
-        assert!(text.contains("odd.onnx") && text.contains("whole ONNX encoder"), "{text}");
+        assert!(
+            text.contains("odd.onnx") && text.contains("whole ONNX encoder"),
+            "{text}"
+        );
     }
 
     #[test]
     fn too_many_tokens_for_the_model_is_found_at_load() {
-        let (Some(library), Some(model), Some(tokenizer)) =
-            (test_asset(TEST_RUNTIME), test_asset("model.onnx"), test_asset("tokenizer.json"))
-        else {
+        let (Some(library), Some(model), Some(tokenizer)) = (
+            test_asset(TEST_RUNTIME),
+            test_asset("model.onnx"),
+            test_asset("tokenizer.json"),
+        ) else {
             return;
         };
         let runtime = Runtime::load(&library).unwrap();
-        let options = BackboneOptions { max_tokens: 513, sessions: Some(1) };
+        let options = BackboneOptions {
+            max_tokens: 513,
+            sessions: Some(1),
+        };
         let error = Backbone::load(&runtime, &model, &tokenizer, &options).unwrap_err();
-        assert!(error.to_string().contains("trial page of 513 tokens"), "{error}");
-        let none = BackboneOptions { sessions: Some(0), ..Default::default() };
+        assert!(
+            error.to_string().contains("trial page of 513 tokens"),
+            "{error}"
+        );
+        let none = BackboneOptions {
+            sessions: Some(0),
+            ..Default::default()
+        };
         let error = Backbone::load(&runtime, &model, &tokenizer, &none).unwrap_err();
         assert!(error.to_string().contains("sessions = 0"), "{error}");
     }
@@ -452,8 +484,17 @@ mod tests {
             return;
         };
         let long = "Plants make sugar from light, water and air. ".repeat(30);
-        let pages = ["Chlorophyll", long.as_str(), "", "中文 and more", "Buy now, 50 % off!!!"];
-        let alone: Vec<f32> = pages.iter().flat_map(|page| one.embed(&[page]).unwrap()).collect();
+        let pages = [
+            "Chlorophyll",
+            long.as_str(),
+            "",
+            "中文 and more",
+            "Buy now, 50 % off!!!",
+        ];
+        let alone: Vec<f32> = pages
+            .iter()
+            .flat_map(|page| one.embed(&[page]).unwrap())
+            .collect();
         assert_eq!(alone.len(), pages.len() * one.hidden());
         assert_eq!(alone, two.embed(&pages).unwrap());
         for vector in alone.chunks(one.hidden()) {

@@ -177,14 +177,16 @@ impl Head {
     }
 
     fn from_json(bytes: &[u8]) -> Result<Self, String> {
-        let start: HeadFileStart =
-            serde_json::from_slice(bytes).map_err(|error| format!("not JSON of a head: {error}"))?;
+        let start: HeadFileStart = serde_json::from_slice(bytes)
+            .map_err(|error| format!("not JSON of a head: {error}"))?;
         if start.format.as_deref() != Some(HEAD_FORMAT) {
             let found = start.format.unwrap_or_else(|| "no format".to_owned());
             return Err(format!("format is {found}"));
         }
         if start.format_version != Some(HEAD_FORMAT_VERSION) {
-            let found = start.format_version.map_or("none".into(), |v| v.to_string());
+            let found = start
+                .format_version
+                .map_or("none".into(), |v| v.to_string());
             return Err(format!("format_version is {found}"));
         }
         let file: HeadFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
@@ -232,7 +234,9 @@ impl Head {
         partial_name.push(".partial");
         let partial = folder.join(partial_name);
         let mut out = std::fs::File::create(&partial).map_err(io)?;
-        out.write_all(&json).and_then(|()| out.sync_all()).map_err(io)?;
+        out.write_all(&json)
+            .and_then(|()| out.sync_all())
+            .map_err(io)?;
         std::fs::rename(&partial, path).map_err(io)?;
         // A folder cannot be opened as a file everywhere; where it can, the name must last too.
         if let Ok(folder) = std::fs::File::open(folder) {
@@ -268,15 +272,31 @@ impl Head {
     pub fn check_backbone(&self, found: &BackboneIdentity) -> Result<(), HeadError> {
         let expected = &self.metadata.backbone;
         let pairs: [(&'static str, String, String); 5] = [
-            ("the model (blake3)", expected.model_blake3.clone(), found.model_blake3.clone()),
+            (
+                "the model (blake3)",
+                expected.model_blake3.clone(),
+                found.model_blake3.clone(),
+            ),
             (
                 "the tokenizer (blake3)",
                 expected.tokenizer_blake3.clone(),
                 found.tokenizer_blake3.clone(),
             ),
-            ("max_tokens", expected.max_tokens.to_string(), found.max_tokens.to_string()),
-            ("hidden size", expected.hidden.to_string(), found.hidden.to_string()),
-            ("pooling", format!("{:?}", expected.pooling), format!("{:?}", found.pooling)),
+            (
+                "max_tokens",
+                expected.max_tokens.to_string(),
+                found.max_tokens.to_string(),
+            ),
+            (
+                "hidden size",
+                expected.hidden.to_string(),
+                found.hidden.to_string(),
+            ),
+            (
+                "pooling",
+                format!("{:?}", expected.pooling),
+                format!("{:?}", found.pooling),
+            ),
         ];
         for (field, expected, found) in pairs {
             if expected != found {
@@ -366,9 +386,15 @@ pub(crate) mod tests {
         head(0.0, vec![1.0, 2.0]).save(&path).unwrap();
         let good = std::fs::read_to_string(&path).unwrap();
         let wrong = load_text(&good.replace("\"hidden\": 2", "\"hidden\": 3"));
-        assert!(wrong.contains("2 weights, but its backbone has 3"), "{wrong}");
+        assert!(
+            wrong.contains("2 weights, but its backbone has 3"),
+            "{wrong}"
+        );
         let wrong = load_text(&good.replace("2.0\n", "1e60\n"));
-        assert!(wrong.contains("line") || wrong.contains("weight 1"), "{wrong}");
+        assert!(
+            wrong.contains("line") || wrong.contains("weight 1"),
+            "{wrong}"
+        );
         let wrong = load_text(&good.replace("\"seed\"", "\"sead\""));
         assert!(wrong.contains("sead"), "{wrong}");
         let cut = load_text(&good[..good.len() / 2]);
@@ -382,7 +408,10 @@ pub(crate) mod tests {
         let mut other = identity(1);
         other.max_tokens = 512;
         let text = head.check_backbone(&other).unwrap_err().to_string();
-        assert!(text.contains("max_tokens 256") && text.contains("has 512"), "{text}");
+        assert!(
+            text.contains("max_tokens 256") && text.contains("has 512"),
+            "{text}"
+        );
         other = identity(1);
         other.model_blake3 = "dd".into();
         let text = head.check_backbone(&other).unwrap_err().to_string();

@@ -164,9 +164,6 @@ mod tests {
         let first = Runtime::load(&right).unwrap();
         assert_eq!(Runtime::load(&right).unwrap().library(), first.library());
         let other = Runtime::load(&wrong).unwrap_err();
-        assert!(
-            matches!(other, RuntimeError::OtherLoaded { .. }),
-            "{other}"
-        );
+        assert!(matches!(other, RuntimeError::OtherLoaded { .. }), "{other}");
     }
 }

@@ -99,7 +99,9 @@ pub enum ScoreError {
         found: DataType,
     },
     /// An output column is there already.
-    #[error("score: the pages already have a column `{column}`; drop or rename it, or set another name for the output")]
+    #[error(
+        "score: the pages already have a column `{column}`; drop or rename it, or set another name for the output"
+    )]
     ColumnExists {
         /// The column.
         column: String,
@@ -192,25 +194,43 @@ fn extended_schema<const N: usize>(
 ) -> Result<SchemaRef, ScoreError> {
     for column in text_columns {
         let Ok(field) = input.field_with_name(column) else {
-            let names: Vec<&str> = input.fields().iter().map(|field| field.name().as_str()).collect();
-            return Err(ScoreError::NoColumn { column: column.clone(), found: names.join(", ") });
+            let names: Vec<&str> = input
+                .fields()
+                .iter()
+                .map(|field| field.name().as_str())
+                .collect();
+            return Err(ScoreError::NoColumn {
+                column: column.clone(),
+                found: names.join(", "),
+            });
         };
         let is_text = |kind: &DataType| {
-            matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
+            matches!(
+                kind,
+                DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null
+            )
         };
         if !is_text(field.data_type()) {
             let found = field.data_type().clone();
-            return Err(ScoreError::NotText { column: column.clone(), found });
+            return Err(ScoreError::NotText {
+                column: column.clone(),
+                found,
+            });
         }
     }
     let mut fields: Vec<Arc<Field>> = input.fields().iter().cloned().collect();
     for field in added {
         if fields.iter().any(|known| known.name() == field.name()) {
-            return Err(ScoreError::ColumnExists { column: field.name().clone() });
+            return Err(ScoreError::ColumnExists {
+                column: field.name().clone(),
+            });
         }
         fields.push(Arc::new(field));
     }
-    Ok(Arc::new(Schema::new_with_metadata(fields, input.metadata().clone())))
+    Ok(Arc::new(Schema::new_with_metadata(
+        fields,
+        input.metadata().clone(),
+    )))
 }
 
 /// Adds `score` (f32, not clipped) and `int_score` (i64, `round(clip(score, 0,
@@ -239,7 +259,15 @@ pub fn score_stream(
         let whole: Int64Array = scores.iter().map(|&score| int_score(score)).collect();
         vec![Arc::new(Float32Array::from(scores)), Arc::new(whole)]
     };
-    page_stream(backbone, columns, on_reject, input, schema, reduce, move |scores| Ok(finish(scores)))
+    page_stream(
+        backbone,
+        columns,
+        on_reject,
+        input,
+        schema,
+        reduce,
+        move |scores| Ok(finish(scores)),
+    )
 }
 
 /// Adds each page's vector as a fixed-size list of f32. Otherwise as
@@ -264,7 +292,15 @@ pub fn embed_stream(
         let list = FixedSizeListArray::try_new(item_field(), length, Arc::new(values), None)?;
         Ok(vec![Arc::new(list) as ArrayRef])
     };
-    page_stream(backbone, columns, on_reject, input, schema, |vector| vector, finish)
+    page_stream(
+        backbone,
+        columns,
+        on_reject,
+        input,
+        schema,
+        |vector| vector,
+        finish,
+    )
 }
 
 struct Columns {
@@ -388,20 +424,45 @@ fn prepare(
     let has_text: Vec<bool> = (0..texts.len())
         .map(|row| texts.is_valid(row) && !texts.value(row).trim().is_empty())
         .collect();
-    for (row, _) in has_text.iter().enumerate().filter(|(_, has_text)| !**has_text) {
-        let what = if texts.is_null(row) { "null" } else { "white space only" };
+    for (row, _) in has_text
+        .iter()
+        .enumerate()
+        .filter(|(_, has_text)| !**has_text)
+    {
+        let what = if texts.is_null(row) {
+            "null"
+        } else {
+            "white space only"
+        };
         on_reject(Reject {
-            id: if ids.is_null(row) { String::new() } else { ids.value(row).to_owned() },
+            id: if ids.is_null(row) {
+                String::new()
+            } else {
+                ids.value(row).to_owned()
+            },
             reason: "empty_text".into(),
             detail: format!("column `{}` is {what}", columns.text),
         });
     }
     if has_text.iter().all(|&has_text| has_text) {
-        return Ok(Prepared { batch: batch.clone(), schema, texts, ids });
+        return Ok(Prepared {
+            batch: batch.clone(),
+            schema,
+            texts,
+            ids,
+        });
     }
     let batch = filter_record_batch(batch, &BooleanArray::from(has_text))?;
-    let (texts, ids) = (text_column(&batch, &columns.text)?, text_column(&batch, &columns.id)?);
-    Ok(Prepared { batch, schema, texts, ids })
+    let (texts, ids) = (
+        text_column(&batch, &columns.text)?,
+        text_column(&batch, &columns.id)?,
+    );
+    Ok(Prepared {
+        batch,
+        schema,
+        texts,
+        ids,
+    })
 }
 
 fn join(prepared: &Prepared, added: Vec<ArrayRef>) -> Result<RecordBatch, ArrowError> {
@@ -429,15 +490,31 @@ mod tests {
         let mut metadata = plain.metadata().clone();
         metadata.backbone = backbone.identity().clone();
         let weights = (0..384).map(|at| (at % 7) as f32 - 3.0).collect();
-        Some(Arc::new(Scorer::new(backbone, Head::new(metadata, 2.0, weights)).unwrap()))
+        Some(Arc::new(
+            Scorer::new(backbone, Head::new(metadata, 2.0, weights)).unwrap(),
+        ))
     }
 
     fn batch(ids: &[&str], texts: &[Option<&str>]) -> RecordBatch {
-        let extra: Vec<u8> = (0..ids.len()).map(|row| u8::try_from(row).unwrap()).collect();
+        let extra: Vec<u8> = (0..ids.len())
+            .map(|row| u8::try_from(row).unwrap())
+            .collect();
         RecordBatch::try_from_iter_with_nullable([
-            ("text", Arc::new(StringViewArray::from(texts.to_vec())) as ArrayRef, true),
-            ("extra", Arc::new(UInt8Array::from(extra)) as ArrayRef, false),
-            ("id", Arc::new(LargeStringArray::from(ids.to_vec())) as ArrayRef, false),
+            (
+                "text",
+                Arc::new(StringViewArray::from(texts.to_vec())) as ArrayRef,
+                true,
+            ),
+            (
+                "extra",
+                Arc::new(UInt8Array::from(extra)) as ArrayRef,
+                false,
+            ),
+            (
+                "id",
+                Arc::new(LargeStringArray::from(ids.to_vec())) as ArrayRef,
+                false,
+            ),
         ])
         .unwrap()
     }
@@ -464,15 +541,30 @@ mod tests {
             let rejects = Arc::clone(&rejects);
             move |reject| rejects.lock().unwrap().push(reject)
         });
-        let texts = [Some("Cells divide by mitosis."), None, Some(" \n"), Some("Sale!")];
+        let texts = [
+            Some("Cells divide by mitosis."),
+            None,
+            Some(" \n"),
+            Some("Sale!"),
+        ];
         let pages = batch(&["a", "b", "c", "d"], &texts);
         let schema = scored_schema(pages.schema_ref(), &ScoreOptions::default()).unwrap();
-        let stream = score_stream(Arc::clone(&scorer), &ScoreOptions::default(), on_reject, input(vec![pages]));
+        let stream = score_stream(
+            Arc::clone(&scorer),
+            &ScoreOptions::default(),
+            on_reject,
+            input(vec![pages]),
+        );
         let out = collect(stream).await;
         assert_eq!(out.len(), 1);
         assert_eq!(out[0].schema(), schema);
-        let scores = out[0].column_by_name("score").unwrap().as_primitive::<Float32Type>();
-        let expected = scorer.score(&["Cells divide by mitosis.", "Sale!"]).unwrap();
+        let scores = out[0]
+            .column_by_name("score")
+            .unwrap()
+            .as_primitive::<Float32Type>();
+        let expected = scorer
+            .score(&["Cells divide by mitosis.", "Sale!"])
+            .unwrap();
         assert_eq!(scores.values().to_vec(), expected);
         let whole = out[0].column_by_name("int_score").unwrap();
         let expected: Int64Array = expected.iter().map(|&score| int_score(score)).collect();
@@ -480,7 +572,10 @@ mod tests {
         let extra: &UInt8Array = out[0].column(1).as_primitive();
         assert_eq!(extra.values().to_vec(), [0, 3]);
         let rejects = rejects.lock().unwrap();
-        let told: Vec<(&str, &str)> = rejects.iter().map(|r| (r.id.as_str(), r.reason.as_str())).collect();
+        let told: Vec<(&str, &str)> = rejects
+            .iter()
+            .map(|r| (r.id.as_str(), r.reason.as_str()))
+            .collect();
         assert_eq!(told, [("b", "empty_text"), ("c", "empty_text")]);
     }
 
@@ -490,20 +585,44 @@ mod tests {
             return;
         };
         // Long pages first, so that later ones are ready before them.
-        let texts: Vec<String> = (0..24).map(|i| format!("page {i} ").repeat(1 + 60 * usize::from(i % 5 == 0))).collect();
+        let texts: Vec<String> = (0..24)
+            .map(|i| format!("page {i} ").repeat(1 + 60 * usize::from(i % 5 == 0)))
+            .collect();
         let ids: Vec<String> = (0..24).map(|i| i.to_string()).collect();
         let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
         let texts: Vec<Option<&str>> = texts.iter().map(|text| Some(text.as_str())).collect();
         let all = |out: Vec<RecordBatch>| {
-            let scores = |batch: &RecordBatch| batch.column(3).as_primitive::<Float32Type>().values().to_vec();
+            let scores = |batch: &RecordBatch| {
+                batch
+                    .column(3)
+                    .as_primitive::<Float32Type>()
+                    .values()
+                    .to_vec()
+            };
             out.iter().flat_map(scores).collect::<Vec<f32>>()
         };
         let whole = input(vec![batch(&ids, &texts)]);
-        let whole = collect(score_stream(one, &ScoreOptions::default(), no_reject(), whole)).await;
-        let parts = ids.chunks(5).zip(texts.chunks(5)).map(|(ids, texts)| batch(ids, texts)).collect();
-        let options = ScoreOptions { in_flight_pages: Some(7), ..Default::default() };
+        let whole = collect(score_stream(
+            one,
+            &ScoreOptions::default(),
+            no_reject(),
+            whole,
+        ))
+        .await;
+        let parts = ids
+            .chunks(5)
+            .zip(texts.chunks(5))
+            .map(|(ids, texts)| batch(ids, texts))
+            .collect();
+        let options = ScoreOptions {
+            in_flight_pages: Some(7),
+            ..Default::default()
+        };
         let parts = collect(score_stream(two, &options, no_reject(), input(parts))).await;
-        assert_eq!(parts.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [5, 5, 5, 5, 4]);
+        assert_eq!(
+            parts.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(),
+            [5, 5, 5, 5, 4]
+        );
         assert_eq!(all(parts), all(whole));
     }
 
@@ -516,11 +635,20 @@ mod tests {
         let pages = batch(&["a", "b"], &[Some("one"), Some("two")]);
         let empty = batch(&["c"], &[Some("x")]).slice(0, 0);
         let schema = embedded_schema(pages.schema_ref(), 384, &EmbedOptions::default()).unwrap();
-        let stream = embed_stream(Arc::clone(&backbone), &EmbedOptions::default(), no_reject(), input(vec![pages, empty]));
+        let stream = embed_stream(
+            Arc::clone(&backbone),
+            &EmbedOptions::default(),
+            no_reject(),
+            input(vec![pages, empty]),
+        );
         let out = collect(stream).await;
         assert_eq!((out[0].schema(), out[1].num_rows()), (schema, 0));
         let list = out[0].column(3).as_fixed_size_list();
-        let values = list.values().as_primitive::<Float32Type>().values().to_vec();
+        let values = list
+            .values()
+            .as_primitive::<Float32Type>()
+            .values()
+            .to_vec();
         assert_eq!(values, backbone.embed(&["one", "two"]).unwrap());
     }
 
@@ -537,7 +665,10 @@ mod tests {
                 Ok(batch(&[i.to_string().as_str()], &[Some("a page")]))
             }
         });
-        let options = ScoreOptions { in_flight_pages: Some(6), ..Default::default() };
+        let options = ScoreOptions {
+            in_flight_pages: Some(6),
+            ..Default::default()
+        };
         let mut stream = score_stream(scorer, &options, no_reject(), source.boxed());
         stream.next().await.unwrap().unwrap();
         // A page and a batch's end each take a place; a few more are pulled as places come free.
@@ -558,18 +689,41 @@ mod tests {
         let stream = score_stream(scorer, &ScoreOptions::default(), no_reject(), source);
         let out: Vec<_> = stream.collect().await;
         assert_eq!(out.len(), 2);
-        assert!(out[0].is_ok() && out[1].as_ref().unwrap_err().to_string().contains("the disk is gone"));
+        assert!(
+            out[0].is_ok()
+                && out[1]
+                    .as_ref()
+                    .unwrap_err()
+                    .to_string()
+                    .contains("the disk is gone")
+        );
     }
 
     #[test]
     fn wrong_columns_are_named() {
         let pages = batch(&["a"], &[Some("x")]);
-        let error = |options: ScoreOptions| scored_schema(pages.schema_ref(), &options).unwrap_err().to_string();
-        let text = error(ScoreOptions { text_column: "body".into(), ..Default::default() });
-        assert!(text.contains("no column `body` among text, extra, id"), "{text}");
-        let text = error(ScoreOptions { text_column: "extra".into(), ..Default::default() });
+        let error = |options: ScoreOptions| {
+            scored_schema(pages.schema_ref(), &options)
+                .unwrap_err()
+                .to_string()
+        };
+        let text = error(ScoreOptions {
+            text_column: "body".into(),
+            ..Default::default()
+        });
+        assert!(
+            text.contains("no column `body` among text, extra, id"),
+            "{text}"
+        );
+        let text = error(ScoreOptions {
+            text_column: "extra".into(),
+            ..Default::default()
+        });
         assert!(text.contains("column `extra` is UInt8"), "{text}");
-        let text = error(ScoreOptions { score_column: "extra".into(), ..Default::default() });
+        let text = error(ScoreOptions {
+            score_column: "extra".into(),
+            ..Default::default()
+        });
         assert!(text.contains("already have a column `extra`"), "{text}");
     }
 }

@@ -81,7 +81,10 @@ mod tests {
     }
 
     fn refs(pages: &[(String, f32)]) -> Vec<(&str, f32)> {
-        pages.iter().map(|(id, score)| (id.as_str(), *score)).collect()
+        pages
+            .iter()
+            .map(|(id, score)| (id.as_str(), *score))
+            .collect()
     }
 
     #[test]
@@ -89,7 +92,13 @@ mod tests {
         let scores: Vec<f32> = [vec![0.0; 50], vec![3.0; 20], vec![5.0; 1]].concat();
         let owned = pages(&scores);
         let split = held_out(&refs(&owned), 0.2, 42, "held-out");
-        let apart = |score: f32| split.held_out.iter().filter(|&&i| scores[i] == score).count();
+        let apart = |score: f32| {
+            split
+                .held_out
+                .iter()
+                .filter(|&&i| scores[i] == score)
+                .count()
+        };
         assert_eq!((apart(0.0), apart(3.0), apart(5.0)), (10, 4, 0));
         assert_ne!(split, held_out(&refs(&owned), 0.2, 43, "held-out"));
     }

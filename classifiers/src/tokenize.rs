@@ -17,11 +17,7 @@ pub(crate) struct PageTokenizer {
 
 impl PageTokenizer {
     /// Reads a `tokenizer.json`; its own padding and truncation are put aside.
-    pub(crate) fn from_bytes(
-        bytes: &[u8],
-        path: &Path,
-        max_tokens: usize,
-    ) -> Result<Self, String> {
+    pub(crate) fn from_bytes(bytes: &[u8], path: &Path, max_tokens: usize) -> Result<Self, String> {
         let mut tokenizer = Tokenizer::from_bytes(bytes).map_err(|error| {
             format!(
                 "{} is no tokenizer.json that `tokenizers` reads ({} bytes): {error}",
@@ -37,9 +33,7 @@ impl PageTokenizer {
                 stride: 0,
                 direction: TruncationDirection::Right,
             }))
-            .map_err(|error| {
-                format!("{}: max_tokens = {max_tokens}: {error}", path.display())
-            })?;
+            .map_err(|error| format!("{}: max_tokens = {max_tokens}: {error}", path.display()))?;
         Ok(Self {
             tokenizer,
             max_tokens,
@@ -147,7 +141,10 @@ pub(crate) mod tests {
     #[test]
     fn garbage_is_named() {
         let error = PageTokenizer::from_bytes(b"{}", Path::new("odd.json"), 8).unwrap_err();
-        assert!(error.contains("odd.json") && error.contains("2 bytes"), "{error}");
+        assert!(
+            error.contains("odd.json") && error.contains("2 bytes"),
+            "{error}"
+        );
     }
 
     proptest! {

@@ -101,7 +101,9 @@ pub enum TrainError {
         expected: &'static str,
     },
     /// A page's score is no number.
-    #[error("training: page {id} has the score {score}, expected a number from 0 to 5; correct the annotation")]
+    #[error(
+        "training: page {id} has the score {score}, expected a number from 0 to 5; correct the annotation"
+    )]
     Score {
         /// The page.
         id: String,
@@ -115,7 +117,9 @@ pub enum TrainError {
         id: String,
     },
     /// A vector is not the backbone's.
-    #[error("training: page {id} has a vector of {found} finite values, expected {expected}; embed it with the backbone given")]
+    #[error(
+        "training: page {id} has a vector of {found} finite values, expected {expected}; embed it with the backbone given"
+    )]
     Vector {
         /// The page.
         id: String,
@@ -125,7 +129,9 @@ pub enum TrainError {
         expected: usize,
     },
     /// Nothing can be learnt from so little.
-    #[error("training: {pages} pages with {scores} different whole scores; annotate at least {FEWEST_PAGES} pages with 2 scores or more")]
+    #[error(
+        "training: {pages} pages with {scores} different whole scores; annotate at least {FEWEST_PAGES} pages with 2 scores or more"
+    )]
     TooFew {
         /// Pages with text.
         pages: usize,
@@ -193,7 +199,10 @@ pub fn train_head(
 ) -> Result<TrainedHead, TrainError> {
     let all = examples.len();
     examples.retain(|example| !example.text.trim().is_empty());
-    let texts: Vec<&str> = examples.iter().map(|example| example.text.as_str()).collect();
+    let texts: Vec<&str> = examples
+        .iter()
+        .map(|example| example.text.as_str())
+        .collect();
     let vectors = backbone.embed(&texts)?;
     let without_text = all - examples.len();
     let embedded = examples
@@ -235,7 +244,10 @@ pub fn train_on_embeddings(
     let train_labels = pick(&labels, &apart.train);
     let pages: Vec<Page> = examples
         .iter()
-        .map(|example| Page { vector: &example.vector, score: example.score })
+        .map(|example| Page {
+            vector: &example.vector,
+            score: example.score,
+        })
         .collect();
     let (train, test) = (pick(&pages, &apart.train), pick(&pages, &apart.held_out));
 
@@ -310,7 +322,10 @@ fn judge(
     let mut fold_f1 = vec![Vec::with_capacity(folds.len()); methods.len()];
     for fold in folds {
         let (inner, inner_labels) = (pick(train, &fold.train), pick(labels, &fold.train));
-        for (at, model) in fit_many(&methods, &inner, &inner_labels, options).iter().enumerate() {
+        for (at, model) in fit_many(&methods, &inner, &inner_labels, options)
+            .iter()
+            .enumerate()
+        {
             let predicted = |&index: &usize| {
                 let page = &train[index];
                 (model.predict(page.vector), page.score)
@@ -345,7 +360,10 @@ fn methods(options: &TrainOptions) -> Vec<Method> {
         let method = move |&lambda: &f64| Method::Ridge { lambda, weighting };
         options.ridge_lambdas.iter().map(method)
     });
-    let adamw = options.weightings.iter().map(|&weighting| Method::Adamw { weighting });
+    let adamw = options
+        .weightings
+        .iter()
+        .map(|&weighting| Method::Adamw { weighting });
     ridge.chain(adamw).collect()
 }
 
@@ -367,8 +385,13 @@ fn fit_many(
             ridges.push((*weighting, ridge(pages, *weighting, &options.ridge_lambdas)));
         }
         let fits = ridges.iter().filter(|(known, _)| known == weighting);
-        let at = options.ridge_lambdas.iter().position(|known| known == lambda);
-        let found = fits.flat_map(|(_, fits)| at.and_then(|at| fits.get(at))).next();
+        let at = options
+            .ridge_lambdas
+            .iter()
+            .position(|known| known == lambda);
+        let found = fits
+            .flat_map(|(_, fits)| at.and_then(|at| fits.get(at)))
+            .next();
         models.extend(found.cloned());
     }
     models
@@ -396,7 +419,10 @@ fn majority(train: &[Page], test: &[Page]) -> Evaluation {
     let counts = TrainReport::count(train.iter().map(|page| page.score));
     let most = counts.iter().max().copied().unwrap_or(0);
     let commonest = counts.iter().position(|&count| count == most).unwrap_or(0);
-    let pairs: Vec<(f32, f32)> = test.iter().map(|page| (commonest as f32, page.score)).collect();
+    let pairs: Vec<(f32, f32)> = test
+        .iter()
+        .map(|page| (commonest as f32, page.score))
+        .collect();
     Evaluation::new(&pairs)
 }
 
@@ -413,23 +439,47 @@ fn annotations_digest(sorted: &[EmbeddedExample]) -> String {
 }
 
 fn check_options(options: &TrainOptions) -> Result<(), TrainError> {
-    let wrong = |option, found: String, expected| TrainError::Option { option, found, expected };
+    let wrong = |option, found: String, expected| TrainError::Option {
+        option,
+        found,
+        expected,
+    };
     let share = |share: f64| share > 0.0 && share <= 0.5;
     if !share(options.held_out_share) {
-        return Err(wrong("held_out_share", options.held_out_share.to_string(), "more than 0, at most 0.5"));
+        return Err(wrong(
+            "held_out_share",
+            options.held_out_share.to_string(),
+            "more than 0, at most 0.5",
+        ));
     }
     if !share(options.adamw.validation_share) {
         let found = options.adamw.validation_share.to_string();
-        return Err(wrong("adamw.validation_share", found, "more than 0, at most 0.5"));
+        return Err(wrong(
+            "adamw.validation_share",
+            found,
+            "more than 0, at most 0.5",
+        ));
     }
     if !(2..=20).contains(&options.folds) {
         return Err(wrong("folds", options.folds.to_string(), "2 to 20"));
     }
     if !(1..=5).contains(&options.keep_threshold) {
-        return Err(wrong("keep_threshold", options.keep_threshold.to_string(), "1 to 5"));
+        return Err(wrong(
+            "keep_threshold",
+            options.keep_threshold.to_string(),
+            "1 to 5",
+        ));
     }
-    if let Some(lambda) = options.ridge_lambdas.iter().find(|l| !(l.is_finite() && **l > 0.0)) {
-        return Err(wrong("ridge_lambdas", lambda.to_string(), "numbers above 0"));
+    if let Some(lambda) = options
+        .ridge_lambdas
+        .iter()
+        .find(|l| !(l.is_finite() && **l > 0.0))
+    {
+        return Err(wrong(
+            "ridge_lambdas",
+            lambda.to_string(),
+            "numbers above 0",
+        ));
     }
     Ok(())
 }
@@ -439,21 +489,37 @@ fn check_examples(sorted: &mut [EmbeddedExample], hidden: usize) -> Result<(), T
     let mut counts = [0_usize; 6];
     for example in sorted.iter_mut() {
         if !example.score.is_finite() {
-            return Err(TrainError::Score { id: example.id.clone(), score: example.score });
+            return Err(TrainError::Score {
+                id: example.id.clone(),
+                score: example.score,
+            });
         }
-        let found = example.vector.iter().filter(|value| value.is_finite()).count();
+        let found = example
+            .vector
+            .iter()
+            .filter(|value| value.is_finite())
+            .count();
         if found != hidden || example.vector.len() != hidden {
-            return Err(TrainError::Vector { id: example.id.clone(), found, expected: hidden });
+            return Err(TrainError::Vector {
+                id: example.id.clone(),
+                found,
+                expected: hidden,
+            });
         }
         example.score = example.score.clamp(0.0, HIGHEST_SCORE);
         counts[class(example.score)] += 1;
     }
     if let Some(pair) = sorted.windows(2).find(|pair| pair[0].id == pair[1].id) {
-        return Err(TrainError::Duplicate { id: pair[0].id.clone() });
+        return Err(TrainError::Duplicate {
+            id: pair[0].id.clone(),
+        });
     }
     let scores = counts.iter().filter(|&&count| count > 0).count();
     if sorted.len() < FEWEST_PAGES || scores < 2 {
-        return Err(TrainError::TooFew { pages: sorted.len(), scores });
+        return Err(TrainError::TooFew {
+            pages: sorted.len(),
+            scores,
+        });
     }
     Ok(())
 }
@@ -469,20 +535,38 @@ mod tests {
             vector,
             score: score.round(),
         };
-        made_up(count, 0.3, 9).into_iter().enumerate().map(example).collect()
+        made_up(count, 0.3, 9)
+            .into_iter()
+            .enumerate()
+            .map(example)
+            .collect()
     }
 
     #[test]
     fn a_head_learns_beats_the_baseline_and_does_not_depend_on_the_order() {
-        let options = TrainOptions { name: "made up".into(), held_out_share: 0.2, ..Default::default() };
+        let options = TrainOptions {
+            name: "made up".into(),
+            held_out_share: 0.2,
+            ..Default::default()
+        };
         let trained = train_on_embeddings(&identity(6), examples(300), &options).unwrap();
         let report = &trained.report;
         assert!(report.held_out.f1_at(3) > 0.85, "{:?}", report.held_out);
         assert!(report.held_out.macro_f1 > report.majority.macro_f1 + 0.2);
         assert_eq!(report.held_out.pages + report.head.training_pages, 300);
         // The best of both kinds is measured on the pages apart.
-        assert_eq!(report.candidates.iter().filter(|c| c.held_out.is_some()).count(), 2);
-        assert_eq!(report.candidates[0].held_out.as_ref(), Some(&report.held_out));
+        assert_eq!(
+            report
+                .candidates
+                .iter()
+                .filter(|c| c.held_out.is_some())
+                .count(),
+            2
+        );
+        assert_eq!(
+            report.candidates[0].held_out.as_ref(),
+            Some(&report.held_out)
+        );
 
         let mut backwards = examples(300);
         backwards.reverse();
@@ -497,15 +581,24 @@ mod tests {
         let error = |change: fn(&mut Vec<EmbeddedExample>)| {
             let mut wrong = examples(40);
             change(&mut wrong);
-            train_on_embeddings(&identity(6), wrong, &options).unwrap_err().to_string()
+            train_on_embeddings(&identity(6), wrong, &options)
+                .unwrap_err()
+                .to_string()
         };
         assert!(error(|rows| rows[7].score = f32::NAN).contains("page 7 has the score NaN"));
         assert!(error(|rows| rows[7].id = "page 3".into()).contains("page 3 is annotated twice"));
         assert!(error(|rows| rows[7].vector.truncate(5)).contains("page 7 has a vector of 5"));
         assert!(error(|rows| rows.truncate(5)).contains("5 pages"));
-        assert!(error(|rows| rows.iter_mut().for_each(|row| row.score = 2.0)).contains("1 different"));
-        let options = TrainOptions { folds: 1, ..Default::default() };
-        let text = train_on_embeddings(&identity(6), examples(40), &options).unwrap_err().to_string();
+        assert!(
+            error(|rows| rows.iter_mut().for_each(|row| row.score = 2.0)).contains("1 different")
+        );
+        let options = TrainOptions {
+            folds: 1,
+            ..Default::default()
+        };
+        let text = train_on_embeddings(&identity(6), examples(40), &options)
+            .unwrap_err()
+            .to_string();
         assert!(text.contains("folds = 1, expected 2 to 20"), "{text}");
     }
 
@@ -513,7 +606,8 @@ mod tests {
     fn scores_beyond_the_scale_are_clipped() {
         let mut rows = examples(40);
         rows[0].score = 9.0;
-        let clipped = train_on_embeddings(&identity(6), rows.clone(), &TrainOptions::default()).unwrap();
+        let clipped =
+            train_on_embeddings(&identity(6), rows.clone(), &TrainOptions::default()).unwrap();
         rows[0].score = 5.0;
         let plain = train_on_embeddings(&identity(6), rows, &TrainOptions::default()).unwrap();
         assert_eq!(clipped.head, plain.head);
@@ -524,19 +618,58 @@ mod tests {
         let Some(backbone) = test_backbone(64, 2) else {
             return;
         };
-        let lessons = ["cells", "gravity", "prime numbers", "volcanoes", "electric current", "the water cycle"];
-        let goods = ["shoes", "phones", "curtains", "garden chairs", "coffee machines", "headphones"];
+        let lessons = [
+            "cells",
+            "gravity",
+            "prime numbers",
+            "volcanoes",
+            "electric current",
+            "the water cycle",
+        ];
+        let goods = [
+            "shoes",
+            "phones",
+            "curtains",
+            "garden chairs",
+            "coffee machines",
+            "headphones",
+        ];
         let mut rows = Vec::new();
-        for (round, lead) in ["In this chapter", "Students will see how", "The lesson shows why"].iter().enumerate() {
+        for (round, lead) in [
+            "In this chapter",
+            "Students will see how",
+            "The lesson shows why",
+        ]
+        .iter()
+        .enumerate()
+        {
             for (lesson, good) in lessons.iter().zip(&goods) {
-                let text = format!("{lead} {lesson} can be explained step by step, with an example and exercises.");
-                rows.push(Example { id: format!("{round} {lesson}"), text, score: 4.0 });
-                let text = format!("Sale {round}: buy {good} now, free delivery, 30 % off until Sunday!");
-                rows.push(Example { id: format!("{round} {good}"), text, score: 0.0 });
+                let text = format!(
+                    "{lead} {lesson} can be explained step by step, with an example and exercises."
+                );
+                rows.push(Example {
+                    id: format!("{round} {lesson}"),
+                    text,
+                    score: 4.0,
+                });
+                let text =
+                    format!("Sale {round}: buy {good} now, free delivery, 30 % off until Sunday!");
+                rows.push(Example {
+                    id: format!("{round} {good}"),
+                    text,
+                    score: 0.0,
+                });
             }
         }
-        rows.push(Example { id: "blank".into(), text: " \n".into(), score: 0.0 });
-        let options = TrainOptions { held_out_share: 0.3, ..Default::default() };
+        rows.push(Example {
+            id: "blank".into(),
+            text: " \n".into(),
+            score: 0.0,
+        });
+        let options = TrainOptions {
+            held_out_share: 0.3,
+            ..Default::default()
+        };
         let trained = train_head(&backbone, rows, &options).unwrap();
         assert_eq!(trained.report.pages_without_text, 1);
         assert_eq!(trained.report.held_out.f1_at(3), 1.0);

@@ -53,7 +53,7 @@ impl Workers {
     pub(crate) fn submit(
         &self,
         text: String,
-    ) -> impl Future<Output = Result<Vec<f32>, BackboneError>> + Send + 'static {
+    ) -> impl Future<Output = Result<Vec<f32>, BackboneError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         // A failed send drops the job, and with it `reply`: seen just below.
         let _ = self
