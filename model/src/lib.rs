@@ -1,1 +1,4 @@
 //! SmolLM on a CPU.
+
+pub mod gguf;
+pub mod infer;
