@@ -1,0 +1,312 @@
+//! What a run may spend, as a hard limit: a request is only sent if its worst case still fits.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::options::{ClientError, MAX_SECONDS};
+use crate::chat::{BudgetKind, ChatAnswer, ChatError, ChatRequest};
+
+/// Tokens that a chat template may put around each message.
+const TEMPLATE_TOKENS: u64 = 16;
+
+/// Limits of a [`Budget`]. A limit that is not set does not bind.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct BudgetOptions {
+    /// Requests sent at most, failed ones among them.
+    pub max_requests: Option<u64>,
+    /// Tokens of prompts and answers at most.
+    pub max_tokens: Option<u64>,
+    /// US dollars at most, by the two prices below.
+    pub max_usd: Option<f64>,
+    /// US dollars for a million prompt tokens.
+    pub usd_per_million_prompt_tokens: f64,
+    /// US dollars for a million answer tokens.
+    pub usd_per_million_completion_tokens: f64,
+    /// Wall-clock seconds at most, from the making of the budget.
+    pub max_seconds: Option<f64>,
+}
+
+/// What was spent so far. Only answers count tokens: a server tells nothing about what a failed request cost.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spent {
+    /// Requests sent.
+    pub requests: u64,
+    /// Tokens of prompts that were answered.
+    pub prompt_tokens: u64,
+    /// Tokens of answers.
+    pub completion_tokens: u64,
+    /// US dollars for them.
+    pub usd: f64,
+}
+
+/// A budget, shared by all requests of a run.
+///
+/// The limits are hard: a request in flight holds its worst case (`max_new_tokens`, and a token for each
+/// byte of its prompt), so that what comes back never exceeds a limit. Near the end, requests wait for
+/// those in flight to give back what they did not need. A server may exceed it only by writing more than
+/// `max_new_tokens`.
+#[derive(Debug)]
+pub struct Budget {
+    options: BudgetOptions,
+    started: Instant,
+    state: Mutex<State>,
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    spent: Spent,
+    held: Worst,
+    holds: u64,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Worst {
+    tokens: u64,
+    usd: f64,
+}
+
+enum Trial {
+    Held,
+    Wait,
+    Exhausted(ChatError),
+}
+
+impl Budget {
+    /// A budget that starts now.
+    pub fn new(options: BudgetOptions) -> Result<Arc<Self>, ClientError> {
+        let prices = [
+            ("usd_per_million_prompt_tokens", options.usd_per_million_prompt_tokens),
+            ("usd_per_million_completion_tokens", options.usd_per_million_completion_tokens),
+            ("max_usd", options.max_usd.unwrap_or_default()),
+        ];
+        for (option, value) in prices {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(ClientError::BadNumber { option, value, rule: "0 or more" });
+            }
+        }
+        if options.max_usd.is_some() && prices[0].1 + prices[1].1 == 0.0 {
+            return Err(ClientError::NoPrice);
+        }
+        if let Some(value) = options.max_seconds
+            && !(0.0..=MAX_SECONDS).contains(&value)
+        {
+            return Err(ClientError::BadNumber { option: "max_seconds", value, rule: "0 to a year of seconds" });
+        }
+        Ok(Arc::new(Self::starting_now(options)))
+    }
+
+    /// A budget without limits, which only counts.
+    pub fn unlimited() -> Arc<Self> {
+        Arc::new(Self::starting_now(BudgetOptions::default()))
+    }
+
+    fn starting_now(options: BudgetOptions) -> Self {
+        Self { options, started: Instant::now(), state: Mutex::default(), settled: Notify::new() }
+    }
+
+    /// What was spent so far.
+    pub fn spent(&self) -> Spent {
+        self.lock().spent
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // Only sums are kept under the lock: they are whole even after a panic elsewhere.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When `max_seconds` are over.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.options.max_seconds.map(|seconds| self.started + Duration::from_secs_f64(seconds))
+    }
+
+    /// The error that says that a limit is reached; `needed` is in the limit's unit.
+    pub(super) fn out_of(&self, kind: BudgetKind, needed: f64) -> ChatError {
+        let spent = self.spent();
+        let (limit, used) = match kind {
+            BudgetKind::Requests => (self.options.max_requests.map(|limit| limit as f64), spent.requests as f64),
+            BudgetKind::Tokens => (
+                self.options.max_tokens.map(|limit| limit as f64),
+                (spent.prompt_tokens + spent.completion_tokens) as f64,
+            ),
+            BudgetKind::Usd => (self.options.max_usd, spent.usd),
+            BudgetKind::Seconds => (self.options.max_seconds, self.started.elapsed().as_secs_f64().floor()),
+        };
+        ChatError::BudgetExhausted { kind, limit: limit.unwrap_or_default(), used, needed }
+    }
+
+    fn usd(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
+        (prompt_tokens as f64 * self.options.usd_per_million_prompt_tokens
+            + completion_tokens as f64 * self.options.usd_per_million_completion_tokens)
+            / 1e6
+    }
+
+    fn worst(&self, request: &ChatRequest) -> Worst {
+        let prompt_tokens: u64 =
+            request.messages.iter().map(|message| message.content.len() as u64 + TEMPLATE_TOKENS).sum();
+        let completion_tokens = u64::from(request.max_new_tokens);
+        Worst { tokens: prompt_tokens + completion_tokens, usd: self.usd(prompt_tokens, completion_tokens) }
+    }
+
+    /// Counts a request and holds its worst case; waits while that depends on requests in flight.
+    pub(super) async fn hold(&self, request: &ChatRequest) -> Result<Hold<'_>, ChatError> {
+        let worst = self.worst(request);
+        loop {
+            let settled = self.settled.notified();
+            tokio::pin!(settled);
+            // Registered before the look, so that nothing settled in between is missed.
+            settled.as_mut().enable();
+            match self.try_hold(worst) {
+                Trial::Held => return Ok(Hold { budget: self, worst }),
+                Trial::Exhausted(error) => return Err(error),
+                Trial::Wait => settled.await,
+            }
+        }
+    }
+
+    fn try_hold(&self, worst: Worst) -> Trial {
+        let mut state = self.lock();
+        let State { spent, held, holds } = &mut *state;
+        let tokens = spent.prompt_tokens + spent.completion_tokens;
+        let short = if self.options.max_requests.is_some_and(|max| spent.requests >= max) {
+            // A request sent is spent, whatever becomes of it: waiting gives nothing back.
+            drop(state);
+            return Trial::Exhausted(self.out_of(BudgetKind::Requests, 1.0));
+        } else if self.options.max_tokens.is_some_and(|max| tokens + held.tokens + worst.tokens > max) {
+            Some((BudgetKind::Tokens, worst.tokens as f64))
+        } else if self.options.max_usd.is_some_and(|max| spent.usd + held.usd + worst.usd > max) {
+            Some((BudgetKind::Usd, worst.usd))
+        } else {
+            None
+        };
+        match short {
+            None => {
+                spent.requests += 1;
+                held.tokens += worst.tokens;
+                held.usd += worst.usd;
+                *holds += 1;
+                Trial::Held
+            }
+            Some(_) if *holds > 0 => Trial::Wait,
+            Some((kind, needed)) => {
+                drop(state);
+                Trial::Exhausted(self.out_of(kind, needed))
+            }
+        }
+    }
+}
+
+/// The worst case of one request in flight; given back when dropped.
+pub(super) struct Hold<'a> {
+    budget: &'a Budget,
+    worst: Worst,
+}
+
+impl Hold<'_> {
+    /// Counts what the answer cost in truth.
+    pub(super) fn settle(self, answer: &ChatAnswer) {
+        let (prompt_tokens, completion_tokens) = (u64::from(answer.prompt_tokens), u64::from(answer.completion_tokens));
+        let mut state = self.budget.lock();
+        state.spent.prompt_tokens += prompt_tokens;
+        state.spent.completion_tokens += completion_tokens;
+        state.spent.usd += self.budget.usd(prompt_tokens, completion_tokens);
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        {
+            let mut state = self.budget.lock();
+            state.holds -= 1;
+            state.held.tokens -= self.worst.tokens;
+            // Sums of dollars carry rounding; with nothing in flight there is nothing held.
+            state.held.usd = if state.holds == 0 { 0.0 } else { state.held.usd - self.worst.usd };
+        }
+        self.budget.settled.notify_waiters();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+    use crate::chat::{FinishReason, Message};
+
+    fn request() -> ChatRequest {
+        // Worst case: 84 + 16 prompt tokens and 100 of the answer.
+        ChatRequest { max_new_tokens: 100, ..ChatRequest::new("m", vec![Message::user("x".repeat(84))]) }
+    }
+
+    fn answer(completion_tokens: u32) -> ChatAnswer {
+        ChatAnswer {
+            text: String::new(),
+            finish_reason: FinishReason::Stop,
+            prompt_tokens: 20,
+            completion_tokens,
+            model: String::new(),
+            endpoint: String::new(),
+            attempts: 1,
+            latency_ms: 0,
+        }
+    }
+
+    fn kind(error: &ChatError) -> Option<BudgetKind> {
+        match error {
+            ChatError::BudgetExhausted { kind, .. } => Some(*kind),
+            _ => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_request_is_the_last() {
+        let budget = Budget::new(BudgetOptions { max_requests: Some(2), ..BudgetOptions::default() }).unwrap();
+        drop(budget.hold(&request()).await.unwrap());
+        drop(budget.hold(&request()).await.unwrap());
+        let error = budget.hold(&request()).await.err().unwrap();
+        assert_eq!(kind(&error), Some(BudgetKind::Requests));
+    }
+
+    #[tokio::test]
+    async fn tokens_in_flight_are_waited_for() {
+        let budget = Budget::new(BudgetOptions { max_tokens: Some(300), ..BudgetOptions::default() }).unwrap();
+        let request = request();
+        let first = budget.hold(&request).await.unwrap();
+        let mut second = Box::pin(budget.hold(&request));
+        assert!((&mut second).now_or_never().is_none(), "200 held of 300: the next 200 must wait");
+        first.settle(&answer(10));
+        let second = second.await.unwrap();
+        second.settle(&answer(80));
+        assert_eq!(budget.spent(), Spent { requests: 2, prompt_tokens: 40, completion_tokens: 90, usd: 0.0 });
+        let error = budget.hold(&request).await.err().unwrap();
+        assert_eq!(kind(&error), Some(BudgetKind::Tokens), "130 + 200 > 300 and nothing in flight");
+    }
+
+    #[tokio::test]
+    async fn dollars_are_counted_by_price() {
+        let options = BudgetOptions {
+            max_usd: Some(450e-6),
+            usd_per_million_prompt_tokens: 1.0,
+            usd_per_million_completion_tokens: 3.0,
+            ..BudgetOptions::default()
+        };
+        let budget = Budget::new(options).unwrap();
+        budget.hold(&request()).await.unwrap().settle(&answer(50));
+        assert!((budget.spent().usd - 170e-6).abs() < 1e-12);
+        let error = budget.hold(&request()).await.err().unwrap();
+        assert_eq!(kind(&error), Some(BudgetKind::Usd), "170 + 400 > 450");
+    }
+
+    #[test]
+    fn wrong_settings_are_named() {
+        let no_price = BudgetOptions { max_usd: Some(1.0), ..BudgetOptions::default() };
+        assert!(matches!(Budget::new(no_price), Err(ClientError::NoPrice)));
+        let negative = BudgetOptions { usd_per_million_prompt_tokens: -1.0, ..BudgetOptions::default() };
+        assert!(matches!(Budget::new(negative), Err(ClientError::BadNumber { .. })));
+    }
+}

@@ -1,0 +1,351 @@
+//! One endpoint: how many requests it bears, and whether it works at all. Pure state, the time is given.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::options::ClientOptions;
+
+/// Longest time a broken endpoint is left alone between two probes.
+const LONGEST_OPEN: Duration = Duration::from_secs(60);
+
+/// How one request at an endpoint ended.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Verdict {
+    /// With an answer.
+    Answered,
+    /// The endpoint works and refused this one request (HTTP 400 and the like).
+    Refused,
+    /// The endpoint works and wants fewer requests (HTTP 429), for so long if it said so.
+    Overloaded(Option<Duration>),
+    /// No answer in time: too many requests, or a broken endpoint.
+    TimedOut,
+    /// The endpoint failed (HTTP 5xx, no connection, a cut one, garbage), and wants to be left alone for so
+    /// long if it said so.
+    Failed(Option<Duration>),
+}
+
+/// Whether an endpoint takes a request.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Readiness {
+    /// Now; the number is the share of its places in use.
+    Now(f64),
+    /// At that time.
+    At(Instant),
+    /// When a request in flight ends.
+    WhenFree,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Circuit {
+    /// Works.
+    Closed,
+    /// Left alone until then; `wait` is how long it was left alone.
+    Open { until: Instant, wait: Duration },
+    /// One request tries it.
+    Probing { wait: Duration },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Growth {
+    /// One more place with each answer, until the first sign of overload.
+    Doubling,
+    /// One more place with each full round of answers.
+    Additive,
+}
+
+/// Settings of [`EndpointState`].
+#[derive(Clone, Debug)]
+pub(super) struct Tuning {
+    max_in_flight: f64,
+    start_in_flight: f64,
+    breaker_failures: u32,
+    breaker_open: Duration,
+    retry_after_max: Duration,
+}
+
+impl Tuning {
+    pub(super) fn new(options: &ClientOptions) -> Self {
+        Self {
+            max_in_flight: options.max_in_flight as f64,
+            start_in_flight: options.start_in_flight.min(options.max_in_flight) as f64,
+            breaker_failures: options.breaker_failures,
+            breaker_open: Duration::from_secs_f64(options.breaker_open_seconds),
+            retry_after_max: Duration::from_secs_f64(options.retry_after_max_seconds),
+        }
+    }
+}
+
+/// Concurrency and circuit breaker of one endpoint.
+#[derive(Debug)]
+pub(super) struct EndpointState {
+    tuning: Tuning,
+    limit: f64,
+    growth: Growth,
+    last_halved: Option<Instant>,
+    paused_until: Option<Instant>,
+    circuit: Circuit,
+    failures_in_a_row: u32,
+    pub(super) in_flight: usize,
+    pub(super) answered: u64,
+    pub(super) failed: u64,
+}
+
+impl EndpointState {
+    pub(super) fn new(tuning: Tuning) -> Self {
+        Self {
+            limit: tuning.start_in_flight,
+            tuning,
+            growth: Growth::Doubling,
+            last_halved: None,
+            paused_until: None,
+            circuit: Circuit::Closed,
+            failures_in_a_row: 0,
+            in_flight: 0,
+            answered: 0,
+            failed: 0,
+        }
+    }
+
+    /// Requests it bears now.
+    pub(super) fn places(&self) -> usize {
+        self.limit as usize
+    }
+
+    /// Whether its circuit is closed, that is, whether it works as far as we know.
+    pub(super) fn works(&self) -> bool {
+        self.circuit == Circuit::Closed
+    }
+
+    pub(super) fn readiness(&self, now: Instant) -> Readiness {
+        if let Some(until) = self.paused_until
+            && until > now
+        {
+            return Readiness::At(until);
+        }
+        match self.circuit {
+            Circuit::Open { until, .. } if until > now => Readiness::At(until),
+            Circuit::Open { .. } => Readiness::Now(0.0),
+            Circuit::Probing { .. } => Readiness::WhenFree,
+            Circuit::Closed if self.in_flight < self.places() => {
+                Readiness::Now(self.in_flight as f64 / self.limit)
+            }
+            Circuit::Closed => Readiness::WhenFree,
+        }
+    }
+
+    /// Takes a place; only after [`Readiness::Now`].
+    pub(super) fn take(&mut self) {
+        self.in_flight += 1;
+        if let Circuit::Open { wait, .. } = self.circuit {
+            self.circuit = Circuit::Probing { wait };
+        }
+    }
+
+    /// Gives a place back without a verdict: the request was given up.
+    pub(super) fn give_up(&mut self, now: Instant) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        if let Circuit::Probing { wait } = self.circuit {
+            self.circuit = Circuit::Open { until: now, wait };
+        }
+    }
+
+    /// Gives a place back and learns from how the request, sent at `sent`, ended.
+    pub(super) fn finish(&mut self, sent: Instant, verdict: Verdict, now: Instant) {
+        let was_full = self.in_flight + 1 >= self.places();
+        self.in_flight = self.in_flight.saturating_sub(1);
+        match verdict {
+            Verdict::Answered => {
+                self.answered += 1;
+                self.heal();
+                if was_full {
+                    self.grow();
+                }
+            }
+            Verdict::Refused => {
+                self.failed += 1;
+                self.heal();
+            }
+            Verdict::Overloaded(pause) => {
+                self.failed += 1;
+                self.heal();
+                self.halve(sent, now);
+                self.pause(pause, now);
+            }
+            Verdict::TimedOut => {
+                self.halve(sent, now);
+                self.fail(now);
+            }
+            Verdict::Failed(pause) => {
+                if pause.is_some() {
+                    self.halve(sent, now);
+                }
+                self.pause(pause, now);
+                self.fail(now);
+            }
+        }
+    }
+
+    fn heal(&mut self) {
+        self.failures_in_a_row = 0;
+        self.circuit = Circuit::Closed;
+    }
+
+    fn fail(&mut self, now: Instant) {
+        self.failed += 1;
+        self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
+        let wait = match self.circuit {
+            Circuit::Probing { wait } => (wait * 2).min(LONGEST_OPEN.max(self.tuning.breaker_open)),
+            Circuit::Closed if self.failures_in_a_row >= self.tuning.breaker_failures => self.tuning.breaker_open,
+            // A request sent before the circuit opened says nothing new.
+            Circuit::Closed | Circuit::Open { .. } => return,
+        };
+        self.circuit = Circuit::Open { until: now + wait, wait };
+    }
+
+    fn grow(&mut self) {
+        let step = match self.growth {
+            Growth::Doubling => 1.0,
+            Growth::Additive => 1.0 / self.limit,
+        };
+        self.limit = (self.limit + step).min(self.tuning.max_in_flight);
+    }
+
+    /// Halves the places, once for all requests that were in flight together.
+    fn halve(&mut self, sent: Instant, now: Instant) {
+        self.growth = Growth::Additive;
+        if self.last_halved.is_none_or(|halved| sent >= halved) {
+            self.limit = (self.limit / 2.0).max(1.0);
+            self.last_halved = Some(now);
+        }
+    }
+
+    fn pause(&mut self, pause: Option<Duration>, now: Instant) {
+        if let Some(pause) = pause {
+            let until = now + pause.min(self.tuning.retry_after_max);
+            self.paused_until = Some(self.paused_until.map_or(until, |already| already.max(until)));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn endpoint() -> (EndpointState, Instant) {
+        let options = ClientOptions {
+            max_in_flight: 64,
+            start_in_flight: 4,
+            breaker_failures: 3,
+            breaker_open_seconds: 10.0,
+            ..ClientOptions::default()
+        };
+        (EndpointState::new(Tuning::new(&options)), Instant::now())
+    }
+
+    fn fill(state: &mut EndpointState, now: Instant) -> usize {
+        let mut taken = 0;
+        while matches!(state.readiness(now), Readiness::Now(_)) {
+            state.take();
+            taken += 1;
+        }
+        taken
+    }
+
+    #[test]
+    fn places_double_then_grow_one_a_round() {
+        let (mut state, now) = endpoint();
+        assert_eq!(fill(&mut state, now), 4);
+        for _ in 0..4 {
+            state.finish(now, Verdict::Answered, now);
+            fill(&mut state, now);
+        }
+        assert_eq!(state.places(), 8, "one more with each answer");
+        let later = now + Duration::from_secs(1);
+        state.finish(now, Verdict::Overloaded(None), later);
+        state.finish(now, Verdict::Overloaded(None), later);
+        assert_eq!(state.places(), 4, "halved once for a round");
+        while state.in_flight > 4 {
+            state.finish(now, Verdict::Overloaded(None), later);
+        }
+        for _ in 0..4 {
+            state.finish(later, Verdict::Answered, later);
+            fill(&mut state, later);
+        }
+        // Four answers with 1/limit each: just under one place, as the limit itself grows.
+        assert!((4.9..5.0).contains(&state.limit), "{}", state.limit);
+        state.finish(later, Verdict::Answered, later);
+        assert_eq!(state.places(), 5);
+    }
+
+    #[test]
+    fn places_stay_between_one_and_the_maximum() {
+        let (mut state, now) = endpoint();
+        for second in 0..20 {
+            let at = now + Duration::from_secs(second);
+            state.take();
+            state.finish(at, Verdict::Overloaded(None), at);
+        }
+        assert_eq!(state.places(), 1);
+        let (mut state, now) = endpoint();
+        for _ in 0..200 {
+            fill(&mut state, now);
+            state.finish(now, Verdict::Answered, now);
+        }
+        assert_eq!(state.places(), 64);
+    }
+
+    #[test]
+    fn an_idle_endpoint_does_not_grow() {
+        let (mut state, now) = endpoint();
+        for _ in 0..50 {
+            state.take();
+            state.finish(now, Verdict::Answered, now);
+        }
+        assert_eq!(state.places(), 4);
+    }
+
+    #[test]
+    fn retry_after_pauses_and_is_capped() {
+        let (mut state, now) = endpoint();
+        state.take();
+        state.finish(now, Verdict::Overloaded(Some(Duration::from_secs(7))), now);
+        assert_eq!(state.readiness(now), Readiness::At(now + Duration::from_secs(7)));
+        state.finish(now, Verdict::Overloaded(Some(Duration::from_secs(1_000_000))), now);
+        assert_eq!(state.readiness(now), Readiness::At(now + Duration::from_secs(300)));
+        assert!(matches!(state.readiness(now + Duration::from_secs(300)), Readiness::Now(_)));
+    }
+
+    #[test]
+    fn the_circuit_opens_probes_and_closes() {
+        let (mut state, now) = endpoint();
+        for _ in 0..3 {
+            assert!(state.works());
+            state.take();
+            state.finish(now, Verdict::Failed(None), now);
+        }
+        assert!(!state.works());
+        let first = now + Duration::from_secs(10);
+        assert_eq!(state.readiness(now), Readiness::At(first));
+        assert_eq!(fill(&mut state, first), 1, "one probe at a time");
+        state.finish(first, Verdict::Failed(None), first);
+        let second = first + Duration::from_secs(20);
+        assert_eq!(state.readiness(first), Readiness::At(second), "twice as long");
+        state.take();
+        state.give_up(second);
+        assert_eq!(fill(&mut state, second), 1, "a probe that was given up makes room for another");
+        state.finish(second, Verdict::Answered, second);
+        assert!(state.works());
+        assert_eq!(fill(&mut state, second), 4);
+    }
+
+    #[test]
+    fn an_answer_between_failures_keeps_the_circuit_closed() {
+        let (mut state, now) = endpoint();
+        for verdict in [Verdict::Failed(None), Verdict::TimedOut, Verdict::Answered, Verdict::Failed(None), Verdict::Failed(None)] {
+            state.take();
+            state.finish(now, verdict, now);
+        }
+        assert!(state.works());
+    }
+}

@@ -1,0 +1,212 @@
+//! One HTTP request, sent once, and what came of it.
+
+use std::error::Error as _;
+use std::net::IpAddr;
+use std::time::{Duration, Instant, SystemTime};
+
+use bytes::Bytes;
+use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
+use reqwest::{Client, Response};
+use url::Url;
+
+use super::options::{ClientError, ClientOptions};
+use super::{retry, wire};
+use crate::chat::{ChatAnswer, ChatError};
+
+/// Bytes of an error's body that are read.
+const ERROR_BODY_BYTES: usize = 64 << 10;
+
+struct Endpoint {
+    base_url: String,
+    url: Url,
+    http: Client,
+}
+
+pub(super) struct Sender {
+    endpoints: Vec<Endpoint>,
+    authorization: Option<HeaderValue>,
+    /// The key's text, only to blot it out of what servers say.
+    key: Option<String>,
+    key_env: Option<String>,
+    request_timeout: Duration,
+    connect_timeout: Duration,
+    max_body_bytes: usize,
+}
+
+impl Sender {
+    pub(super) fn new(options: &ClientOptions, urls: &[(String, Url)]) -> Result<Self, ClientError> {
+        // An error means that a provider stands already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let key = options.api_key_env.as_deref().map(read_key).transpose()?;
+        let authorization = match (&key, &options.api_key_env) {
+            (Some(key), Some(name)) => {
+                let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+                    .map_err(|_| ClientError::KeyUnusable { name: name.clone() })?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            _ => None,
+        };
+        let connect_timeout = Duration::from_secs_f64(options.connect_timeout_seconds);
+        let endpoints = urls
+            .iter()
+            .map(|(base_url, url)| {
+                if authorization.is_some() && url.scheme() == "http" && !is_loopback(url) {
+                    tracing::warn!(%base_url, "the API key goes unencrypted over http");
+                }
+                let http = http_client(url, connect_timeout)
+                    .map_err(|error| ClientError::Http { url: base_url.clone(), detail: innermost(&error) })?;
+                Ok(Endpoint { base_url: base_url.clone(), url: url.clone(), http })
+            })
+            .collect::<Result<_, ClientError>>()?;
+        Ok(Self {
+            endpoints,
+            authorization,
+            key,
+            key_env: options.api_key_env.clone(),
+            request_timeout: Duration::from_secs_f64(options.request_timeout_seconds),
+            connect_timeout,
+            max_body_bytes: options.max_body_bytes,
+        })
+    }
+
+    /// Sends `body` to an endpoint and reads the answer; `attempts` is 1 in it.
+    pub(super) async fn send_once(&self, endpoint: usize, body: Bytes) -> Result<ChatAnswer, ChatError> {
+        let Endpoint { base_url, url, http } = &self.endpoints[endpoint];
+        let request_body_bytes = body.len();
+        let mut request = http
+            .post(url.clone())
+            .header(CONTENT_TYPE, "application/json")
+            .header(ACCEPT, "application/json")
+            .timeout(self.request_timeout)
+            .body(body);
+        if let Some(value) = &self.authorization {
+            request = request.header(AUTHORIZATION, value.clone());
+        }
+        let sent = Instant::now();
+        let mut response = request.send().await.map_err(|error| self.network_error(base_url, &error))?;
+        if !response.status().is_success() {
+            return Err(self.status_error(base_url, response).await);
+        }
+        let mut answer_body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.network_error(base_url, &error))? {
+            if answer_body.len() + chunk.len() > self.max_body_bytes {
+                return Err(ChatError::BodyTooLarge { url: base_url.clone(), cap_bytes: self.max_body_bytes });
+            }
+            answer_body.extend_from_slice(&chunk);
+        }
+        let mut answer = match wire::decode(&answer_body, request_body_bytes, base_url) {
+            Ok(answer) => answer,
+            Err(detail) => {
+                let first_bytes = wire::first_bytes(&self.blot(answer_body));
+                return Err(ChatError::BadJson { url: base_url.clone(), detail, first_bytes });
+            }
+        };
+        answer.latency_ms = u32::try_from(sent.elapsed().as_millis()).unwrap_or(u32::MAX);
+        Ok(answer)
+    }
+
+    async fn status_error(&self, base_url: &str, mut response: Response) -> ChatError {
+        let status = response.status().as_u16();
+        let retry_after_seconds = response
+            .headers()
+            .get(RETRY_AFTER)
+            .and_then(|value| value.to_str().ok())
+            .and_then(|value| retry::retry_after_seconds(value, SystemTime::now()));
+        let mut body = Vec::new();
+        // The status is what counts: a body that breaks off is shown as far as it came.
+        while let Ok(Some(chunk)) = response.chunk().await {
+            body.extend_from_slice(&chunk);
+            if body.len() >= ERROR_BODY_BYTES {
+                break;
+            }
+        }
+        let url = base_url.to_owned();
+        let said = wire::said(&self.blot(body));
+        match status {
+            401 | 403 => ChatError::Unauthorized { url, status, key_env: self.key_env.clone(), said },
+            _ => ChatError::Status { url, status, said, retry_after_seconds },
+        }
+    }
+
+    fn network_error(&self, base_url: &str, error: &reqwest::Error) -> ChatError {
+        let url = base_url.to_owned();
+        match (error.is_connect(), error.is_timeout()) {
+            (true, true) => {
+                let detail = format!("no connection within {} s", self.connect_timeout.as_secs_f64());
+                ChatError::Unreachable { url, detail }
+            }
+            (true, false) => ChatError::Unreachable { url, detail: innermost(error) },
+            (false, true) => ChatError::TimedOut { url, waited_seconds: self.request_timeout.as_secs_f64() },
+            (false, false) => ChatError::Cut { url, detail: innermost(error) },
+        }
+    }
+
+    /// Servers repeat refused keys in their errors; ours must not stand in a log, not even cut in half.
+    fn blot(&self, body: Vec<u8>) -> Vec<u8> {
+        match &self.key {
+            Some(key) => String::from_utf8_lossy(&body).replace(key.as_str(), "[the key]").into_bytes(),
+            None => body,
+        }
+    }
+}
+
+fn read_key(name: &str) -> Result<String, ClientError> {
+    match std::env::var(name) {
+        Ok(key) if !key.trim().is_empty() => Ok(key.trim().to_owned()),
+        Ok(_) | Err(std::env::VarError::NotPresent) => Err(ClientError::KeyMissing { name: name.to_owned() }),
+        Err(std::env::VarError::NotUnicode(_)) => Err(ClientError::KeyUnusable { name: name.to_owned() }),
+    }
+}
+
+fn http_client(url: &Url, connect_timeout: Duration) -> Result<Client, reqwest::Error> {
+    let mut builder = Client::builder()
+        .redirect(reqwest::redirect::Policy::none())
+        .retry(reqwest::retry::never())
+        .connect_timeout(connect_timeout);
+    if is_loopback(url) {
+        // A proxy from the environment does not know this machine's own servers.
+        builder = builder.no_proxy();
+    }
+    if url.scheme() == "http" {
+        // Without this, a machine without CA certificates could not even speak to itself.
+        builder = builder.tls_certs_only(std::iter::empty());
+    }
+    builder.build()
+}
+
+fn is_loopback(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| {
+        let address = host.trim_start_matches('[').trim_end_matches(']');
+        host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+    })
+}
+
+/// The words of the error at the bottom, where the network's own reason stands.
+fn innermost(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn loopback_is_known() {
+        for (text, loopback) in [
+            ("http://localhost:1/v1", true),
+            ("http://127.0.0.9/v1", true),
+            ("http://[::1]:8000/v1", true),
+            ("http://example.com/v1", false),
+            ("http://127.0.0.1.example.com/v1", false),
+        ] {
+            assert_eq!(is_loopback(&Url::parse(text).unwrap()), loopback, "{text}");
+        }
+    }
+}

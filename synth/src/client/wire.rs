@@ -1,0 +1,177 @@
+//! The JSON of `/v1/chat/completions`, both ways.
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use super::options::ServerKind;
+use crate::chat::{ChatAnswer, ChatRequest, FinishReason, Message};
+
+/// Bytes of a wrong answer that are shown.
+const SHOWN_BYTES: usize = 160;
+
+#[derive(Serialize)]
+struct Body<'a> {
+    model: &'a str,
+    messages: &'a [Message],
+    max_tokens: u32,
+    temperature: f64,
+    top_p: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    top_k: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repetition_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    repeat_penalty: Option<f64>,
+    #[serde(skip_serializing_if = "<[String]>::is_empty")]
+    stop: &'a [String],
+    seed: u32,
+    stream: bool,
+}
+
+/// The JSON body of a request.
+pub(super) fn encode(request: &ChatRequest, kind: ServerKind) -> Bytes {
+    let (top_k, repetition_penalty, repeat_penalty) = match kind {
+        ServerKind::Vllm => (Some(request.top_k), Some(request.repetition_penalty), None),
+        ServerKind::LlamaServer => (Some(request.top_k), None, Some(request.repetition_penalty)),
+        ServerKind::OpenAi => (None, None, None),
+    };
+    let body = Body {
+        model: &request.model,
+        messages: &request.messages,
+        max_tokens: request.max_new_tokens,
+        temperature: request.temperature,
+        top_p: request.top_p,
+        top_k,
+        repetition_penalty,
+        repeat_penalty,
+        stop: &request.stop,
+        // 31 bits: the most that every server takes, signed or not, 32 bits or 64.
+        seed: (request.seed >> 33) as u32,
+        stream: false,
+    };
+    // Strings, numbers and lists of them always serialise; a temperature that is no number becomes null.
+    Bytes::from(serde_json::to_vec(&body).unwrap_or_default())
+}
+
+#[derive(Deserialize)]
+struct Reply {
+    model: Option<String>,
+    #[serde(default)]
+    choices: Vec<ReplyChoice>,
+    usage: Option<Usage>,
+}
+
+#[derive(Deserialize)]
+struct ReplyChoice {
+    message: ReplyMessage,
+    finish_reason: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct ReplyMessage {
+    content: Option<String>,
+}
+
+#[derive(Deserialize)]
+struct Usage {
+    prompt_tokens: Option<u32>,
+    completion_tokens: Option<u32>,
+}
+
+/// Reads an answer: `attempts` is 1 and `latency_ms` 0 in it. The error says what is wrong with the body.
+///
+/// `content: null` (a server's filter) is an empty text. A server without `usage` gets its tokens counted
+/// as a quarter of the characters.
+pub(super) fn decode(body: &[u8], request_body_bytes: usize, endpoint: &str) -> Result<ChatAnswer, String> {
+    let reply: Reply = serde_json::from_slice(body).map_err(|error| format!("not the JSON expected ({error})"))?;
+    let choice = reply.choices.into_iter().next().ok_or("no choices in it")?;
+    let text = choice.message.content.unwrap_or_default();
+    let (prompt_tokens, completion_tokens) =
+        reply.usage.map_or((None, None), |usage| (usage.prompt_tokens, usage.completion_tokens));
+    let completion_tokens = completion_tokens.unwrap_or_else(|| quarter(text.chars().count()));
+    Ok(ChatAnswer {
+        text,
+        finish_reason: FinishReason::from(choice.finish_reason.unwrap_or_default()),
+        prompt_tokens: prompt_tokens.unwrap_or_else(|| quarter(request_body_bytes)),
+        completion_tokens,
+        model: reply.model.unwrap_or_default(),
+        endpoint: endpoint.to_owned(),
+        attempts: 1,
+        latency_ms: 0,
+    })
+}
+
+fn quarter(characters: usize) -> u32 {
+    u32::try_from(characters.div_ceil(4)).unwrap_or(u32::MAX)
+}
+
+/// The first bytes of a body, quoted and on one line.
+pub(super) fn first_bytes(body: &[u8]) -> String {
+    let shown = &body[..body.len().min(SHOWN_BYTES)];
+    let dots = if shown.len() < body.len() { "…" } else { "" };
+    format!("{:?}{dots}", String::from_utf8_lossy(shown))
+}
+
+/// A server's words about its error, on one line: the `message` of OpenAI's error object if there is one,
+/// the body's first bytes otherwise.
+pub(super) fn said(body: &[u8]) -> String {
+    let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = [json.pointer("/error/message"), json.get("message"), json.get("detail"), json.get("error")]
+        .into_iter()
+        .flatten()
+        .find_map(serde_json::Value::as_str);
+    match message {
+        Some(message) => first_bytes(message.as_bytes()),
+        None if body.is_empty() => "no word".to_owned(),
+        None => first_bytes(body),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn body(kind: ServerKind) -> serde_json::Value {
+        let request = ChatRequest { seed: u64::MAX, ..ChatRequest::new("m", vec![Message::user("hi")]) };
+        serde_json::from_slice(&encode(&request, kind)).unwrap()
+    }
+
+    #[test]
+    fn a_request_has_the_dialects_fields() {
+        assert_eq!(
+            body(ServerKind::Vllm),
+            serde_json::json!({"model": "m", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 2500,
+                "temperature": 0.6, "top_p": 0.95, "top_k": 50, "repetition_penalty": 1.2,
+                "stop": ["<|endoftext|>"], "seed": 2147483647, "stream": false})
+        );
+        let llama = body(ServerKind::LlamaServer);
+        assert_eq!((&llama["repeat_penalty"], llama.get("repetition_penalty")), (&serde_json::json!(1.2), None));
+        let openai = body(ServerKind::OpenAi);
+        assert!(openai.get("top_k").is_none() && openai.get("repetition_penalty").is_none());
+    }
+
+    #[test]
+    fn an_answer_is_read() {
+        let json = r#"{"model":"m2","choices":[{"message":{"role":"assistant","content":" Héllo"},"finish_reason":"length"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
+        let answer = decode(json.as_bytes(), 100, "http://h/v1").unwrap();
+        assert_eq!((answer.text.as_str(), &answer.finish_reason), (" Héllo", &FinishReason::Length));
+        assert_eq!((answer.prompt_tokens, answer.completion_tokens, answer.model.as_str()), (3, 2, "m2"));
+    }
+
+    #[test]
+    fn missing_parts_are_filled_or_named() {
+        let bare = decode(br#"{"choices":[{"message":{"content":null}}]}"#, 100, "e").unwrap();
+        assert_eq!((bare.text.as_str(), bare.finish_reason.as_str(), bare.completion_tokens), ("", "", 0));
+        assert_eq!(bare.prompt_tokens, 25);
+        assert_eq!(decode(br#"{"error":"busy"}"#, 1, "e").unwrap_err(), "no choices in it");
+        assert!(decode(b"<html>", 1, "e").unwrap_err().contains("line 1"), "the place is named");
+    }
+
+    #[test]
+    fn words_of_an_error_are_found_and_cut() {
+        assert_eq!(said(br#"{"error":{"message":"no such\nmodel"}}"#), r#""no such\nmodel""#);
+        assert_eq!(said(br#"{"detail":"busy"}"#), r#""busy""#);
+        assert_eq!(said(b""), "no word");
+        assert!(said("ü".repeat(500).as_bytes()).len() < 300);
+    }
+}

@@ -1,0 +1,88 @@
+//! Prompts in, generated documents out: the operator that keeps a model busy.
+//!
+//! Rows are asked one by one, `max_in_flight` at once, across the borders of batches: a slow row holds up
+//! neither its batch nor the next. Each answer goes into the answer log before its row goes on; a row whose
+//! answer is in the log is not asked again. In [`Order::Ordered`] the rows come out in the order they went
+//! in, each as soon as those before it are done; up to `max_waiting` finished rows wait for a slow one.
+//!
+//! **Back-pressure.** Rows that can go out but are not taken count as in flight, so that at most
+//! `max_in_flight` rows and one batch out are ahead of the consumer, and at most one batch in is held.
+//!
+//! **Short answers** (under `min_tokens`) are asked again with another seed, `max_tries` times in all. Every
+//! try is logged, so that a resumed run walks the same tries.
+//!
+//! **What fails a row, and what ends the run.** A row that fails for good is rejected and the run goes on.
+//! The stream ends with an error when no other row can fare better ([`ChatError::stops_run`]: a refused key,
+//! a model or address that is not there, a used-up budget, all endpoints down for too long), when the answer
+//! log cannot be written, and when the first `give_up_after` rows have all failed.
+//!
+//! The size of the batches that come out depends on timing; the rows and their order do not.
+
+mod ask;
+mod driver;
+mod error;
+mod options;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+
+use arrow::error::ArrowError;
+use arrow::record_batch::RecordBatch;
+use futures::stream::BoxStream;
+
+use crate::Reject;
+use crate::answer_log::AnswerLog;
+use crate::chat::ChatModel;
+
+#[allow(unused_imports, reason = "named in the documentation above")]
+use crate::chat::ChatError;
+
+pub use error::GenerateError;
+pub use options::{GenerateOptions, Order};
+pub use rows::generated_schema;
+
+/// A stream of record batches.
+pub type BatchStream = BoxStream<'static, Result<RecordBatch, ArrowError>>;
+
+/// What a run of [`generate_stream`] has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Progress {
+    /// Rows answered.
+    pub answers: u64,
+    /// Of these, rows whose answer was in the log.
+    pub from_log: u64,
+    /// Tokens of the answers to these rows.
+    pub tokens: u64,
+    /// Rows rejected.
+    pub rejected: u64,
+}
+
+/// Takes each rejected row; in [`Order::Ordered`] in the order of the rows.
+pub type OnReject = Arc<dyn Fn(Reject) + Send + Sync>;
+
+/// Takes the progress after each row that is done.
+pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
+
+/// Asks `model` for a document to each row of `input`.
+///
+/// `input` needs the columns `options.id_column` and `options.prompt_column` (any kind of string). Each row
+/// comes out with its columns as they were and behind them `completion, finish_reason, prompt_tokens,
+/// completion_tokens, model, endpoint, attempts, latency_ms` (see [`generated_schema`]). `attempts` counts
+/// the requests of all tries of the row.
+///
+/// Nothing happens until the stream is polled, within a tokio runtime. Dropping it gives up all requests in
+/// flight; answers that came are in the log. Errors are [`GenerateError`]s inside
+/// [`ArrowError::ExternalError`], but for those of `input`, which come out as they are after the rows before
+/// them.
+pub fn generate_stream(
+    model: Arc<dyn ChatModel>,
+    log: Option<Arc<AnswerLog>>,
+    options: &GenerateOptions,
+    input: BatchStream,
+    on_reject: OnReject,
+    on_progress: OnProgress,
+) -> BatchStream {
+    driver::start(ask::Asker::new(model, log, options.clone()), input, on_reject, on_progress)
+}
