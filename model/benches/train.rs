@@ -22,7 +22,11 @@ struct Step {
 }
 
 impl Step {
-    fn new(config: ModelConfig, backend: impl Backend + 'static, sequences: usize) -> Result<Self, model::config::ConfigError> {
+    fn new(
+        config: ModelConfig,
+        backend: impl Backend + 'static,
+        sequences: usize,
+    ) -> Result<Self, model::config::ConfigError> {
         let tokens = sequences * config.context_tokens;
         let vocab_size = config.vocab_size as u32;
         let network = Network::new(config, backend)?;
@@ -31,7 +35,9 @@ impl Step {
             grads: vec![0.0; parameters.len()],
             optimizer: AdamW::new(parameters.len()),
             workspace: Workspace::new(network.config(), Keep::Activations),
-            tokens: (0..tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab_size).collect(),
+            tokens: (0..tokens as u32)
+                .map(|i| i.wrapping_mul(2_654_435_761) % vocab_size)
+                .collect(),
             scales: vec![1.0 / tokens as f32; tokens],
             sequences,
             parameters,
@@ -41,13 +47,31 @@ impl Step {
 
     fn run(&mut self) {
         let context = self.network.config().context_tokens;
-        let batch = Batch { sequences: self.sequences, context, tokens: &self.tokens, targets: &self.tokens, scales: &self.scales };
+        let batch = Batch {
+            sequences: self.sequences,
+            context,
+            tokens: &self.tokens,
+            targets: &self.tokens,
+            scales: &self.scales,
+        };
         self.grads.fill(0.0);
-        let loss = self.network.accumulate_gradients(&self.parameters, &batch, &mut self.grads, &mut self.workspace);
+        let loss = self.network.accumulate_gradients(
+            &self.parameters,
+            &batch,
+            &mut self.grads,
+            &mut self.workspace,
+        );
         black_box(loss.is_ok());
         let backend = self.network.backend();
         let norm = backend.sum_of_squares(&self.grads).sqrt();
-        self.optimizer.update(backend, &OptimizerOptions::default(), 1e-4, &mut self.parameters, &self.grads, norm);
+        self.optimizer.update(
+            backend,
+            &OptimizerOptions::default(),
+            1e-4,
+            &mut self.parameters,
+            &self.grads,
+            norm,
+        );
     }
 }
 
@@ -74,16 +98,25 @@ fn train(c: &mut Criterion) {
         ..ModelConfig::preset(Preset::Sample)
     };
     let sample = ModelConfig::preset(Preset::Sample);
-    let (Ok(mut slow), Ok(mut fast), Ok(mut step)) =
-        (Step::new(tiny.clone(), Naive, 1), Step::new(tiny, Cpu, 1), Step::new(sample.clone(), Cpu, 4))
-    else {
+    let (Ok(mut slow), Ok(mut fast), Ok(mut step)) = (
+        Step::new(tiny.clone(), Naive, 1),
+        Step::new(tiny, Cpu, 1),
+        Step::new(sample.clone(), Cpu, 4),
+    ) else {
         eprintln!("the bench's shapes are inconsistent");
         return;
     };
 
     let mut group = c.benchmark_group("train step");
-    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
-    for (name, step) in [("naive, tiny shape", &mut slow), ("cpu, tiny shape", &mut fast), ("cpu, sample shape", &mut step)] {
+    group
+        .sample_size(10)
+        .warm_up_time(Duration::from_millis(500))
+        .measurement_time(Duration::from_secs(3));
+    for (name, step) in [
+        ("naive, tiny shape", &mut slow),
+        ("cpu, tiny shape", &mut fast),
+        ("cpu, sample shape", &mut step),
+    ] {
         group.throughput(Throughput::Elements(step.tokens.len() as u64));
         group.bench_function(name, |b| b.iter(|| step.run()));
     }
@@ -91,9 +124,21 @@ fn train(c: &mut Criterion) {
 
     // The peak: one large product with nothing around it.
     let size = 1_536;
-    let square = MatMul { rows: size, cols: size, depth: size, left: Layout::Plain, right: Layout::Transposed, write: Write::Replace };
-    let (a, b, mut out) = (vec![0.5f32; size * size], vec![0.25f32; size * size], vec![0f32; size * size]);
-    let peak = 2.0 * (size as f64).powi(3) / best(8, || Cpu.matmul(&square, &a, &b, &mut out)) / 1e9;
+    let square = MatMul {
+        rows: size,
+        cols: size,
+        depth: size,
+        left: Layout::Plain,
+        right: Layout::Transposed,
+        write: Write::Replace,
+    };
+    let (a, b, mut out) = (
+        vec![0.5f32; size * size],
+        vec![0.25f32; size * size],
+        vec![0f32; size * size],
+    );
+    let peak =
+        2.0 * (size as f64).powi(3) / best(8, || Cpu.matmul(&square, &a, &b, &mut out)) / 1e9;
     let tokens = step.tokens.len() as f64;
     let seconds = best(12, || step.run());
     // Six floating-point operations a parameter and token, and six a layer, channel and seen position.
@@ -101,9 +146,18 @@ fn train(c: &mut Criterion) {
     let work = 6.0 * step.parameters.len() as f64 + attention as f64;
     let speed = work * tokens / seconds / 1e9;
     let ratio = best(3, || slow.run()) / best(10, || fast.run());
-    println!("\n{} threads, best of several runs", rayon::current_num_threads());
-    println!("sample shape: {:.0} tokens/s, {speed:.0} GFLOP/s", tokens / seconds);
-    println!("gemm peak ({size}³): {peak:.0} GFLOP/s; the step reaches {:.0} % of it", 100.0 * speed / peak);
+    println!(
+        "\n{} threads, best of several runs",
+        rayon::current_num_threads()
+    );
+    println!(
+        "sample shape: {:.0} tokens/s, {speed:.0} GFLOP/s",
+        tokens / seconds
+    );
+    println!(
+        "gemm peak ({size}³): {peak:.0} GFLOP/s; the step reaches {:.0} % of it",
+        100.0 * speed / peak
+    );
     println!("tiny shape: {ratio:.0} times the naive back end");
 }
 

@@ -5,7 +5,9 @@ use serde::{Deserialize, Serialize};
 /// The published sizes, and one small enough to train in a minute on a laptop.
 ///
 /// Source: huggingface/smollm `text/pretraining/smollm1/config_smollm1_{135M,360M,1B}.yaml`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Preset {
     /// SmolLM-135M.
     #[default]
@@ -86,7 +88,9 @@ pub enum ConfigError {
         rule: &'static str,
     },
     /// The parameter count does not fit in memory arithmetic.
-    #[error("the model has too many parameters to address; lower hidden_size, layers or vocab_size")]
+    #[error(
+        "the model has too many parameters to address; lower hidden_size, layers or vocab_size"
+    )]
     TooLarge,
 }
 
@@ -195,7 +199,11 @@ impl ModelConfig {
             return bad("kv_heads", &self.kv_heads, "it must divide heads");
         }
         if !self.head_dim().is_multiple_of(2) {
-            return bad("heads", &self.heads, "hidden_size / heads must be even, for the rotary embedding");
+            return bad(
+                "heads",
+                &self.heads,
+                "hidden_size / heads must be even, for the rotary embedding",
+            );
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
             return bad("rope_theta", &self.rope_theta, "it must be above 1");
@@ -240,13 +248,38 @@ mod tests {
 
     #[test]
     fn one_field_can_be_replaced_and_bad_shapes_are_named() {
-        let options: ModelOptions = serde_json::from_str(r#"{"preset": "360m", "layers": 2}"#).unwrap();
+        let options: ModelOptions =
+            serde_json::from_str(r#"{"preset": "360m", "layers": 2}"#).unwrap();
         let config = options.resolve().unwrap();
         assert_eq!((config.hidden_size, config.layers), (960, 2));
-        let error = ModelOptions { heads: Some(7), ..options.clone() }.resolve().unwrap_err().to_string();
+        let error = ModelOptions {
+            heads: Some(7),
+            ..options.clone()
+        }
+        .resolve()
+        .unwrap_err()
+        .to_string();
         assert!(error.contains("model.heads = 7"), "{error}");
-        assert!(ModelOptions { layers: Some(0), ..options.clone() }.resolve().is_err());
-        assert!(ModelOptions { layers: Some(1 << 24), hidden_size: Some(1 << 24), heads: Some(1), kv_heads: Some(1), intermediate_size: Some(1 << 24), ..options }.resolve().is_err());
+        assert!(
+            ModelOptions {
+                layers: Some(0),
+                ..options.clone()
+            }
+            .resolve()
+            .is_err()
+        );
+        assert!(
+            ModelOptions {
+                layers: Some(1 << 24),
+                hidden_size: Some(1 << 24),
+                heads: Some(1),
+                kv_heads: Some(1),
+                intermediate_size: Some(1 << 24),
+                ..options
+            }
+            .resolve()
+            .is_err()
+        );
         assert!(serde_json::from_str::<ModelOptions>(r#"{"layer": 2}"#).is_err());
     }
 }

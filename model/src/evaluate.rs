@@ -25,7 +25,9 @@ pub enum EvaluateError {
     #[error(transparent)]
     Batch(#[from] BatchError),
     /// The tokenizer has more entries than the model.
-    #[error("the tokenizer has {tokenizer} entries, the model {model}; evaluate the model with the tokenizer it was trained with")]
+    #[error(
+        "the tokenizer has {tokenizer} entries, the model {model}; evaluate the model with the tokenizer it was trained with"
+    )]
     Vocabulary {
         /// Entries of the tokenizer.
         tokenizer: usize,
@@ -78,7 +80,9 @@ pub struct ModelScorer<'a> {
 
 impl std::fmt::Debug for ModelScorer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModelScorer").field("network", self.network).finish_non_exhaustive()
+        f.debug_struct("ModelScorer")
+            .field("network", self.network)
+            .finish_non_exhaustive()
     }
 }
 
@@ -90,7 +94,10 @@ impl<'a> ModelScorer<'a> {
     pub fn new(model: &'a LanguageModel, encoder: &'a Encoder) -> Result<Self, EvaluateError> {
         let vocab_size = model.network.config().vocab_size;
         if encoder.vocab_size() > vocab_size {
-            return Err(EvaluateError::Vocabulary { tokenizer: encoder.vocab_size(), model: vocab_size });
+            return Err(EvaluateError::Vocabulary {
+                tokenizer: encoder.vocab_size(),
+                model: vocab_size,
+            });
         }
         Ok(Self {
             network: &model.network,
@@ -114,7 +121,9 @@ impl Scorer for ModelScorer<'_> {
     fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {
         let mut results = vec![Vec::new(); sequences.len()];
         // Longest first, so that a batch pads little; the batches depend on the lengths alone.
-        let mut order: Vec<usize> = (0..sequences.len()).filter(|&i| sequences[i].len() > 1).collect();
+        let mut order: Vec<usize> = (0..sequences.len())
+            .filter(|&i| sequences[i].len() > 1)
+            .collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(sequences[i].len()), i));
         let mut rest = order.as_slice();
         while let Some(&longest) = rest.first() {
@@ -124,13 +133,24 @@ impl Scorer for ModelScorer<'_> {
             let (mut tokens, mut targets) = (Vec::new(), Vec::new());
             for &i in now {
                 let padding = std::iter::repeat_n(&END_OF_TEXT, context + 1 - sequences[i].len());
-                tokens.extend(sequences[i][..sequences[i].len() - 1].iter().chain(padding.clone()));
+                tokens.extend(
+                    sequences[i][..sequences[i].len() - 1]
+                        .iter()
+                        .chain(padding.clone()),
+                );
                 targets.extend(sequences[i][1..].iter().chain(padding));
             }
             // Padding comes after the text and attention looks back only, so it changes nothing.
             let scales = vec![0.0; tokens.len()];
-            let batch = Batch { sequences: now.len(), context, tokens: &tokens, targets: &targets, scales: &scales };
-            self.network.losses(self.parameters, &batch, &mut self.workspace)?;
+            let batch = Batch {
+                sequences: now.len(),
+                context,
+                tokens: &tokens,
+                targets: &targets,
+                scales: &scales,
+            };
+            self.network
+                .losses(self.parameters, &batch, &mut self.workspace)?;
             for (&i, losses) in now.iter().zip(self.workspace.losses().chunks(context)) {
                 results[i] = losses[..sequences[i].len() - 1].to_vec();
             }
@@ -165,19 +185,23 @@ pub struct Perplexity {
 ///
 /// # Errors
 /// [`EvaluateError`] if scoring fails or no text has a token.
-pub fn perplexity<T: AsRef<str>>(scorer: &mut dyn Scorer, texts: impl IntoIterator<Item = T>) -> Result<Perplexity, EvaluateError> {
+pub fn perplexity<T: AsRef<str>>(
+    scorer: &mut dyn Scorer,
+    texts: impl IntoIterator<Item = T>,
+) -> Result<Perplexity, EvaluateError> {
     let window = scorer.context_tokens().max(2);
     let (mut count, mut bytes, mut tokens, mut nats) = (0u64, 0u64, 0u64, 0f64);
     let mut pending: Vec<Vec<u32>> = Vec::new();
     let mut pending_tokens = 0;
-    let mut score = |pending: &mut Vec<Vec<u32>>, scorer: &mut dyn Scorer| -> Result<(), EvaluateError> {
-        for losses in scorer.losses(pending)? {
-            tokens += losses.len() as u64;
-            nats += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-        }
-        pending.clear();
-        Ok(())
-    };
+    let mut score =
+        |pending: &mut Vec<Vec<u32>>, scorer: &mut dyn Scorer| -> Result<(), EvaluateError> {
+            for losses in scorer.losses(pending)? {
+                tokens += losses.len() as u64;
+                nats += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+            }
+            pending.clear();
+            Ok(())
+        };
     for text in texts {
         let text = text.as_ref();
         let encoded = scorer.encode(text)?;
@@ -256,10 +280,18 @@ pub fn parse_cloze(text: &str, path: &Path) -> Result<Vec<ClozeItem>, EvaluateEr
         if line.trim().is_empty() {
             continue;
         }
-        let bad = |problem: String| EvaluateError::Item { path: path.to_path_buf(), line: number + 1, problem };
+        let bad = |problem: String| EvaluateError::Item {
+            path: path.to_path_buf(),
+            line: number + 1,
+            problem,
+        };
         let item: ClozeItem = serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
         if item.choices.len() < 2 || item.answer >= item.choices.len() {
-            return Err(bad(format!("answer {} of {} choices", item.answer, item.choices.len())));
+            return Err(bad(format!(
+                "answer {} of {} choices",
+                item.answer,
+                item.choices.len()
+            )));
         }
         if item.choices.iter().any(|choice| choice.trim().is_empty()) {
             return Err(bad("a choice is empty".to_owned()));
@@ -292,7 +324,9 @@ pub fn cloze(scorer: &mut dyn Scorer, items: &[ClozeItem]) -> Result<ClozeReport
         let mut sequences = Vec::new();
         let mut choice_tokens = Vec::new();
         for item in group {
-            let context: Vec<u32> = std::iter::once(END_OF_TEXT).chain(scorer.encode(&item.context)?).collect();
+            let context: Vec<u32> = std::iter::once(END_OF_TEXT)
+                .chain(scorer.encode(&item.context)?)
+                .collect();
             for choice in &item.choices {
                 let mut choice = scorer.encode(&format!(" {choice}"))?;
                 choice.truncate(longest - 1);
@@ -304,7 +338,10 @@ pub fn cloze(scorer: &mut dyn Scorer, items: &[ClozeItem]) -> Result<ClozeReport
         }
         let losses = scorer.losses(&sequences)?;
         let mut sums = losses.iter().zip(&choice_tokens).map(|(losses, &tokens)| {
-            -losses[losses.len().saturating_sub(tokens)..].iter().map(|&loss| f64::from(loss)).sum::<f64>()
+            -losses[losses.len().saturating_sub(tokens)..]
+                .iter()
+                .map(|&loss| f64::from(loss))
+                .sum::<f64>()
         });
         for item in group {
             let log_probabilities: Vec<f64> = sums.by_ref().take(item.choices.len()).collect();
@@ -319,7 +356,13 @@ pub fn cloze(scorer: &mut dyn Scorer, items: &[ClozeItem]) -> Result<ClozeReport
     }
     let n = items.len();
     let share = |count: usize| count as f64 / n as f64;
-    let stderr = |p: f64| if n > 1 { (p * (1.0 - p) / (n - 1) as f64).sqrt() } else { 0.0 };
+    let stderr = |p: f64| {
+        if n > 1 {
+            (p * (1.0 - p) / (n - 1) as f64).sqrt()
+        } else {
+            0.0
+        }
+    };
     Ok(ClozeReport {
         items: n,
         acc: share(right),
@@ -331,7 +374,10 @@ pub fn cloze(scorer: &mut dyn Scorer, items: &[ClozeItem]) -> Result<ClozeReport
 
 /// Index of the largest value; the first of equals.
 fn best(values: &[f64]) -> usize {
-    values.iter().enumerate().fold(0, |best, (i, &value)| if value > values[best] { i } else { best })
+    values.iter().enumerate().fold(
+        0,
+        |best, (i, &value)| if value > values[best] { i } else { best },
+    )
 }
 
 #[cfg(test)]
@@ -352,12 +398,19 @@ mod tests {
         fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {
             assert!(sequences.iter().all(|s| s.len() <= 8));
             let cost = |pair: &[u32]| if pair[0] == pair[1] { 1.0 } else { 2.0 };
-            Ok(sequences.iter().map(|s| s.windows(2).map(cost).collect()).collect())
+            Ok(sequences
+                .iter()
+                .map(|s| s.windows(2).map(cost).collect())
+                .collect())
         }
     }
 
     fn item(choices: &[&str], answer: usize) -> ClozeItem {
-        ClozeItem { context: "a long context".into(), choices: choices.iter().map(ToString::to_string).collect(), answer }
+        ClozeItem {
+            context: "a long context".into(),
+            choices: choices.iter().map(ToString::to_string).collect(),
+            answer,
+        }
     }
 
     #[test]
@@ -373,23 +426,56 @@ mod tests {
     #[test]
     fn sums_and_normalised_sums_choose_differently() {
         // " b": 4 nats, 1 character. " bbbb": 7 nats, 4 characters: less likely, but better a character.
-        let items = [item(&["b", "bbbb"], 0), item(&["b", "bbbb"], 1), item(&["b", "bbbb"], 1)];
+        let items = [
+            item(&["b", "bbbb"], 0),
+            item(&["b", "bbbb"], 1),
+            item(&["b", "bbbb"], 1),
+        ];
         let report = cloze(&mut Repeats, &items).unwrap();
-        assert_eq!((report.items, report.acc, report.acc_norm), (3, 1.0 / 3.0, 2.0 / 3.0));
+        assert_eq!(
+            (report.items, report.acc, report.acc_norm),
+            (3, 1.0 / 3.0, 2.0 / 3.0)
+        );
         assert!((report.acc_stderr - (1.0f64 / 9.0).sqrt()).abs() < 1e-12);
     }
 
     #[test]
     fn padding_and_batching_change_no_loss() {
-        let config = ModelConfig { vocab_size: 40, hidden_size: 16, intermediate_size: 24, layers: 2, heads: 2, kv_heads: 1, context_tokens: 32, rope_theta: 1e4, rms_norm_eps: 1e-5 };
+        let config = ModelConfig {
+            vocab_size: 40,
+            hidden_size: 16,
+            intermediate_size: 24,
+            layers: 2,
+            heads: 2,
+            kv_heads: 1,
+            context_tokens: 32,
+            rope_theta: 1e4,
+            rms_norm_eps: 1e-5,
+        };
         let network = Network::new(config, Cpu).unwrap();
-        let model = LanguageModel { parameters: network.initial_parameters(1), network };
+        let model = LanguageModel {
+            parameters: network.initial_parameters(1),
+            network,
+        };
         let folder = tempfile::tempdir().unwrap();
-        let options = crate::tokenizer::TokenizerOptions { vocab_size: 300, ..Default::default() };
+        let options = crate::tokenizer::TokenizerOptions {
+            vocab_size: 300,
+            ..Default::default()
+        };
         let encoder = crate::tokenizer::train(&options, ["a b"], folder.path()).unwrap();
-        assert!(matches!(ModelScorer::new(&model, &encoder), Err(EvaluateError::Vocabulary { .. })));
-        let mut scorer = ModelScorer { network: &model.network, parameters: &model.parameters, encoder: &encoder, workspace: Workspace::new(model.network.config(), Keep::Nothing) };
-        let sequences: Vec<Vec<u32>> = (0..9).map(|i| (0..=i * 3).map(|t| (t * 7 + i) % 40).collect()).collect();
+        assert!(matches!(
+            ModelScorer::new(&model, &encoder),
+            Err(EvaluateError::Vocabulary { .. })
+        ));
+        let mut scorer = ModelScorer {
+            network: &model.network,
+            parameters: &model.parameters,
+            encoder: &encoder,
+            workspace: Workspace::new(model.network.config(), Keep::Nothing),
+        };
+        let sequences: Vec<Vec<u32>> = (0..9)
+            .map(|i| (0..=i * 3).map(|t| (t * 7 + i) % 40).collect())
+            .collect();
         let together = scorer.losses(&sequences).unwrap();
         for (sequence, losses) in sequences.iter().zip(&together) {
             let alone = scorer.losses(std::slice::from_ref(sequence)).unwrap();
@@ -404,12 +490,22 @@ mod tests {
     fn sample_items_are_sound_and_bad_lines_are_named() {
         let items = parse_cloze(SAMPLE_ITEMS, Path::new("cloze_sample.jsonl")).unwrap();
         assert!(items.len() >= 20);
-        let answers: std::collections::BTreeSet<usize> = items.iter().map(|item| item.answer).collect();
-        assert!(answers.len() > 1, "the right answer must not always stand first");
+        let answers: std::collections::BTreeSet<usize> =
+            items.iter().map(|item| item.answer).collect();
+        assert!(
+            answers.len() > 1,
+            "the right answer must not always stand first"
+        );
         let path = Path::new("x.jsonl");
         let message = |text: &str| parse_cloze(text, path).unwrap_err().to_string();
         assert!(message("\n{\"context\": 3}").starts_with("x.jsonl:2:"));
-        assert!(message(r#"{"context": "a", "choices": ["b", "c"], "answer": 2}"#).contains("answer 2 of 2"));
-        assert!(message(r#"{"context": "a", "choices": ["b", " "], "answer": 0}"#).contains("choice is empty"));
+        assert!(
+            message(r#"{"context": "a", "choices": ["b", "c"], "answer": 2}"#)
+                .contains("answer 2 of 2")
+        );
+        assert!(
+            message(r#"{"context": "a", "choices": ["b", " "], "answer": 0}"#)
+                .contains("choice is empty")
+        );
     }
 }

@@ -155,11 +155,16 @@ mod tests {
         assert!(failed.is_err());
         assert!(!target.exists());
         for text in ["one", "two"] {
-            write_folder::<FileError>(&target, |folder| write_whole(&folder.join("a"), text.as_bytes()))
-                .unwrap();
+            write_folder::<FileError>(&target, |folder| {
+                write_whole(&folder.join("a"), text.as_bytes())
+            })
+            .unwrap();
             assert_eq!(fs::read_to_string(target.join("a")).unwrap(), text);
         }
-        let names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(root.path())
+            .unwrap()
+            .map(|e| e.unwrap().file_name())
+            .collect();
         assert_eq!(names, ["out"]);
     }
 }

@@ -18,7 +18,9 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 
 /// Number format of saved weights.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Precision {
     /// 32 bits: exactly the trained numbers.
     #[default]
@@ -84,7 +86,10 @@ impl LanguageModel {
     pub fn load(folder: &Path) -> Result<Self, ModelFileError> {
         let network = Network::new(read_config(&folder.join(CONFIG_FILE))?, Cpu)?;
         let parameters = read_tensors(&folder.join(WEIGHTS_FILE), network.layout(), "")?;
-        Ok(Self { network, parameters })
+        Ok(Self {
+            network,
+            parameters,
+        })
     }
 }
 
@@ -140,11 +145,24 @@ pub(crate) fn config_json(config: &ModelConfig, precision: Precision) -> String 
 }
 
 fn read_config(path: &Path) -> Result<ModelConfig, ModelFileError> {
-    let shape = |problem: String| ModelFileError::Shape { path: path.to_path_buf(), problem };
+    let shape = |problem: String| ModelFileError::Shape {
+        path: path.to_path_buf(),
+        problem,
+    };
     let bytes = std::fs::read(path).map_err(failed("read", path))?;
-    let llama: LlamaConfig = serde_json::from_slice(&bytes).map_err(|error| shape(error.to_string()))?;
-    if !llama.architectures.iter().any(|name| name == "LlamaForCausalLM") || !llama.tie_word_embeddings || llama.rope_scaling.is_some() {
-        return Err(shape(format!("architectures {:?}, tie_word_embeddings {}", llama.architectures, llama.tie_word_embeddings)));
+    let llama: LlamaConfig =
+        serde_json::from_slice(&bytes).map_err(|error| shape(error.to_string()))?;
+    if !llama
+        .architectures
+        .iter()
+        .any(|name| name == "LlamaForCausalLM")
+        || !llama.tie_word_embeddings
+        || llama.rope_scaling.is_some()
+    {
+        return Err(shape(format!(
+            "architectures {:?}, tie_word_embeddings {}",
+            llama.architectures, llama.tie_word_embeddings
+        )));
     }
     let config = ModelConfig {
         vocab_size: llama.vocab_size,
@@ -162,18 +180,35 @@ fn read_config(path: &Path) -> Result<ModelConfig, ModelFileError> {
 }
 
 /// Writes flat vectors laid out by `layout` as one safetensors file, each under its name prefix.
-pub(crate) fn write_tensors(path: &Path, layout: &ParameterLayout, vectors: &[(&str, &[f32])], precision: Precision) -> Result<(), ModelFileError> {
-    let format = |source| ModelFileError::Format { path: path.to_path_buf(), source };
+pub(crate) fn write_tensors(
+    path: &Path,
+    layout: &ParameterLayout,
+    vectors: &[(&str, &[f32])],
+    precision: Precision,
+) -> Result<(), ModelFileError> {
+    let format = |source| ModelFileError::Format {
+        path: path.to_path_buf(),
+        source,
+    };
     let rounded: Vec<Vec<bf16>> = match precision {
         Precision::Float32 => Vec::new(),
-        Precision::Bfloat16 => vectors.iter().map(|(_, values)| values.iter().map(|&x| bf16::from_f32(x)).collect()).collect(),
+        Precision::Bfloat16 => vectors
+            .iter()
+            .map(|(_, values)| values.iter().map(|&x| bf16::from_f32(x)).collect())
+            .collect(),
     };
     let mut tensors = Vec::new();
     for (number, (prefix, values)) in vectors.iter().enumerate() {
         for slot in layout.tensors() {
             let (dtype, bytes): (_, &[u8]) = match precision {
-                Precision::Float32 => (Dtype::F32, bytemuck::cast_slice(&values[slot.range.clone()])),
-                Precision::Bfloat16 => (Dtype::BF16, bytemuck::cast_slice(&rounded[number][slot.range.clone()])),
+                Precision::Float32 => (
+                    Dtype::F32,
+                    bytemuck::cast_slice(&values[slot.range.clone()]),
+                ),
+                Precision::Bfloat16 => (
+                    Dtype::BF16,
+                    bytemuck::cast_slice(&rounded[number][slot.range.clone()]),
+                ),
             };
             let view = TensorView::new(dtype, slot.shape.clone(), bytes).map_err(format)?;
             tensors.push((format!("{prefix}{}", slot.name), view));
@@ -184,18 +219,35 @@ pub(crate) fn write_tensors(path: &Path, layout: &ParameterLayout, vectors: &[(&
 }
 
 /// Reads what [`write_tensors`] wrote under `prefix` (or any `transformers` file, in f32, bf16 or f16).
-pub(crate) fn read_tensors(path: &Path, layout: &ParameterLayout, prefix: &str) -> Result<Vec<f32>, ModelFileError> {
+pub(crate) fn read_tensors(
+    path: &Path,
+    layout: &ParameterLayout,
+    prefix: &str,
+) -> Result<Vec<f32>, ModelFileError> {
     let file = File::open(path).map_err(failed("open", path))?;
     // SAFETY: weight files are written once and renamed into place; nothing changes them afterwards.
     let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
-    let tensors = SafeTensors::deserialize(&map).map_err(|source| ModelFileError::Format { path: path.to_path_buf(), source })?;
+    let tensors = SafeTensors::deserialize(&map).map_err(|source| ModelFileError::Format {
+        path: path.to_path_buf(),
+        source,
+    })?;
     let mut values = vec![0f32; layout.total];
     for slot in layout.tensors() {
         let name = format!("{prefix}{}", slot.name);
-        let wrong = |problem: String| ModelFileError::Tensor { path: path.to_path_buf(), name: name.clone(), problem };
-        let view = tensors.tensor(&name).map_err(|error| wrong(format!("is missing ({error})")))?;
+        let wrong = |problem: String| ModelFileError::Tensor {
+            path: path.to_path_buf(),
+            name: name.clone(),
+            problem,
+        };
+        let view = tensors
+            .tensor(&name)
+            .map_err(|error| wrong(format!("is missing ({error})")))?;
         if view.shape() != slot.shape {
-            return Err(wrong(format!("has shape {:?} where the model needs {:?}", view.shape(), slot.shape)));
+            return Err(wrong(format!(
+                "has shape {:?} where the model needs {:?}",
+                view.shape(),
+                slot.shape
+            )));
         }
         let out = &mut values[slot.range.clone()];
         let bytes = view.data();
@@ -206,9 +258,19 @@ pub(crate) fn read_tensors(path: &Path, layout: &ParameterLayout, prefix: &str) 
                     *value = f32::from_le_bytes(*bytes);
                 }
             }
-            Dtype::BF16 => out.iter_mut().zip(pairs()).for_each(|(value, bytes)| *value = bf16::from_le_bytes(*bytes).to_f32()),
-            Dtype::F16 => out.iter_mut().zip(pairs()).for_each(|(value, bytes)| *value = f16::from_le_bytes(*bytes).to_f32()),
-            other => return Err(wrong(format!("is stored as {other:?}, which is not f32, bf16 or f16"))),
+            Dtype::BF16 => out
+                .iter_mut()
+                .zip(pairs())
+                .for_each(|(value, bytes)| *value = bf16::from_le_bytes(*bytes).to_f32()),
+            Dtype::F16 => out
+                .iter_mut()
+                .zip(pairs())
+                .for_each(|(value, bytes)| *value = f16::from_le_bytes(*bytes).to_f32()),
+            other => {
+                return Err(wrong(format!(
+                    "is stored as {other:?}, which is not f32, bf16 or f16"
+                )));
+            }
         }
     }
     Ok(values)

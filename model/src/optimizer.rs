@@ -24,7 +24,13 @@ pub struct OptimizerOptions {
 
 impl Default for OptimizerOptions {
     fn default() -> Self {
-        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01, clip: 1.0 }
+        Self {
+            beta1: 0.9,
+            beta2: 0.95,
+            eps: 1e-8,
+            weight_decay: 0.01,
+            clip: 1.0,
+        }
     }
 }
 
@@ -43,11 +49,23 @@ impl AdamW {
     /// Zero moments for `parameters` parameters.
     #[must_use]
     pub fn new(parameters: usize) -> Self {
-        Self { m: vec![0.0; parameters], v: vec![0.0; parameters], updates: 0 }
+        Self {
+            m: vec![0.0; parameters],
+            v: vec![0.0; parameters],
+            updates: 0,
+        }
     }
 
     /// Updates `params` by `grads` at learning rate `lr`, where `grad_norm` is the gradient's norm.
-    pub fn update(&mut self, backend: &dyn Backend, options: &OptimizerOptions, lr: f64, params: &mut [f32], grads: &[f32], grad_norm: f64) {
+    pub fn update(
+        &mut self,
+        backend: &dyn Backend,
+        options: &OptimizerOptions,
+        lr: f64,
+        params: &mut [f32],
+        grads: &[f32],
+        grad_norm: f64,
+    ) {
         self.updates += 1;
         let power = |beta: f64| 1.0 - beta.powi(self.updates.min(i32::MAX as u64) as i32);
         let step = AdamStep {

@@ -3,8 +3,10 @@
 use crate::checkpoint::{self, CheckpointError, TrainingState};
 use crate::config::{ConfigError, ModelConfig, ModelOptions, Preset};
 use crate::files::{FileError, failed, write_folder, write_whole};
-use crate::kernels::{Backend, Cpu, Naive};
-use crate::language_model::{CONFIG_FILE, ModelFileError, Precision, WEIGHTS_FILE, config_json, write_tensors};
+use crate::kernels::{Cpu, Naive};
+use crate::language_model::{
+    CONFIG_FILE, ModelFileError, Precision, WEIGHTS_FILE, config_json, write_tensors,
+};
 use crate::network::{Batch, BatchError, Keep, Network, Workspace};
 use crate::optimizer::{AdamW, OptimizerOptions};
 use crate::schedule::{Schedule, ScheduleShape};
@@ -22,7 +24,9 @@ pub const LOSS_FILE: &str = "loss.jsonl";
 pub const FINAL_FOLDER: &str = "final";
 
 /// Which kernels compute the run.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendKind {
     /// Multi-threaded and vectorised.
@@ -109,7 +113,13 @@ impl PretrainOptions {
         };
         match preset {
             Preset::M135 | Preset::M360 => base,
-            Preset::B1_7 => Self { batch_sequences: 1_024, steps: 500_000, lr: 5e-4, warmup_steps: 2_000, ..base },
+            Preset::B1_7 => Self {
+                batch_sequences: 1_024,
+                steps: 500_000,
+                lr: 5e-4,
+                warmup_steps: 2_000,
+                ..base
+            },
             Preset::Sample => Self {
                 context_tokens: 256,
                 batch_sequences: 8,
@@ -130,7 +140,13 @@ impl PretrainOptions {
             _ => serde_json::Map::new(),
         };
         // The shape is compared resolved; the others change no weight.
-        for name in ["model", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "threads"] {
+        for name in [
+            "model",
+            "checkpoint_every_steps",
+            "keep_checkpoints",
+            "log_every_steps",
+            "threads",
+        ] {
             settings.remove(name);
         }
         settings
@@ -139,17 +155,26 @@ impl PretrainOptions {
     fn check(&self) -> Result<(), PretrainError> {
         let bad = |field, rule| Err(PretrainError::Option { field, rule });
         if self.context_tokens == 0 || self.batch_sequences == 0 || self.steps == 0 {
-            return bad("context_tokens, batch_sequences and steps", "they must be above 0");
+            return bad(
+                "context_tokens, batch_sequences and steps",
+                "they must be above 0",
+            );
         }
         if !(self.lr.is_finite() && self.lr > 0.0) {
             return bad("lr", "it must be above 0");
         }
         let o = &self.optimizer;
-        if [o.beta1, o.beta2].iter().any(|beta| !(0.0..1.0).contains(beta)) {
+        if [o.beta1, o.beta2]
+            .iter()
+            .any(|beta| !(0.0..1.0).contains(beta))
+        {
             return bad("optimizer.beta1 and beta2", "they must lie in [0, 1)");
         }
         if !(o.eps > 0.0 && o.clip > 0.0 && o.weight_decay >= 0.0) {
-            return bad("optimizer.eps, clip and weight_decay", "the first two must be above 0, the third not negative");
+            return bad(
+                "optimizer.eps, clip and weight_decay",
+                "the first two must be above 0, the third not negative",
+            );
         }
         if self.warmup_steps > self.steps {
             return bad("warmup_steps", "it must not exceed steps");
@@ -185,7 +210,9 @@ pub enum PretrainError {
         advice: &'static str,
     },
     /// The loss or the gradient stopped being a number.
-    #[error("the loss is {loss} and the gradient's norm {grad_norm} at step {step}: the run diverged; lower lr or raise warmup_steps, and start again from a checkpoint before it")]
+    #[error(
+        "the loss is {loss} and the gradient's norm {grad_norm} at step {step}: the run diverged; lower lr or raise warmup_steps, and start again from a checkpoint before it"
+    )]
     Diverged {
         /// The step that was being made.
         step: u64,
@@ -292,7 +319,10 @@ pub fn pretrain(
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.threads)
         .build()
-        .map_err(|error| PretrainError::Threads { threads: options.threads, message: error.to_string() })?;
+        .map_err(|error| PretrainError::Threads {
+            threads: options.threads,
+            message: error.to_string(),
+        })?;
     let network = match options.backend {
         BackendKind::Cpu => Network::new(config.clone(), Cpu)?,
         BackendKind::Naive => Network::new(config.clone(), Naive)?,
@@ -308,12 +338,17 @@ pub fn pretrain(
         if step.is_multiple_of(options.log_every_steps.max(1)) || step == options.steps {
             run.log(&line)?;
             let tokens_per_second = run.batch_tokens() as f64 / started.elapsed().as_secs_f64();
-            stop = progress(StepReport { line, steps: options.steps, tokens_per_second });
+            stop = progress(StepReport {
+                line,
+                steps: options.steps,
+                tokens_per_second,
+            });
         }
         if stop.is_break() && step < options.steps {
             ending = Ending::Stopped;
         }
-        let due = step.is_multiple_of(options.checkpoint_every_steps.max(1)) || step == options.steps;
+        let due =
+            step.is_multiple_of(options.checkpoint_every_steps.max(1)) || step == options.steps;
         if due || ending == Ending::Stopped {
             run.save()?;
         }
@@ -332,7 +367,11 @@ pub fn pretrain(
     })
 }
 
-fn check_dataset(options: &PretrainOptions, config: &ModelConfig, dataset: &TokenDataset) -> Result<(), PretrainError> {
+fn check_dataset(
+    options: &PretrainOptions,
+    config: &ModelConfig,
+    dataset: &TokenDataset,
+) -> Result<(), PretrainError> {
     if dataset.context_tokens() != options.context_tokens {
         return Err(PretrainError::Dataset {
             what: "sequences of",
@@ -378,7 +417,12 @@ struct Run<'a> {
 }
 
 impl<'a> Run<'a> {
-    fn start(options: &'a PretrainOptions, network: Network, dataset: &'a TokenDataset, out_dir: &'a Path) -> Result<Self, PretrainError> {
+    fn start(
+        options: &'a PretrainOptions,
+        network: Network,
+        dataset: &'a TokenDataset,
+        out_dir: &'a Path,
+    ) -> Result<Self, PretrainError> {
         let total = network.layout().total;
         let mut run = Self {
             schedule: Schedule {
@@ -389,7 +433,11 @@ impl<'a> Run<'a> {
                 steps: options.steps,
             },
             parameters: Vec::new(),
-            optimizer: AdamW { m: Vec::new(), v: Vec::new(), updates: 0 },
+            optimizer: AdamW {
+                m: Vec::new(),
+                v: Vec::new(),
+                updates: 0,
+            },
             grads: vec![0.0; total],
             workspace: Workspace::new(network.config(), Keep::Activations),
             sequence: vec![0; options.context_tokens + 1],
@@ -407,7 +455,10 @@ impl<'a> Run<'a> {
         } else if let Some(path) = &options.branch_from {
             let found = checkpoint::load(path, run.network.layout())?;
             if found.state.model != *run.network.config() {
-                return Err(PretrainError::Mismatch { path: path.clone(), differences: "model".to_owned() });
+                return Err(PretrainError::Mismatch {
+                    path: path.clone(),
+                    differences: "model".to_owned(),
+                });
             }
             (run.parameters, run.optimizer) = (found.parameters, found.optimizer);
         } else {
@@ -431,7 +482,10 @@ impl<'a> Run<'a> {
             };
             let differences = self.differences(&state);
             if !differences.is_empty() {
-                return Err(PretrainError::Mismatch { path, differences: differences.join(", ") });
+                return Err(PretrainError::Mismatch {
+                    path,
+                    differences: differences.join(", "),
+                });
             }
             return Ok(Some(checkpoint::load(&path, self.network.layout())?));
         }
@@ -444,7 +498,10 @@ impl<'a> Run<'a> {
             .iter()
             .filter(|(name, value)| state.settings.get(*name) != Some(value))
             .map(|(name, value)| {
-                let old = state.settings.get(name).map_or("unset".to_owned(), ToString::to_string);
+                let old = state
+                    .settings
+                    .get(name)
+                    .map_or("unset".to_owned(), ToString::to_string);
                 format!("{name} was {old}, is {value}")
             })
             .collect();
@@ -475,8 +532,10 @@ impl<'a> Run<'a> {
             self.tokens.clear();
             self.targets.clear();
             for number in start..start + sequences {
-                self.dataset.sequence(first + number as u64, &mut self.sequence);
-                self.tokens.extend_from_slice(&self.sequence[..options.context_tokens]);
+                self.dataset
+                    .sequence(first + number as u64, &mut self.sequence);
+                self.tokens
+                    .extend_from_slice(&self.sequence[..options.context_tokens]);
                 self.targets.extend_from_slice(&self.sequence[1..]);
             }
             self.scales.resize(self.tokens.len(), scale);
@@ -487,17 +546,39 @@ impl<'a> Run<'a> {
                 targets: &self.targets,
                 scales: &self.scales,
             };
-            loss += self.network.accumulate_gradients(&self.parameters, &batch, &mut self.grads, &mut self.workspace)?;
+            loss += self.network.accumulate_gradients(
+                &self.parameters,
+                &batch,
+                &mut self.grads,
+                &mut self.workspace,
+            )?;
         }
         let backend = self.network.backend();
         let grad_norm = backend.sum_of_squares(&self.grads).sqrt();
         let step = done + 1;
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Err(PretrainError::Diverged { step, loss, grad_norm });
+            return Err(PretrainError::Diverged {
+                step,
+                loss,
+                grad_norm,
+            });
         }
         let lr = self.schedule.rate(done);
-        self.optimizer.update(backend, &options.optimizer, lr, &mut self.parameters, &self.grads, grad_norm);
-        Ok(LossLine { step, tokens: step * self.batch_tokens(), loss, lr, grad_norm })
+        self.optimizer.update(
+            backend,
+            &options.optimizer,
+            lr,
+            &mut self.parameters,
+            &self.grads,
+            grad_norm,
+        );
+        Ok(LossLine {
+            step,
+            tokens: step * self.batch_tokens(),
+            loss,
+            lr,
+            grad_norm,
+        })
     }
 
     fn loss_path(&self) -> PathBuf {
@@ -506,9 +587,15 @@ impl<'a> Run<'a> {
 
     fn log(&self, line: &LossLine) -> Result<(), PretrainError> {
         let path = self.loss_path();
-        let json = serde_json::to_string(line).map_err(|error| failed("write", &path)(error.into()))?;
-        let mut file = OpenOptions::new().create(true).append(true).open(&path).map_err(failed("open", &path))?;
-        file.write_all(format!("{json}\n").as_bytes()).map_err(failed("write", &path))?;
+        let json =
+            serde_json::to_string(line).map_err(|error| failed("write", &path)(error.into()))?;
+        let mut file = OpenOptions::new()
+            .create(true)
+            .append(true)
+            .open(&path)
+            .map_err(failed("open", &path))?;
+        file.write_all(format!("{json}\n").as_bytes())
+            .map_err(failed("write", &path))?;
         Ok(())
     }
 
@@ -523,7 +610,8 @@ impl<'a> Run<'a> {
             .split_inclusive(|&byte| byte == b'\n')
             .take_while(|line| {
                 line.ends_with(b"\n")
-                    && serde_json::from_slice::<LossLine>(line).is_ok_and(|line| line.step <= self.optimizer.updates)
+                    && serde_json::from_slice::<LossLine>(line)
+                        .is_ok_and(|line| line.step <= self.optimizer.updates)
             })
             .flatten()
             .copied()
@@ -552,15 +640,34 @@ impl<'a> Run<'a> {
             weights_digest: String::new(),
             optimizer_digest: String::new(),
         };
-        checkpoint::save(&checkpoint::folder(self.out_dir, step), self.network.layout(), state, &self.parameters, &self.optimizer)?;
-        checkpoint::prune(self.out_dir, options.checkpoint_every_steps, options.steps, options.keep_checkpoints)?;
+        checkpoint::save(
+            &checkpoint::folder(self.out_dir, step),
+            self.network.layout(),
+            state,
+            &self.parameters,
+            &self.optimizer,
+        )?;
+        checkpoint::prune(
+            self.out_dir,
+            options.checkpoint_every_steps,
+            options.steps,
+            options.keep_checkpoints,
+        )?;
         Ok(())
     }
 
     fn publish_final(&self) -> Result<(), PretrainError> {
         write_folder(&self.out_dir.join(FINAL_FOLDER), |folder| {
-            write_tensors(&folder.join(WEIGHTS_FILE), self.network.layout(), &[("", &self.parameters)], Precision::Float32)?;
-            write_whole(&folder.join(CONFIG_FILE), config_json(self.network.config(), Precision::Float32).as_bytes())?;
+            write_tensors(
+                &folder.join(WEIGHTS_FILE),
+                self.network.layout(),
+                &[("", &self.parameters)],
+                Precision::Float32,
+            )?;
+            write_whole(
+                &folder.join(CONFIG_FILE),
+                config_json(self.network.config(), Precision::Float32).as_bytes(),
+            )?;
             Ok(())
         })
     }

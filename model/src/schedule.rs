@@ -3,7 +3,9 @@
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate goes down after the warm-up.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleShape {
     /// Constant, then `1 − √progress` down to zero over the cool-down (SmolLM's choice).
@@ -43,7 +45,10 @@ impl Schedule {
         }
         match self.shape {
             ScheduleShape::Trapezoidal => {
-                let start = self.steps.saturating_sub(self.cooldown_steps).max(self.warmup_steps);
+                let start = self
+                    .steps
+                    .saturating_sub(self.cooldown_steps)
+                    .max(self.warmup_steps);
                 if done <= start {
                     return self.peak;
                 }
@@ -64,7 +69,13 @@ mod tests {
     use super::*;
 
     fn schedule(shape: ScheduleShape) -> Schedule {
-        Schedule { shape, peak: 3e-3, warmup_steps: 100, cooldown_steps: 400, steps: 1_000 }
+        Schedule {
+            shape,
+            peak: 3e-3,
+            warmup_steps: 100,
+            cooldown_steps: 400,
+            steps: 1_000,
+        }
     }
 
     #[test]
@@ -92,7 +103,11 @@ mod tests {
 
     #[test]
     fn no_warmup_and_an_overlong_cooldown_are_fine() {
-        let s = Schedule { warmup_steps: 0, cooldown_steps: 5_000, ..schedule(ScheduleShape::Trapezoidal) };
+        let s = Schedule {
+            warmup_steps: 0,
+            cooldown_steps: 5_000,
+            ..schedule(ScheduleShape::Trapezoidal)
+        };
         assert_eq!(s.rate(0), 3e-3);
         assert_eq!(s.rate(250), 1.5e-3);
     }

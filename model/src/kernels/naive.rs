@@ -12,7 +12,9 @@ fn silu(x: f64) -> f64 {
 
 impl Backend for Naive {
     fn matmul(&self, shape: &MatMul, left: &[f32], right: &[f32], out: &mut [f32]) {
-        let &MatMul { rows, cols, depth, .. } = shape;
+        let &MatMul {
+            rows, cols, depth, ..
+        } = shape;
         for i in 0..rows {
             for j in 0..cols {
                 let mut sum = 0f64;
@@ -52,7 +54,14 @@ impl Backend for Naive {
         }
     }
 
-    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32], inverse_rms: &mut [f32]) {
+    fn rms_norm(
+        &self,
+        x: &[f32],
+        weight: &[f32],
+        eps: f32,
+        out: &mut [f32],
+        inverse_rms: &mut [f32],
+    ) {
         let width = weight.len();
         for (row, inverse) in inverse_rms.iter_mut().enumerate() {
             let x = &x[row * width..][..width];
@@ -114,10 +123,18 @@ impl Backend for Naive {
         }
     }
 
-    fn attention(&self, shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
+    fn attention(
+        &self,
+        shape: &AttentionShape,
+        qkv: &[f32],
+        out: &mut [f32],
+        log_sums: &mut [f32],
+    ) {
         let d = shape.head_dim;
         for_each_row(shape, |row| {
-            let scores: Vec<f64> = (0..=row.position).map(|key| row.score(shape, qkv, key)).collect();
+            let scores: Vec<f64> = (0..=row.position)
+                .map(|key| row.score(shape, qkv, key))
+                .collect();
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
             log_sums[row.log_sum] = (top + total.ln()) as f32;
@@ -168,7 +185,10 @@ impl Backend for Naive {
     }
 
     fn swiglu(&self, width: usize, gate_up: &[f32], out: &mut [f32]) {
-        for (row, pair) in out.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
+        for (row, pair) in out
+            .chunks_exact_mut(width)
+            .zip(gate_up.chunks_exact(2 * width))
+        {
             for i in 0..width {
                 row[i] = (silu(f64::from(pair[i])) * f64::from(pair[width + i])) as f32;
             }
@@ -176,9 +196,16 @@ impl Backend for Naive {
     }
 
     fn swiglu_backward(&self, width: usize, gate_up: &mut [f32], grad_out: &[f32]) {
-        for (pair, row) in gate_up.chunks_exact_mut(2 * width).zip(grad_out.chunks_exact(width)) {
+        for (pair, row) in gate_up
+            .chunks_exact_mut(2 * width)
+            .zip(grad_out.chunks_exact(width))
+        {
             for i in 0..width {
-                let (gate, up, g) = (f64::from(pair[i]), f64::from(pair[width + i]), f64::from(row[i]));
+                let (gate, up, g) = (
+                    f64::from(pair[i]),
+                    f64::from(pair[width + i]),
+                    f64::from(row[i]),
+                );
                 let s = 1.0 / (1.0 + (-gate).exp());
                 pair[i] = (g * up * s * (1.0 + gate * (1.0 - s))) as f32;
                 pair[width + i] = (g * silu(gate)) as f32;
@@ -186,7 +213,13 @@ impl Backend for Naive {
         }
     }
 
-    fn cross_entropy(&self, logits: &mut [f32], targets: &[u32], scales: &[f32], losses: &mut [f32]) {
+    fn cross_entropy(
+        &self,
+        logits: &mut [f32],
+        targets: &[u32],
+        scales: &[f32],
+        losses: &mut [f32],
+    ) {
         let width = logits.len() / targets.len();
         for (t, row) in logits.chunks_exact_mut(width).enumerate() {
             let target = targets[t] as usize;
@@ -211,7 +244,14 @@ impl Backend for Naive {
         x.iter().map(|&v| f64::from(v).powi(2)).sum()
     }
 
-    fn adamw(&self, step: &AdamStep, params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32]) {
+    fn adamw(
+        &self,
+        step: &AdamStep,
+        params: &mut [f32],
+        grads: &[f32],
+        m: &mut [f32],
+        v: &mut [f32],
+    ) {
         for i in 0..params.len() {
             let g = grads[i] * step.gradient_scale;
             m[i] = step.beta1 * m[i] + (1.0 - step.beta1) * g;

@@ -64,7 +64,12 @@ impl TokenDataset {
     /// # Errors
     /// [`ShardError`] if a shard is damaged or of another tokenizer, a weight is unusable, or a source with a
     /// weight above 0 has less than one sequence.
-    pub fn open(sources: &[Source], context_tokens: usize, seed: u64, verify: Verify) -> Result<Self, ShardError> {
+    pub fn open(
+        sources: &[Source],
+        context_tokens: usize,
+        seed: u64,
+        verify: Verify,
+    ) -> Result<Self, ShardError> {
         let slots = slots_by_weight(sources)?;
         let mut hasher = blake3::Hasher::new();
         hasher.update(&(context_tokens as u64).to_le_bytes());
@@ -81,9 +86,18 @@ impl TokenDataset {
             hasher.update(&slots.to_le_bytes());
             for path in &source.shards {
                 let shard = Shard::open(path, verify)?;
-                let first = open.iter().flat_map(|source| &source.shards).chain(&shards).next();
-                if let Some(first) = first.filter(|first: &&Shard| first.tokenizer_digest() != shard.tokenizer_digest()) {
-                    return Err(ShardError::Tokenizer { path: path.clone(), first: first.path().to_path_buf() });
+                let first = open
+                    .iter()
+                    .flat_map(|source| &source.shards)
+                    .chain(&shards)
+                    .next();
+                if let Some(first) = first
+                    .filter(|first: &&Shard| first.tokenizer_digest() != shard.tokenizer_digest())
+                {
+                    return Err(ShardError::Tokenizer {
+                        path: path.clone(),
+                        first: first.path().to_path_buf(),
+                    });
                 }
                 tokens += shard.tokens().len() as u64;
                 offsets.push(tokens);
@@ -92,21 +106,47 @@ impl TokenDataset {
             }
             let windows = tokens.saturating_sub(1) / context_tokens.max(1) as u64;
             if windows == 0 || context_tokens == 0 {
-                return Err(ShardError::TooSmall { name: source.name.clone(), tokens, shards: shards.len(), context_tokens });
+                return Err(ShardError::TooSmall {
+                    name: source.name.clone(),
+                    tokens,
+                    shards: shards.len(),
+                    context_tokens,
+                });
             }
             let key = mix(seed ^ mix(number as u64));
-            open.push(OpenSource { name: source.name.clone(), shards, offsets, windows, first_slot, slots, key });
+            open.push(OpenSource {
+                name: source.name.clone(),
+                shards,
+                offsets,
+                windows,
+                first_slot,
+                slots,
+                key,
+            });
             first_slot += slots;
         }
-        Ok(Self { sources: open, context_tokens, seed, digest: hasher.finalize().to_hex().to_string() })
+        Ok(Self {
+            sources: open,
+            context_tokens,
+            seed,
+            digest: hasher.finalize().to_hex().to_string(),
+        })
     }
 
     /// One unweighted source over `shards`.
     ///
     /// # Errors
     /// As [`TokenDataset::open`].
-    pub fn single(shards: &[PathBuf], context_tokens: usize, seed: u64) -> Result<Self, ShardError> {
-        let source = Source { name: "tokens".to_owned(), weight: 1.0, shards: shards.to_vec() };
+    pub fn single(
+        shards: &[PathBuf],
+        context_tokens: usize,
+        seed: u64,
+    ) -> Result<Self, ShardError> {
+        let source = Source {
+            name: "tokens".to_owned(),
+            weight: 1.0,
+            shards: shards.to_vec(),
+        };
         Self::open(&[source], context_tokens, seed, Verify::Structure)
     }
 
@@ -136,9 +176,15 @@ impl TokenDataset {
             [_] => index % BLOCK_SLOTS,
             _ => Permutation::new(BLOCK_SLOTS, mix(self.seed) ^ mix(block)).at(index % BLOCK_SLOTS),
         };
-        let found = self.sources.partition_point(|source| source.first_slot + source.slots <= slot);
+        let found = self
+            .sources
+            .partition_point(|source| source.first_slot + source.slots <= slot);
         if let Some(source) = self.sources.get(found) {
-            source.read(block * source.slots + slot - source.first_slot, self.context_tokens, out);
+            source.read(
+                block * source.slots + slot - source.first_slot,
+                self.context_tokens,
+                out,
+            );
         }
     }
 
@@ -162,10 +208,15 @@ impl OpenSource {
         let (epoch, place) = (number / self.windows, number % self.windows);
         let window = Permutation::new(self.windows, self.key ^ mix(epoch)).at(place);
         let mut position = window * context_tokens as u64;
-        let mut shard = self.offsets.partition_point(|&offset| offset <= position).saturating_sub(1);
+        let mut shard = self
+            .offsets
+            .partition_point(|&offset| offset <= position)
+            .saturating_sub(1);
         let mut filled = 0;
         while filled < out.len() {
-            let Some(tokens) = self.shards.get(shard).map(Shard::tokens) else { return };
+            let Some(tokens) = self.shards.get(shard).map(Shard::tokens) else {
+                return;
+            };
             let inside = (position - self.offsets[shard]) as usize;
             let part = &tokens[inside..(inside + out.len() - filled).min(tokens.len())];
             for (target, &token) in out[filled..].iter_mut().zip(part) {
@@ -180,16 +231,31 @@ impl OpenSource {
 
 /// Slots of each source in a mixing block, by largest remainder; ties go to the earlier source.
 fn slots_by_weight(sources: &[Source]) -> Result<Vec<u64>, ShardError> {
-    let Some(first) = sources.first() else { return Err(ShardError::NoSource) };
-    let bad = sources.iter().find(|source| !source.weight.is_finite() || source.weight < 0.0);
+    let Some(first) = sources.first() else {
+        return Err(ShardError::NoSource);
+    };
+    let bad = sources
+        .iter()
+        .find(|source| !source.weight.is_finite() || source.weight < 0.0);
     let total: f64 = sources.iter().map(|source| source.weight).sum();
     if let Some(source) = bad.or((total <= 0.0 || !total.is_finite()).then_some(first)) {
-        return Err(ShardError::Weight { name: source.name.clone(), weight: source.weight });
+        return Err(ShardError::Weight {
+            name: source.name.clone(),
+            weight: source.weight,
+        });
     }
-    let exact: Vec<f64> = sources.iter().map(|source| source.weight / total * BLOCK_SLOTS as f64).collect();
+    let exact: Vec<f64> = sources
+        .iter()
+        .map(|source| source.weight / total * BLOCK_SLOTS as f64)
+        .collect();
     let mut slots: Vec<u64> = exact.iter().map(|&x| x as u64).collect();
     let mut order: Vec<usize> = (0..sources.len()).collect();
-    order.sort_by(|&a, &b| exact[b].fract().total_cmp(&exact[a].fract()).then(a.cmp(&b)));
+    order.sort_by(|&a, &b| {
+        exact[b]
+            .fract()
+            .total_cmp(&exact[a].fract())
+            .then(a.cmp(&b))
+    });
     let missing = BLOCK_SLOTS.saturating_sub(slots.iter().sum());
     for &source in order.iter().cycle().take(missing as usize) {
         slots[source] += 1;

@@ -74,7 +74,9 @@ pub enum ShardError {
         vocab_size: u32,
     },
     /// The vocabulary does not fit 16 bits.
-    #[error("a vocabulary of {vocab_size} does not fit 16-bit token shards; use a tokenizer of at most 65,536 entries")]
+    #[error(
+        "a vocabulary of {vocab_size} does not fit 16-bit token shards; use a tokenizer of at most 65,536 entries"
+    )]
     VocabSize {
         /// The vocabulary's size.
         vocab_size: usize,
@@ -88,7 +90,9 @@ pub enum ShardError {
         first: PathBuf,
     },
     /// Nothing, or too little, to sample from.
-    #[error("source {name} has {tokens} tokens in {shards} shards, fewer than one sequence of {context_tokens} tokens and its target; add data or lower context_tokens")]
+    #[error(
+        "source {name} has {tokens} tokens in {shards} shards, fewer than one sequence of {context_tokens} tokens and its target; add data or lower context_tokens"
+    )]
     TooSmall {
         /// The source.
         name: String,
@@ -100,7 +104,9 @@ pub enum ShardError {
         context_tokens: usize,
     },
     /// The weights of the sources make no mixture.
-    #[error("the weight of source {name} is {weight}; weights must be finite, not negative, and at least one must be above 0")]
+    #[error(
+        "the weight of source {name} is {weight}; weights must be finite, not negative, and at least one must be above 0"
+    )]
     Weight {
         /// The source.
         name: String,
@@ -144,12 +150,20 @@ impl Header {
             problem: problem.to_owned(),
         };
         let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
-            return Err(damaged(bytes.len() as u64, "the file ends inside the header"));
+            return Err(damaged(
+                bytes.len() as u64,
+                "the file ends inside the header",
+            ));
         };
         if &bytes[..8] != MAGIC {
-            return Err(damaged(0, "the file does not start with CSMTOKEN, it is no token shard"));
+            return Err(damaged(
+                0,
+                "the file does not start with CSMTOKEN, it is no token shard",
+            ));
         }
-        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
+        let u32_at = |at: usize| {
+            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+        };
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let digest_at = |at: usize| {
             let mut digest = [0u8; 32];
@@ -158,11 +172,17 @@ impl Header {
         };
         let version = u32_at(8);
         if version != VERSION {
-            return Err(ShardError::Version { path: path.to_path_buf(), version });
+            return Err(ShardError::Version {
+                path: path.to_path_buf(),
+                version,
+            });
         }
         let check = blake3::hash(&bytes[..CHECKED_BYTES]);
         if bytes[CHECKED_BYTES..] != check.as_bytes()[..8] {
-            return Err(damaged(CHECKED_BYTES as u64, "the header's checksum does not match"));
+            return Err(damaged(
+                CHECKED_BYTES as u64,
+                "the header's checksum does not match",
+            ));
         }
         let header = Self {
             vocab_size: u32_at(12),
@@ -172,7 +192,10 @@ impl Header {
             payload_digest: digest_at(64),
         };
         if header.vocab_size == 0 || header.vocab_size > 1 << 16 {
-            return Err(damaged(12, "the vocabulary size is not between 1 and 65,536"));
+            return Err(damaged(
+                12,
+                "the vocabulary size is not between 1 and 65,536",
+            ));
         }
         if header.documents > header.tokens {
             return Err(damaged(24, "there are more documents than tokens"));

@@ -38,14 +38,22 @@ impl ShardWriter {
     ///
     /// # Errors
     /// [`ShardError`] if the vocabulary is too large or the file cannot be created.
-    pub fn create(path: &Path, vocab_size: usize, tokenizer_digest: [u8; 32]) -> Result<Self, ShardError> {
+    pub fn create(
+        path: &Path,
+        vocab_size: usize,
+        tokenizer_digest: [u8; 32],
+    ) -> Result<Self, ShardError> {
         if vocab_size == 0 || vocab_size > 1 << 16 {
             return Err(ShardError::VocabSize { vocab_size });
         }
         let temporary = temporary_name(path);
-        let mut file = BufWriter::with_capacity(1 << 18, File::create(&temporary).map_err(failed("create", &temporary))?);
+        let mut file = BufWriter::with_capacity(
+            1 << 18,
+            File::create(&temporary).map_err(failed("create", &temporary))?,
+        );
         // Room for the header, which is known last.
-        file.write_all(&[0; HEADER_BYTES]).map_err(failed("write", &temporary))?;
+        file.write_all(&[0; HEADER_BYTES])
+            .map_err(failed("write", &temporary))?;
         Ok(Self {
             path: path.to_path_buf(),
             temporary,
@@ -123,7 +131,8 @@ impl ShardWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<(), ShardError> {
         self.hasher.update(bytes);
         if let Some(file) = &mut self.file {
-            file.write_all(bytes).map_err(failed("write", &self.temporary))?;
+            file.write_all(bytes)
+                .map_err(failed("write", &self.temporary))?;
         }
         Ok(())
     }
@@ -154,7 +163,12 @@ impl ShardSetWriter {
     ///
     /// # Errors
     /// An I/O failure if the folder cannot be made.
-    pub fn create(folder: &Path, vocab_size: usize, tokenizer_digest: [u8; 32], shard_tokens: u64) -> Result<Self, ShardError> {
+    pub fn create(
+        folder: &Path,
+        vocab_size: usize,
+        tokenizer_digest: [u8; 32],
+        shard_tokens: u64,
+    ) -> Result<Self, ShardError> {
         std::fs::create_dir_all(folder).map_err(failed("create folder", folder))?;
         Ok(Self {
             folder: folder.to_path_buf(),
@@ -174,7 +188,9 @@ impl ShardSetWriter {
         let mut shard = match self.current.take() {
             Some(shard) => shard,
             None => {
-                let path = self.folder.join(format!("tokens-{:05}.bin", self.finished.len()));
+                let path = self
+                    .folder
+                    .join(format!("tokens-{:05}.bin", self.finished.len()));
                 ShardWriter::create(&path, self.vocab_size, self.tokenizer_digest)?
             }
         };

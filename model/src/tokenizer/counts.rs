@@ -59,7 +59,10 @@ impl WordCounts {
     pub(super) fn finish(mut self) -> Result<Vec<(String, u64)>, TokenizerError> {
         self.count_batch()?;
         if self.forgotten > 0 {
-            tracing::info!(occurrences = self.forgotten, "rare words were forgotten while counting; raise max_distinct_words to keep them");
+            tracing::info!(
+                occurrences = self.forgotten,
+                "rare words were forgotten while counting; raise max_distinct_words to keep them"
+            );
         }
         let mut words: Vec<_> = self.words.into_iter().collect();
         words.sort_unstable();

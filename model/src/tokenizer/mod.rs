@@ -77,7 +77,9 @@ impl Default for TokenizerOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum TokenizerError {
     /// The vocabulary cannot hold the special tokens and all bytes, or exceeds `u16` shards.
-    #[error("tokenizer.vocab_size = {vocab_size} is not usable: it must lie between {least} (special tokens and all bytes) and 65,536 (what token shards can hold)")]
+    #[error(
+        "tokenizer.vocab_size = {vocab_size} is not usable: it must lie between {least} (special tokens and all bytes) and 65,536 (what token shards can hold)"
+    )]
     VocabSize {
         /// The option's value.
         vocab_size: usize,
@@ -85,7 +87,9 @@ pub enum TokenizerError {
         least: usize,
     },
     /// There was no text.
-    #[error("no text to train the tokenizer on: check that the input stage has rows and a non-empty text column")]
+    #[error(
+        "no text to train the tokenizer on: check that the input stage has rows and a non-empty text column"
+    )]
     NoText,
     /// The `tokenizers` crate refused.
     #[error("tokenizer {}: {message}; the file must be a tokenizer.json of this or the Hugging Face tokenizers library", path.display())]
@@ -139,10 +143,17 @@ pub fn train<T: AsRef<str> + Send>(
 ///
 /// # Errors
 /// As [`train`].
-pub fn train_on_counts(options: &TokenizerOptions, counts: WordCounts, out_dir: &Path) -> Result<Encoder, TokenizerError> {
+pub fn train_on_counts(
+    options: &TokenizerOptions,
+    counts: WordCounts,
+    out_dir: &Path,
+) -> Result<Encoder, TokenizerError> {
     let least = SPECIAL_TOKENS.len() + 256;
     if options.vocab_size < least || options.vocab_size > 1 << 16 {
-        return Err(TokenizerError::VocabSize { vocab_size: options.vocab_size, least });
+        return Err(TokenizerError::VocabSize {
+            vocab_size: options.vocab_size,
+            least,
+        });
     }
     let words = counts.finish()?;
     if words.is_empty() {
@@ -152,18 +163,39 @@ pub fn train_on_counts(options: &TokenizerOptions, counts: WordCounts, out_dir: 
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     vocabulary.extend(alphabet.iter().map(char::to_string));
-    let merges = merges::learn(&words, &mut vocabulary, options.vocab_size, options.min_frequency);
+    let merges = merges::learn(
+        &words,
+        &mut vocabulary,
+        options.vocab_size,
+        options.min_frequency,
+    );
     save(options, &vocabulary, &merges, out_dir)?;
     Encoder::load(&out_dir.join(TOKENIZER_FILE))
 }
 
-fn save(options: &TokenizerOptions, vocabulary: &[String], merges: &[(u32, u32)], out_dir: &Path) -> Result<(), TokenizerError> {
-    let library = |message: String| TokenizerError::Library { path: out_dir.to_path_buf(), message };
-    let entries: serde_json::Map<String, serde_json::Value> =
-        vocabulary.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect();
+fn save(
+    options: &TokenizerOptions,
+    vocabulary: &[String],
+    merges: &[(u32, u32)],
+    out_dir: &Path,
+) -> Result<(), TokenizerError> {
+    let library = |message: String| TokenizerError::Library {
+        path: out_dir.to_path_buf(),
+        message,
+    };
+    let entries: serde_json::Map<String, serde_json::Value> = vocabulary
+        .iter()
+        .enumerate()
+        .map(|(id, token)| (token.clone(), id.into()))
+        .collect();
     let pairs: Vec<[&str; 2]> = merges
         .iter()
-        .map(|&(a, b)| [vocabulary[a as usize].as_str(), vocabulary[b as usize].as_str()])
+        .map(|&(a, b)| {
+            [
+                vocabulary[a as usize].as_str(),
+                vocabulary[b as usize].as_str(),
+            ]
+        })
         .collect();
     let added = |id: usize| {
         serde_json::json!({
@@ -189,8 +221,11 @@ fn save(options: &TokenizerOptions, vocabulary: &[String], merges: &[(u32, u32)]
     });
     // Through the library and back: it checks the merges and writes the vocabulary in the order of ids.
     let text = serde_json::to_vec(&document).map_err(|error| library(error.to_string()))?;
-    let tokenizer = tokenizers::Tokenizer::from_bytes(text).map_err(|error| library(error.to_string()))?;
-    let text = tokenizer.to_string(true).map_err(|error| library(error.to_string()))?;
+    let tokenizer =
+        tokenizers::Tokenizer::from_bytes(text).map_err(|error| library(error.to_string()))?;
+    let text = tokenizer
+        .to_string(true)
+        .map_err(|error| library(error.to_string()))?;
     std::fs::create_dir_all(out_dir).map_err(crate::files::failed("create folder", out_dir))?;
 
     let end = SPECIAL_TOKENS[0];
@@ -216,8 +251,14 @@ fn save(options: &TokenizerOptions, vocabulary: &[String], merges: &[(u32, u32)]
     let special = serde_json::json!({
         "additional_special_tokens": SPECIAL_TOKENS, "bos_token": end, "eos_token": end, "unk_token": end,
     });
-    write_whole(&out_dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())?;
-    write_whole(&out_dir.join("special_tokens_map.json"), format!("{special:#}\n").as_bytes())?;
+    write_whole(
+        &out_dir.join("tokenizer_config.json"),
+        format!("{config:#}\n").as_bytes(),
+    )?;
+    write_whole(
+        &out_dir.join("special_tokens_map.json"),
+        format!("{special:#}\n").as_bytes(),
+    )?;
     write_whole(&out_dir.join(TOKENIZER_FILE), text.as_bytes())?;
     Ok(())
 }
