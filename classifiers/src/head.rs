@@ -176,6 +176,17 @@ impl Head {
         Self::from_json(&bytes).map_err(malformed)
     }
 
+    /// Reads a head from a file's bytes; `name` stands for the path in errors.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, HeadError> {
+        Self::from_json(bytes).map_err(|reason| HeadError::Malformed {
+            path: name.into(),
+            reason,
+        })
+    }
+
     fn from_json(bytes: &[u8]) -> Result<Self, String> {
         let start: HeadFileStart = serde_json::from_slice(bytes)
             .map_err(|error| format!("not JSON of a head: {error}"))?;

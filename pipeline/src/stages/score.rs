@@ -33,6 +33,10 @@ pub const KIND: StageKind = StageKind {
     build: super::build_from::<ScoreConfig>,
 };
 
+/// The heads that ship with the program; `classifiers/heads/` has their cards.
+const EDU_WEB: &[u8] = include_bytes!("../../../classifiers/heads/edu_web_minilm.json");
+const EDU_PYTHON: &[u8] = include_bytes!("../../../classifiers/heads/edu_python_minilm.json");
+
 /// Adds `score` and `int_score = round(clip(score, 0, 5))` to every row, as FineWeb-Edu does
 /// [huggingface/cosmopedia `classification/`].
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -66,8 +70,8 @@ impl Default for ScoreConfig {
 impl ScoreConfig {
     fn load_head(&self, ctx: &StageContext) -> Result<Head, StageError> {
         let head = match self.head.as_str() {
-            "edu_web" => Head::edu_web(),
-            "edu_python" => Head::edu_python(),
+            "edu_web" => Head::from_bytes("edu_web", EDU_WEB),
+            "edu_python" => Head::from_bytes("edu_python", EDU_PYTHON),
             path => Head::load(path.as_ref()),
         };
         head.map_err(|error| {
@@ -97,7 +101,8 @@ impl Stage for ScoreConfig {
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
         let head = self.load_head(ctx)?;
-        let mut externals = vec![External { name: "head".to_owned(), digest: head.digest() }];
+        let head = blake3::hash(head.to_json().as_bytes()).to_hex().to_string();
+        let mut externals = vec![External { name: "head".to_owned(), digest: head }];
         for (own, asset) in [(&self.backbone, Asset::MinilmInt8), (&self.tokenizer, Asset::MinilmTokenizer)] {
             externals.push(match own {
                 Some(path) => super::file_external(ctx, path)?,
