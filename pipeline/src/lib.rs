@@ -10,6 +10,7 @@ pub mod commands;
 pub mod dag;
 pub mod durable;
 pub mod engine;
+pub mod inspect;
 pub mod manifest;
 pub mod report;
 pub mod runner;

@@ -86,7 +86,11 @@ pub fn encode(kind: TensorKind, values: &[f32]) -> Result<Vec<u8>, EncodeError> 
 fn nibbles(out: &mut Vec<u8>, values: &[f32], level: impl Fn(f32) -> f32) {
     let level = |v: f32| (level(v) as u8).min(15);
     let (low, high) = values.split_at(16);
-    out.extend(low.iter().zip(high).map(|(&l, &h)| level(l) | level(h) << 4));
+    out.extend(
+        low.iter()
+            .zip(high)
+            .map(|(&l, &h)| level(l) | level(h) << 4),
+    );
 }
 
 /// Writes a GGUF file. `tensors` keep their order. An [`EncodeError`] comes back as an
@@ -180,7 +184,9 @@ mod tests {
 
     #[test]
     fn round_trips_stay_within_half_a_step() {
-        let values: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 20.0) / 10.0).collect();
+        let values: Vec<f32> = (0..64)
+            .map(|i| ((i * 37 % 64) as f32 - 20.0) / 10.0)
+            .collect();
         assert_eq!(error_of(TensorKind::F32, &values), 0.0);
         assert!(error_of(TensorKind::F16, &values) < 2e-3);
         assert!(error_of(TensorKind::Q8_0, &values) < 4.3 / 127.0 / 2.0 + 2e-3);

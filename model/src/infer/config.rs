@@ -52,14 +52,14 @@ impl LlamaConfig {
             true => Ok(value as usize),
             false => Err(refuse(key, value.to_string(), format!("1 to {most}"))),
         };
-        let number = |key: &str, most: u64| {
-            within(key, file.require_u64(&format!("llama.{key}"))?, most)
-        };
-        let number_or = |key: &str, default: usize, most: u64| {
-            match file.metadata().contains_key(&format!("llama.{key}")) {
-                true => number(key, most),
-                false => within(key, default as u64, most),
-            }
+        let number =
+            |key: &str, most: u64| within(key, file.require_u64(&format!("llama.{key}"))?, most);
+        let number_or = |key: &str, default: usize, most: u64| match file
+            .metadata()
+            .contains_key(&format!("llama.{key}"))
+        {
+            true => number(key, most),
+            false => within(key, default as u64, most),
         };
         let layers = number("block_count", 1_024)?;
         let hidden = number("embedding_length", 65_536)?;
@@ -77,15 +77,27 @@ impl LlamaConfig {
         let vocab_size = within("vocab_size", vocab_size, 1 << 22)?;
         if !head_dim.is_multiple_of(LANES) || value_dim != head_dim {
             let allowed = format!("a multiple of {LANES}, equal to the value length");
-            return Err(refuse("attention.key_length", head_dim.to_string(), allowed));
+            return Err(refuse(
+                "attention.key_length",
+                head_dim.to_string(),
+                allowed,
+            ));
         }
         if !heads.is_multiple_of(kv_heads) {
             let allowed = format!("a divisor of the {heads} query heads");
-            return Err(refuse("attention.head_count_kv", kv_heads.to_string(), allowed));
+            return Err(refuse(
+                "attention.head_count_kv",
+                kv_heads.to_string(),
+                allowed,
+            ));
         }
         if !rope_dim.is_multiple_of(2) || rope_dim > head_dim {
             let allowed = format!("even and at most {head_dim}");
-            return Err(refuse("rope.dimension_count", rope_dim.to_string(), allowed));
+            return Err(refuse(
+                "rope.dimension_count",
+                rope_dim.to_string(),
+                allowed,
+            ));
         }
         let norm_epsilon = file.require_f64("llama.attention.layer_norm_rms_epsilon")?;
         if !(norm_epsilon > 0.0 && norm_epsilon < 1.0) {

@@ -216,7 +216,10 @@ impl Engine {
     /// Asks for an answer. The request is queued by this call, not by the first poll; dropping
     /// the future frees its place before the next step. The answer depends on the request and the
     /// model only.
-    pub fn generate(&self, request: GenerateRequest) -> impl Future<Output = Answer> + Send + use<> {
+    pub fn generate(
+        &self,
+        request: GenerateRequest,
+    ) -> impl Future<Output = Answer> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         if let Some(jobs) = &self.jobs {
             // When the thread is gone the reply is dropped here, which the future reports.
@@ -343,8 +346,10 @@ impl Scheduler {
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
-            self.waiting.retain(|sequence| !sequence.reply.is_canceled());
-            self.running.retain(|sequence| !sequence.reply.is_canceled());
+            self.waiting
+                .retain(|sequence| !sequence.reply.is_canceled());
+            self.running
+                .retain(|sequence| !sequence.reply.is_canceled());
             self.admit();
             if !self.running.is_empty() {
                 self.step();
@@ -380,8 +385,18 @@ impl Scheduler {
         let sampling = &request.sampling;
         let numbers = [
             ("temperature", sampling.temperature, 0.0..=100.0, "0 to 100"),
-            ("top_p", sampling.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
-            ("repetition_penalty", sampling.repetition_penalty, 0.01..=100.0, "0.01 to 100"),
+            (
+                "top_p",
+                sampling.top_p,
+                f32::MIN_POSITIVE..=1.0,
+                "above 0 and at most 1",
+            ),
+            (
+                "repetition_penalty",
+                sampling.repetition_penalty,
+                0.01..=100.0,
+                "0.01 to 100",
+            ),
         ];
         for (field, value, range, allowed) in numbers {
             if !range.contains(&value) {
@@ -486,7 +501,10 @@ impl Scheduler {
             .zip(&plan)
             .filter_map(|(sequence, plan)| draws(plan).then_some(sequence))
             .collect();
-        let logits: Vec<&mut [f32]> = self.work.logits_mut(self.model.config().vocab_size).collect();
+        let logits: Vec<&mut [f32]> = self
+            .work
+            .logits_mut(self.model.config().vocab_size)
+            .collect();
         let model = &self.model;
         let answers: Vec<Option<Answer>> = drawing
             .into_par_iter()

@@ -12,7 +12,9 @@ pub enum LoadModelError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The model is not a Llama.
-    #[error("{path}: the architecture is `{found}`; only `llama` models (SmolLM, SmolLM2) run here")]
+    #[error(
+        "{path}: the architecture is `{found}`; only `llama` models (SmolLM, SmolLM2) run here"
+    )]
     Architecture { path: PathBuf, found: String },
     /// A setting of the model is out of range or asks for something that is not built.
     #[error("{path}: `{key}` is {value}, but must be {allowed}; the model cannot run here")]
@@ -101,5 +103,8 @@ pub enum ScoreError {
     #[error(
         "the text has {tokens} tokens and the context {context_tokens}; shorten it or raise max_context_tokens"
     )]
-    TooLong { tokens: usize, context_tokens: usize },
+    TooLong {
+        tokens: usize,
+        context_tokens: usize,
+    },
 }

@@ -80,7 +80,10 @@ impl Model {
             seen: BTreeSet::new(),
         };
         let (hidden, wide) = (config.hidden, config.intermediate);
-        let (queries, pairs) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
+        let (queries, pairs) = (
+            config.heads * config.head_dim,
+            config.kv_heads * config.head_dim,
+        );
         let embedding = tensors.matrix("token_embd.weight", hidden, config.vocab_size)?;
         let mut layers = Vec::new();
         for index in 0..config.layers {
@@ -179,7 +182,12 @@ impl<'a> Tensors<'a> {
         Ok(tensor)
     }
 
-    fn matrix(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<PackedMatrix, LoadModelError> {
+    fn matrix(
+        &mut self,
+        name: &str,
+        inputs: usize,
+        outputs: usize,
+    ) -> Result<PackedMatrix, LoadModelError> {
         Ok(PackedMatrix::new(self.take(name, &[inputs, outputs])?))
     }
 
@@ -189,7 +197,12 @@ impl<'a> Tensors<'a> {
 
     /// Fails when the file holds a tensor (a bias, say) that was not asked for.
     fn finish(self) -> Result<(), LoadModelError> {
-        match self.file.tensors().keys().find(|name| !self.seen.contains(*name)) {
+        match self
+            .file
+            .tensors()
+            .keys()
+            .find(|name| !self.seen.contains(*name))
+        {
             None => Ok(()),
             Some(name) => Err(LoadModelError::UnknownTensor {
                 path: self.file.path().into(),

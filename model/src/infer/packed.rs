@@ -108,7 +108,9 @@ impl PackedMatrix {
         let blocks = self.inputs / BLOCK;
         let (start, room) = (panel * blocks + first / BLOCK, &mut room[..count * PANEL]);
         match &self.storage {
-            Storage::F32(all) => return &all[(panel * self.inputs + first) * PANEL..][..count * PANEL],
+            Storage::F32(all) => {
+                return &all[(panel * self.inputs + first) * PANEL..][..count * PANEL];
+            }
             Storage::Q4(all) => unpack_q4(isa, &all[start * Q4_BYTES..], room),
             Storage::Q8(all) => unpack_q8(isa, &all[start * Q8_BYTES..], room),
         }
@@ -121,7 +123,12 @@ impl PackedMatrix {
 type Put = fn(block: &[u8], column: usize, packed: &mut [u8]) -> bool;
 
 /// None when a block was refused.
-fn pack_blocks(tensor: Tensor<'_>, inputs: usize, packed_bytes: usize, put: Put) -> Option<Vec<u8>> {
+fn pack_blocks(
+    tensor: Tensor<'_>,
+    inputs: usize,
+    packed_bytes: usize,
+    put: Put,
+) -> Option<Vec<u8>> {
     let blocks = inputs / BLOCK;
     let row_bytes = blocks * tensor.info.kind.block_bytes();
     let panels = (tensor.len() / inputs).div_ceil(PANEL);
@@ -130,11 +137,14 @@ fn pack_blocks(tensor: Tensor<'_>, inputs: usize, packed_bytes: usize, put: Put)
         .par_chunks_mut(blocks * packed_bytes)
         .zip(tensor.bytes.par_chunks(PANEL * row_bytes))
         .all(|(panel, rows)| {
-            rows.chunks_exact(row_bytes).enumerate().all(|(column, row)| {
-                let from = row.chunks_exact(tensor.info.kind.block_bytes());
-                let to = panel.chunks_exact_mut(packed_bytes);
-                from.zip(to).fold(true, |ok, (from, to)| put(from, column, to) && ok)
-            })
+            rows.chunks_exact(row_bytes)
+                .enumerate()
+                .all(|(column, row)| {
+                    let from = row.chunks_exact(tensor.info.kind.block_bytes());
+                    let to = panel.chunks_exact_mut(packed_bytes);
+                    from.zip(to)
+                        .fold(true, |ok, (from, to)| put(from, column, to) && ok)
+                })
         });
     whole.then_some(packed)
 }
@@ -212,10 +222,15 @@ fn halves(bytes: &[u8]) -> [f32; PANEL] {
 fn unpack_q4_body(packed: &[u8], out: &mut [f32]) {
     let blocks = packed.chunks_exact(Q4_BYTES);
     for (block, out) in blocks.zip(out.chunks_exact_mut(BLOCK * PANEL)) {
-        let (scales, minima) = (halves(&block[..2 * PANEL]), halves(&block[2 * PANEL..4 * PANEL]));
+        let (scales, minima) = (
+            halves(&block[..2 * PANEL]),
+            halves(&block[2 * PANEL..4 * PANEL]),
+        );
         let (low, high) = out.split_at_mut(BLOCK / 2 * PANEL);
         let rows = block[4 * PANEL..].chunks_exact(PANEL);
-        let outs = low.chunks_exact_mut(PANEL).zip(high.chunks_exact_mut(PANEL));
+        let outs = low
+            .chunks_exact_mut(PANEL)
+            .zip(high.chunks_exact_mut(PANEL));
         for (bytes, (low, high)) in rows.zip(outs) {
             for column in 0..PANEL {
                 let byte = i32::from(bytes[column]);
@@ -321,7 +336,11 @@ pub(crate) fn multiply(
         let mut room = [0.0; CHUNK * PANEL];
         for row in 0..x.rows {
             // SAFETY: this thread alone has this panel's columns, of every row.
-            unsafe { shared.at(row * stride + column * PANEL).write_bytes(0, PANEL) };
+            unsafe {
+                shared
+                    .at(row * stride + column * PANEL)
+                    .write_bytes(0, PANEL)
+            };
         }
         for first in (0..x.inputs).step_by(CHUNK) {
             let count = CHUNK.min(x.inputs - first);
@@ -392,13 +411,22 @@ mod tests {
                 assert_eq!(stride, 64 + 64);
                 for row in 0..rows {
                     let x = &x[row * inputs..][..inputs];
-                    let chain = |w: &[f32]| x.iter().zip(w).fold(0.0f32, |s, (x, w)| x.mul_add(*w, s));
+                    let chain =
+                        |w: &[f32]| x.iter().zip(w).fold(0.0f32, |s, (x, w)| x.mul_add(*w, s));
                     let out = &out[row * stride..][..stride];
                     for (output, w) in first_values.chunks(inputs).enumerate() {
-                        assert_eq!(out[output].to_bits(), chain(w).to_bits(), "{kind:?} {isa:?}");
+                        assert_eq!(
+                            out[output].to_bits(),
+                            chain(w).to_bits(),
+                            "{kind:?} {isa:?}"
+                        );
                     }
                     for (output, w) in second_values.chunks(inputs).enumerate() {
-                        assert_eq!(out[64 + output].to_bits(), chain(w).to_bits(), "{kind:?} {isa:?}");
+                        assert_eq!(
+                            out[64 + output].to_bits(),
+                            chain(w).to_bits(),
+                            "{kind:?} {isa:?}"
+                        );
                     }
                 }
             }

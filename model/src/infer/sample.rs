@@ -16,7 +16,11 @@ pub(crate) fn penalize(logits: &mut [f32], seen: &[u32], penalty: f32) {
     }
     for &token in seen {
         let logit = &mut logits[token as usize];
-        *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
+        *logit = if *logit > 0.0 {
+            *logit / penalty
+        } else {
+            *logit * penalty
+        };
     }
 }
 
@@ -105,7 +109,10 @@ mod tests {
         let logits = [0.0, 2.0, 2.0, 1.0];
         assert_eq!(pick(&logits, &options(0.0, 1.0, 4), 1, 0), Some(1));
         assert_eq!(pick(&[f32::NAN, 1.0], &options(0.0, 1.0, 4), 1, 0), None);
-        assert_eq!(pick(&[f32::NEG_INFINITY; 3], &options(0.6, 1.0, 4), 1, 0), None);
+        assert_eq!(
+            pick(&[f32::NEG_INFINITY; 3], &options(0.6, 1.0, 4), 1, 0),
+            None
+        );
     }
 
     #[test]
@@ -129,7 +136,11 @@ mod tests {
         for position in 0..100 {
             assert_eq!(pick(&logits, &options(1.0, 1.0, 1), 7, position), Some(1));
         }
-        let draw = |seed| (0..50).map(|p| pick(&logits, &options(1.0, 1.0, 3), seed, p)).collect::<Vec<_>>();
+        let draw = |seed| {
+            (0..50)
+                .map(|p| pick(&logits, &options(1.0, 1.0, 3), seed, p))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
     }

@@ -24,7 +24,10 @@ impl Model {
         let mut cache = KvCache::default();
         let mut work = Workspace::default();
         let mut out = Vec::with_capacity(inputs.len());
-        for (inputs, next) in inputs.chunks(STEP_TOKENS).zip(tokens[1..].chunks(STEP_TOKENS)) {
+        for (inputs, next) in inputs
+            .chunks(STEP_TOKENS)
+            .zip(tokens[1..].chunks(STEP_TOKENS))
+        {
             let span = Span {
                 cache: &mut cache,
                 tokens: inputs,
@@ -65,7 +68,11 @@ impl Model {
             let inputs = &continuation[..continuation.len() - 1];
             runs.push((shared.clone(), [&[last], inputs].concat()));
         }
-        let targets: Vec<&[u32]> = continuations.iter().map(Vec::as_slice).filter(|c| !c.is_empty()).collect();
+        let targets: Vec<&[u32]> = continuations
+            .iter()
+            .map(Vec::as_slice)
+            .filter(|c| !c.is_empty())
+            .collect();
         let mut scores = vec![Vec::new(); runs.len()];
         // Steps of whole continuations while they fit, of parts of a longer one.
         let mut first = 0;
@@ -78,7 +85,9 @@ impl Model {
             }
             if end == first + 1 {
                 let (cache, inputs) = &mut runs[first];
-                let parts = inputs.chunks(STEP_TOKENS).zip(targets[first].chunks(STEP_TOKENS));
+                let parts = inputs
+                    .chunks(STEP_TOKENS)
+                    .zip(targets[first].chunks(STEP_TOKENS));
                 for (tokens, next) in parts {
                     let span = Span {
                         cache,
@@ -105,7 +114,9 @@ impl Model {
                 }
             }
             // The pages of what is done go back at once.
-            runs[first..end].iter_mut().for_each(|(cache, _)| *cache = KvCache::default());
+            runs[first..end]
+                .iter_mut()
+                .for_each(|(cache, _)| *cache = KvCache::default());
             first = end;
         }
         let mut scores = scores.into_iter();

@@ -37,7 +37,9 @@ fn parts() -> Parts {
         .chain(letters.iter().map(char::to_string))
         .chain(merges.iter().map(|merge| merge.replace(' ', "")))
         .collect();
-    let kinds = (0..tokens.len()).map(|id| Value::I32(if id < 3 { 3 } else { 1 })).collect();
+    let kinds = (0..tokens.len())
+        .map(|id| Value::I32(if id < 3 { 3 } else { 1 }))
+        .collect();
     let vocab = tokens.len() as u64;
     let metadata = vec![
         ("general.architecture", Value::String("llama".into())),
@@ -52,12 +54,19 @@ fn parts() -> Parts {
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String("smollm".into())),
         ("tokenizer.ggml.tokens", Value::strings(tokens)),
-        ("tokenizer.ggml.token_type", Value::Array(ValueKind::I32, kinds)),
+        (
+            "tokenizer.ggml.token_type",
+            Value::Array(ValueKind::I32, kinds),
+        ),
         ("tokenizer.ggml.merges", Value::strings(merges)),
         ("tokenizer.ggml.eos_token_id", Value::U32(2)),
     ];
     let mut tensors = vec![
-        ("token_embd.weight".into(), vec![HIDDEN, vocab], TensorKind::Q8_0),
+        (
+            "token_embd.weight".into(),
+            vec![HIDDEN, vocab],
+            TensorKind::Q8_0,
+        ),
         ("output_norm.weight".into(), vec![HIDDEN], TensorKind::F32),
     ];
     for layer in 0..LAYERS {
@@ -81,7 +90,9 @@ fn parts() -> Parts {
 fn load(parts: &Parts) -> Result<Model, LoadModelError> {
     let mut state = 1u64;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state = state
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
     let values: Vec<Vec<f32>> = parts
@@ -89,7 +100,13 @@ fn load(parts: &Parts) -> Result<Model, LoadModelError> {
         .iter()
         .map(|(name, dims, _)| {
             let norm = name.contains("norm");
-            let value = |_| if norm { 1.0 + 0.1 * next() } else { 0.5 * next() };
+            let value = |_| {
+                if norm {
+                    1.0 + 0.1 * next()
+                } else {
+                    0.5 * next()
+                }
+            };
             (0..dims.iter().product()).map(value).collect()
         })
         .collect();
@@ -145,8 +162,14 @@ fn parts_threads_and_isas_change_no_bit() {
     assert_eq!(whole.len(), 100 * model.config().vocab_size);
     assert_eq!(logits_in_parts(&model, &tokens, &[1]), whole);
     assert_eq!(logits_in_parts(&model, &tokens, &[7, 16, 5]), whole);
-    let pool = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap();
-    assert_eq!(pool.install(|| logits_in_parts(&model, &tokens, &[33])), whole);
+    let pool = rayon::ThreadPoolBuilder::new()
+        .num_threads(5)
+        .build()
+        .unwrap();
+    assert_eq!(
+        pool.install(|| logits_in_parts(&model, &tokens, &[33])),
+        whole
+    );
     for isa in kernels::Isa::available() {
         model.isa = isa;
         assert_eq!(logits_in_parts(&model, &tokens, &[50]), whole, "{isa:?}");
@@ -163,17 +186,22 @@ fn plain_logits(model: &Model, tokens: &[u32]) -> Vec<f64> {
     };
     let product = |matrix: &packed::PackedMatrix, outputs: usize, x: &[f64]| -> Vec<f64> {
         let dot = |w: Vec<f64>| w.iter().zip(x).map(|(w, x)| w * x).sum();
-        (0..outputs).map(|output| dot(row(matrix, output, x.len()))).collect()
+        (0..outputs)
+            .map(|output| dot(row(matrix, output, x.len())))
+            .collect()
     };
     let norm = |x: &[f64], weight: &[f32]| -> Vec<f64> {
         let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
         let scale = 1.0 / (mean + f64::from(config.norm_epsilon)).sqrt();
-        x.iter().zip(weight).map(|(x, &w)| x * scale * f64::from(w)).collect()
+        x.iter()
+            .zip(weight)
+            .map(|(x, &w)| x * scale * f64::from(w))
+            .collect()
     };
     let turn = |head: &mut [f64], position: usize| {
         for pair in 0..head.len() / 2 {
-            let angle = position as f64
-                / config.rope_base.powf(2.0 * pair as f64 / head.len() as f64);
+            let angle =
+                position as f64 / config.rope_base.powf(2.0 * pair as f64 / head.len() as f64);
             let (a, b) = (head[2 * pair], head[2 * pair + 1]);
             head[2 * pair] = a * angle.cos() - b * angle.sin();
             head[2 * pair + 1] = a * angle.sin() + b * angle.cos();
@@ -204,7 +232,13 @@ fn plain_logits(model: &Model, tokens: &[u32]) -> Vec<f64> {
                 let kv = head / (config.heads / config.kv_heads) * dim;
                 let query = &queries[position][head * dim..][..dim];
                 let scores: Vec<f64> = (0..=position)
-                    .map(|j| query.iter().zip(&keys[j][kv..]).map(|(q, k)| q * k).sum::<f64>())
+                    .map(|j| {
+                        query
+                            .iter()
+                            .zip(&keys[j][kv..])
+                            .map(|(q, k)| q * k)
+                            .sum::<f64>()
+                    })
                     .map(|dot| (dot / (dim as f64).sqrt()).exp())
                     .collect();
                 let total: f64 = scores.iter().sum();
@@ -213,12 +247,17 @@ fn plain_logits(model: &Model, tokens: &[u32]) -> Vec<f64> {
                     attended.push(sum / total);
                 }
             }
-            let add = |x: &mut Vec<f64>, y: Vec<f64>| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+            let add =
+                |x: &mut Vec<f64>, y: Vec<f64>| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
             add(x, product(&layer.output, config.hidden, &attended));
             let normed = norm(x, &layer.feed_norm);
             let gate = product(&layer.gate, config.intermediate, &normed);
             let up = product(&layer.up, config.intermediate, &normed);
-            let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
+            let inner: Vec<f64> = gate
+                .iter()
+                .zip(up)
+                .map(|(g, u)| g / (1.0 + (-g).exp()) * u)
+                .collect();
             add(x, product(&layer.down, config.hidden, &inner));
         }
     }
@@ -280,7 +319,10 @@ fn answers_do_not_depend_on_the_company() {
             ..EngineOptions::default()
         };
         let engine = Engine::new(Arc::clone(&model), &options).unwrap();
-        let answers = TEXTS.iter().zip(0..).map(|(text, seed)| engine.generate(request(text, seed)));
+        let answers = TEXTS
+            .iter()
+            .zip(0..)
+            .map(|(text, seed)| engine.generate(request(text, seed)));
         for (got, expected) in block_on(join_all(answers)).into_iter().zip(&expected) {
             assert_eq!(&got.unwrap(), expected);
         }
@@ -307,21 +349,31 @@ fn dropped_requests_free_their_places() {
     let pending = engine.generate(long);
     drop(engine);
     // Either it was quick enough or it is told so.
-    assert!(matches!(block_on(pending), Ok(_) | Err(GenerateError::Stopped)));
+    assert!(matches!(
+        block_on(pending),
+        Ok(_) | Err(GenerateError::Stopped)
+    ));
 }
 
 #[test]
 fn answers_end_where_asked() {
     let engine = Engine::new(tiny(), &EngineOptions::default()).unwrap();
     let full = block_on(engine.generate(request(TEXTS[0], 3))).unwrap();
-    assert_eq!((full.finish_reason, full.completion_tokens), (FinishReason::Length, 24));
+    assert_eq!(
+        (full.finish_reason, full.completion_tokens),
+        (FinishReason::Length, 24)
+    );
     assert_eq!(full.text, engine.model().tokenizer().decode(&full.tokens));
     let by_token = GenerateRequest {
         stop_tokens: vec![full.tokens[10]],
         ..request(TEXTS[0], 3)
     };
     let answer = block_on(engine.generate(by_token)).unwrap();
-    let first = full.tokens.iter().position(|&t| t == full.tokens[10]).unwrap();
+    let first = full
+        .tokens
+        .iter()
+        .position(|&t| t == full.tokens[10])
+        .unwrap();
     assert_eq!(answer.tokens, full.tokens[..first]);
     assert_eq!(answer.finish_reason, FinishReason::Stop);
     // A stop text across two tokens.
@@ -357,14 +409,23 @@ fn bad_requests_are_told_why() {
     let ask = |request| block_on(engine.generate(request)).unwrap_err();
     assert_eq!(ask(request("", 0)), GenerateError::EmptyPrompt);
     let tokens = |tokens| GenerateRequest::new(Prompt::Tokens(tokens));
-    assert!(matches!(ask(tokens(vec![4_000])), GenerateError::BadToken { token: 4_000, .. }));
+    assert!(matches!(
+        ask(tokens(vec![4_000])),
+        GenerateError::BadToken { token: 4_000, .. }
+    ));
     assert!(matches!(
         ask(tokens(vec![5; 256])),
-        GenerateError::PromptTooLong { prompt_tokens: 256, context_tokens: 256 }
+        GenerateError::PromptTooLong {
+            prompt_tokens: 256,
+            context_tokens: 256
+        }
     ));
     assert!(matches!(
         ask(tokens(vec![5; 60])),
-        GenerateError::OverBudget { needed_tokens: 256, budget_tokens: 64 }
+        GenerateError::OverBudget {
+            needed_tokens: 256,
+            budget_tokens: 64
+        }
     ));
     let with = |change: fn(&mut GenerateRequest)| {
         let mut request = request("a", 0);
@@ -378,7 +439,10 @@ fn bad_requests_are_told_why() {
     assert_eq!(with(|r| r.sampling.temperature = f32::NAN), "temperature");
     assert_eq!(with(|r| r.sampling.top_p = 0.0), "top_p");
     assert_eq!(with(|r| r.sampling.top_k = 0), "top_k");
-    assert_eq!(with(|r| r.sampling.repetition_penalty = 0.0), "repetition_penalty");
+    assert_eq!(
+        with(|r| r.sampling.repetition_penalty = 0.0),
+        "repetition_penalty"
+    );
     assert_eq!(with(|r| r.max_new_tokens = 0), "max_new_tokens");
     assert_eq!(with(|r| r.stop = vec![String::new()]), "stop");
     let none = EngineOptions {
@@ -430,19 +494,37 @@ fn scores_are_log_probabilities() {
         .collect();
     let total: f64 = row.iter().map(|x| x.exp()).sum();
     let expected = row[tokens[3] as usize] - total.ln();
-    assert!((f64::from(all[2]) - expected).abs() < 1e-4, "{} {expected}", all[2]);
+    assert!(
+        (f64::from(all[2]) - expected).abs() < 1e-4,
+        "{} {expected}",
+        all[2]
+    );
     // Continuations in one batch, one longer than a step, one empty.
     let (context, rest) = tokens.split_at(20);
-    let continuations = [rest.to_vec(), rest[..5].to_vec(), Vec::new(), rest[..40].to_vec()];
+    let continuations = [
+        rest.to_vec(),
+        rest[..5].to_vec(),
+        Vec::new(),
+        rest[..40].to_vec(),
+    ];
     let scores = model.score_continuations(context, &continuations).unwrap();
     for (scores, continuation) in scores.iter().zip(&continuations) {
         assert_eq!(scores, &all[19..19 + continuation.len()]);
     }
     assert_eq!(model.logprobs(&[]), Err(ScoreError::EmptyContext));
     assert_eq!(model.logprobs(&[5]), Ok(Vec::new()));
-    assert!(matches!(model.logprobs(&[5, 9_999]), Err(ScoreError::BadToken { .. })));
-    assert!(matches!(model.logprobs(&[5; 257]), Err(ScoreError::TooLong { .. })));
-    assert_eq!(model.score_continuations(&[], &[]), Err(ScoreError::EmptyContext));
+    assert!(matches!(
+        model.logprobs(&[5, 9_999]),
+        Err(ScoreError::BadToken { .. })
+    ));
+    assert!(matches!(
+        model.logprobs(&[5; 257]),
+        Err(ScoreError::TooLong { .. })
+    ));
+    assert_eq!(
+        model.score_continuations(&[], &[]),
+        Err(ScoreError::EmptyContext)
+    );
 }
 
 #[test]
@@ -481,15 +563,25 @@ fn models_that_cannot_run_are_refused() {
         let mut parts = parts();
         put(&mut parts, key, value);
         let error = load(&parts).unwrap_err();
-        assert!(matches!(error, LoadModelError::Setting { .. }), "{key}: {error}");
+        assert!(
+            matches!(error, LoadModelError::Setting { .. }),
+            "{key}: {error}"
+        );
     }
-    refuses!(LoadModelError::Gguf(_), |p| p.metadata.retain(|(k, _)| *k != "llama.block_count"));
-    refuses!(LoadModelError::Gguf(_), |p| put(p, "llama.block_count", Value::U32(3)));
+    refuses!(LoadModelError::Gguf(_), |p| p
+        .metadata
+        .retain(|(k, _)| *k != "llama.block_count"));
+    refuses!(LoadModelError::Gguf(_), |p| put(
+        p,
+        "llama.block_count",
+        Value::U32(3)
+    ));
     refuses!(LoadModelError::Shape { .. }, |p| {
         put(p, "llama.feed_forward_length", Value::U32(64));
     });
     refuses!(LoadModelError::UnknownTensor { .. }, |p| {
-        p.tensors.push(("blk.0.attn_q.bias".into(), vec![HIDDEN], TensorKind::F32));
+        p.tensors
+            .push(("blk.0.attn_q.bias".into(), vec![HIDDEN], TensorKind::F32));
     });
     refuses!(LoadModelError::Tokenizer { .. }, |p| {
         put(p, "tokenizer.ggml.pre", Value::String("llama-bpe".into()));

@@ -16,8 +16,7 @@ use super::LoadModelError;
 
 /// What SmolLM2-Instruct puts first when there is no system message
 /// (HuggingFaceTB/SmolLM2-135M-Instruct, `tokenizer_config.json`, `chat_template`).
-const SMOLLM_SYSTEM: &str =
-    "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
+const SMOLLM_SYSTEM: &str = "You are a helpful AI assistant named SmolLM, trained by Hugging Face";
 const MESSAGE_START: &str = "<|im_start|>";
 const MESSAGE_END: &str = "<|im_end|>";
 const TEXT_END: &str = "<|endoftext|>";
@@ -85,7 +84,10 @@ impl ChatTokenizer {
             let problem = format!("{} tokens, but {vocab_size} embeddings", tokens.len());
             return Err(unusable(problem));
         }
-        let vocab: Vocab = (0u32..).zip(&tokens).map(|(id, token)| (token.to_string(), id)).collect();
+        let vocab: Vocab = (0u32..)
+            .zip(&tokens)
+            .map(|(id, token)| (token.to_string(), id))
+            .collect();
         if vocab.len() != tokens.len() {
             return Err(unusable("a token stands twice".into()));
         }
@@ -112,7 +114,10 @@ impl ChatTokenizer {
             PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
         ])));
         tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
-        let added: Vec<AddedToken> = control.keys().map(|t| AddedToken::from(t.clone(), true)).collect();
+        let added: Vec<AddedToken> = control
+            .keys()
+            .map(|t| AddedToken::from(t.clone(), true))
+            .collect();
         tokenizer.add_special_tokens(&added);
         // Control tokens in a text are plain text for `encode_plain`; `encode` finds them itself.
         tokenizer.set_encode_special_tokens(true);
@@ -124,7 +129,10 @@ impl ChatTokenizer {
                 false => token_bytes(token, &letters),
             })
             .collect();
-        let end = file.metadata().get("tokenizer.ggml.eos_token_id").and_then(Value::as_u64);
+        let end = file
+            .metadata()
+            .get("tokenizer.ggml.eos_token_id")
+            .and_then(Value::as_u64);
         let mut end_tokens: Vec<u32> = end
             .and_then(|id| u32::try_from(id).ok())
             .into_iter()
@@ -132,9 +140,15 @@ impl ChatTokenizer {
             .collect();
         end_tokens.sort_unstable();
         end_tokens.dedup();
-        let template = file.metadata().get("tokenizer.chat_template").and_then(Value::as_str);
-        let default_system = template.filter(|t| t.contains(SMOLLM_SYSTEM)).map(|_| SMOLLM_SYSTEM);
-        let control_pattern = control_pattern(&control).map_err(|error| unusable(error.to_string()))?;
+        let template = file
+            .metadata()
+            .get("tokenizer.chat_template")
+            .and_then(Value::as_str);
+        let default_system = template
+            .filter(|t| t.contains(SMOLLM_SYSTEM))
+            .map(|_| SMOLLM_SYSTEM);
+        let control_pattern =
+            control_pattern(&control).map_err(|error| unusable(error.to_string()))?;
         Ok(Self {
             tokenizer,
             bytes,
@@ -164,7 +178,11 @@ impl ChatTokenizer {
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut tokens = Vec::new();
         let mut rest = 0;
-        for found in self.control_pattern.iter().flat_map(|pattern| pattern.find_iter(text)) {
+        for found in self
+            .control_pattern
+            .iter()
+            .flat_map(|pattern| pattern.find_iter(text))
+        {
             self.push_plain(&text[rest..found.start()], &mut tokens);
             tokens.extend(self.control_token(found.as_str()));
             rest = found.end();
@@ -200,7 +218,11 @@ impl ChatTokenizer {
 
     /// The text of tokens, without control tokens; bytes that are not UTF-8 become `U+FFFD`.
     pub fn decode(&self, tokens: &[u32]) -> String {
-        let bytes: Vec<u8> = tokens.iter().flat_map(|&t| self.token_bytes(t)).copied().collect();
+        let bytes: Vec<u8> = tokens
+            .iter()
+            .flat_map(|&t| self.token_bytes(t))
+            .copied()
+            .collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -217,7 +239,9 @@ impl ChatTokenizer {
             tokens.push(end);
             self.push_plain("\n", &mut tokens);
         };
-        if messages.first().is_none_or(|first| first.role != Role::System)
+        if messages
+            .first()
+            .is_none_or(|first| first.role != Role::System)
             && let Some(system) = self.default_system
         {
             turn(Role::System, system);

@@ -55,7 +55,7 @@ fn pull(store: &AssetStore, names: &[String], dry_run: bool) -> Result<(), Failu
     }
     let said = |event: PullEvent| match event {
         PullEvent::Present { .. } => {}
-        other => eprintln!("{other}"),
+        other => eprintln!("{other:?}"),
     };
     store.pull(&wanted, &said).map_err(|error| Failure::message(chain(&error), ""))?;
     println!("{} assets are in {}", wanted.len(), store.folder().display());

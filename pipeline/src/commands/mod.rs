@@ -2,9 +2,14 @@
 
 mod assets;
 mod check;
+mod classifier;
 mod describe;
+mod inspect;
 mod plan;
+mod prompts;
 mod run;
+mod search;
+mod trace;
 
 use std::process::ExitCode;
 
@@ -65,7 +70,11 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Explain { kind } => describe::explain(&kind),
         Command::Schema => describe::schema(),
         Command::Assets(command) => assets::assets(&command),
-        _ => Ok(()),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Trace { run, id } => trace::trace(&run, &id),
+        Command::Search { query, index, k } => search::search(&query, &index, k),
+        Command::Classifier(command) => classifier::classifier(&command),
+        Command::Prompts(command) => prompts::prompts(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -22,7 +22,7 @@ mod retrieve;
 mod sample_dump;
 mod score;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 mod tokenizer;
 mod topics;
 
@@ -41,6 +41,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use columns::keep_where;
+pub(crate) use columns::text_column;
 
 use crate::assets::Asset;
 use crate::engine::scan::FileSlice;

@@ -22,7 +22,15 @@ pub(crate) fn exp(x: f32) -> f32 {
     let r = n.mul_add(-LN_2_HIGH, clamped);
     let r = n.mul_add(-LN_2_LOW, r);
     let mut p = 1.0 / 5040.0;
-    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
+    for c in [
+        1.0 / 720.0,
+        1.0 / 120.0,
+        1.0 / 24.0,
+        1.0 / 6.0,
+        0.5,
+        1.0,
+        1.0,
+    ] {
         p = r.mul_add(p, c);
     }
     let power = shifted.to_bits().wrapping_add(127) << 23;

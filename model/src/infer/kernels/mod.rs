@@ -232,7 +232,15 @@ mod tests {
                     .map(|&v| half::f16::from_f32(v).to_bits())
                     .collect();
                 let mut sums = vec![[0.25; LANES]; queries];
-                f16_chain(isa, steps, &factors, factor_stride, &data, data_stride, &mut sums);
+                f16_chain(
+                    isa,
+                    steps,
+                    &factors,
+                    factor_stride,
+                    &data,
+                    data_stride,
+                    &mut sums,
+                );
                 for (query, sums) in sums.iter().enumerate() {
                     for (lane, got) in sums.iter().enumerate() {
                         let expected = (0..steps).fold(0.25f32, |sum, i| {
