@@ -39,7 +39,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let scores = read_annotations(Path::new(annotations))?;
     let examples = read_pages(Path::new(pages), id_column, &scores)?;
     println!(
-        "{} of {} annotated pages found",
+        "{} pages found for {} annotated ids",
         examples.len(),
         scores.len()
     );

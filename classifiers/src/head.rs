@@ -102,7 +102,7 @@ pub struct HeadMetadata {
     /// What it was trained on: model, tokenizer, length, pooling.
     pub backbone: BackboneIdentity,
     /// blake3, in hexadecimal, over the lines `id TAB score LF` of all
-    /// annotated pages, sorted by id.
+    /// annotated pages, each once, sorted by id.
     pub annotations_blake3: String,
     /// Pages the weights were fitted on.
     pub training_pages: usize,

@@ -38,6 +38,8 @@ pub struct TrainReport {
     pub folds: usize,
     /// Annotated pages left out because they have no text.
     pub pages_without_text: usize,
+    /// Rows that repeat another and were counted once.
+    pub repeated_rows: usize,
     /// Training pages by whole score, 0 to 5.
     pub training_counts: [usize; 6],
     /// Pages apart by whole score, 0 to 5.
@@ -132,6 +134,9 @@ impl TrainReport {
                 "| {name} | {cells} | {} |",
                 counts.iter().sum::<usize>()
             )?;
+        }
+        if self.repeated_rows > 0 {
+            writeln!(out, "\n{} rows repeat another one and were counted once.", self.repeated_rows)?;
         }
         if self.pages_without_text > 0 {
             writeln!(

@@ -17,7 +17,7 @@ const FEWEST_PAGES: usize = 20;
 /// An annotated page.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Example {
-    /// The page's id; each stands once.
+    /// The page's id. A row that stands twice counts once.
     pub id: String,
     /// The page's text.
     pub text: String,
@@ -28,7 +28,7 @@ pub struct Example {
 /// An annotated page whose vector is known.
 #[derive(Debug, Clone, PartialEq)]
 pub struct EmbeddedExample {
-    /// The page's id; each stands once.
+    /// The page's id. A row that stands twice counts once.
     pub id: String,
     /// The page's vector by the backbone.
     pub vector: Vec<f32>,
@@ -110,8 +110,8 @@ pub enum TrainError {
         /// Its score.
         score: f32,
     },
-    /// A page stands twice.
-    #[error("training: page {id} is annotated twice; keep one of the two rows")]
+    /// A page stands twice, with different scores or texts.
+    #[error("training: page {id} stands twice, with different scores or texts; keep one of the two rows")]
     Duplicate {
         /// The page.
         id: String,
@@ -199,12 +199,15 @@ pub fn train_head(
 ) -> Result<TrainedHead, TrainError> {
     let all = examples.len();
     examples.retain(|example| !example.text.trim().is_empty());
+    let without_text = all - examples.len();
+    examples.sort_by(|a, b| a.id.cmp(&b.id));
+    examples.dedup();
+    let repeated = all - without_text - examples.len();
     let texts: Vec<&str> = examples
         .iter()
         .map(|example| example.text.as_str())
         .collect();
     let vectors = backbone.embed(&texts)?;
-    let without_text = all - examples.len();
     let embedded = examples
         .into_iter()
         .zip(vectors.chunks(backbone.hidden()))
@@ -216,6 +219,7 @@ pub fn train_head(
         .collect();
     let mut trained = train_on_embeddings(backbone.identity(), embedded, options)?;
     trained.report.pages_without_text = without_text;
+    trained.report.repeated_rows += repeated;
     Ok(trained)
 }
 
@@ -236,7 +240,10 @@ pub fn train_on_embeddings(
 ) -> Result<TrainedHead, TrainError> {
     check_options(options)?;
     // One order, whatever order the annotations came in.
+    let rows = examples.len();
     examples.sort_by(|a, b| a.id.cmp(&b.id));
+    examples.dedup();
+    let repeated_rows = rows - examples.len();
     check_examples(&mut examples, backbone.hidden)?;
     let annotations_blake3 = annotations_digest(&examples);
     let labels: Vec<(&str, f32)> = examples.iter().map(|e| (e.id.as_str(), e.score)).collect();
@@ -301,6 +308,7 @@ pub fn train_on_embeddings(
         notes: options.notes.clone(),
         folds: options.folds,
         pages_without_text: 0,
+        repeated_rows,
         training_counts: TrainReport::count(train_labels.iter().map(|(_, score)| *score)),
         held_out_counts: TrainReport::count(test.iter().map(|page| page.score)),
         majority: majority(&train, &test),
@@ -586,7 +594,7 @@ mod tests {
                 .to_string()
         };
         assert!(error(|rows| rows[7].score = f32::NAN).contains("page 7 has the score NaN"));
-        assert!(error(|rows| rows[7].id = "page 3".into()).contains("page 3 is annotated twice"));
+        assert!(error(|rows| rows[7].id = "page 3".into()).contains("page 3 stands twice"));
         assert!(error(|rows| rows[7].vector.truncate(5)).contains("page 7 has a vector of 5"));
         assert!(error(|rows| rows.truncate(5)).contains("5 pages"));
         assert!(
@@ -600,6 +608,16 @@ mod tests {
             .unwrap_err()
             .to_string();
         assert!(text.contains("folds = 1, expected 2 to 20"), "{text}");
+    }
+
+    #[test]
+    fn a_row_that_stands_twice_counts_once() {
+        let mut rows = examples(40);
+        rows.push(rows[3].clone());
+        let repeated = train_on_embeddings(&identity(6), rows, &TrainOptions::default()).unwrap();
+        let plain = train_on_embeddings(&identity(6), examples(40), &TrainOptions::default()).unwrap();
+        assert_eq!(repeated.report.repeated_rows, 1);
+        assert_eq!(repeated.head, plain.head);
     }
 
     #[test]
