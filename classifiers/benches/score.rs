@@ -44,11 +44,7 @@ fn embed_in_batches(session: &mut Session, ids: &[Vec<i64>]) -> ort::Result<usiz
         let shape = [batch.len(), longest];
         let (mut padded, mut mask) = (Vec::new(), Vec::new());
         for page in batch {
-            padded.extend(
-                page.iter()
-                    .copied()
-                    .chain(std::iter::repeat_n(0, longest - page.len())),
-            );
+            padded.extend(page.iter().copied().chain(std::iter::repeat_n(0, longest - page.len())));
             mask.extend((0..longest).map(|at| i64::from(at < page.len())));
         }
         let types = vec![0_i64; padded.len()];
@@ -57,10 +53,7 @@ fn embed_in_batches(session: &mut Session, ids: &[Vec<i64>]) -> ort::Result<usiz
             "attention_mask" => TensorRef::from_array_view((shape, mask.as_slice()))?,
             "token_type_ids" => TensorRef::from_array_view((shape, types.as_slice()))?,
         })?;
-        values += outputs["last_hidden_state"]
-            .try_extract_tensor::<f32>()?
-            .1
-            .len();
+        values += outputs["last_hidden_state"].try_extract_tensor::<f32>()?.1.len();
     }
     Ok(values)
 }
@@ -80,24 +73,15 @@ fn bench(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     let runtime = Runtime::load(&assets.join("libonnxruntime.so.1.31.1"))?;
     let (model, tokenizer_json) = (assets.join("model.onnx"), assets.join("tokenizer.json"));
     let mut group = criterion.benchmark_group("embed");
-    group
-        .sample_size(10)
-        .measurement_time(Duration::from_secs(10));
+    group.sample_size(10).measurement_time(Duration::from_secs(10));
     group.throughput(Throughput::Elements(PAGES as u64));
     for max_tokens in [256, 512] {
-        let options = BackboneOptions {
-            max_tokens,
-            sessions: None,
-        };
+        let options = BackboneOptions { max_tokens, sessions: None };
         let backbone = Backbone::load(&runtime, &model, &tokenizer_json, &options)?;
-        let mut tokenizer =
-            Tokenizer::from_file(&tokenizer_json).map_err(|error| error.to_string())?;
+        let mut tokenizer = Tokenizer::from_file(&tokenizer_json).map_err(|error| error.to_string())?;
         tokenizer.with_padding(None);
         tokenizer
-            .with_truncation(Some(TruncationParams {
-                max_length: max_tokens,
-                ..Default::default()
-            }))
+            .with_truncation(Some(TruncationParams { max_length: max_tokens, ..Default::default() }))
             .map_err(|error| error.to_string())?;
         let pages = made_up_pages(&tokenizer, max_tokens);
         let texts: Vec<&str> = pages.iter().map(String::as_str).collect();
@@ -115,22 +99,16 @@ fn bench(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
         group.bench_function(BenchmarkId::new("page by page", max_tokens), |bencher| {
             bencher.iter(|| backbone.embed(&texts));
         });
-        group.bench_function(
-            BenchmarkId::new("padded batches of 32", max_tokens),
-            |bencher| {
-                bencher.iter(|| embed_in_batches(&mut session, &tokenise()));
-            },
-        );
-        group.bench_function(
-            BenchmarkId::new("batches of 32 by length", max_tokens),
-            |bencher| {
-                bencher.iter(|| {
-                    let mut ids = tokenise();
-                    ids.sort_by_key(Vec::len);
-                    embed_in_batches(&mut session, &ids)
-                });
-            },
-        );
+        group.bench_function(BenchmarkId::new("padded batches of 32", max_tokens), |bencher| {
+            bencher.iter(|| embed_in_batches(&mut session, &tokenise()));
+        });
+        group.bench_function(BenchmarkId::new("batches of 32 by length", max_tokens), |bencher| {
+            bencher.iter(|| {
+                let mut ids = tokenise();
+                ids.sort_by_key(Vec::len);
+                embed_in_batches(&mut session, &ids)
+            });
+        });
     }
     group.finish();
     Ok(())

@@ -31,18 +31,13 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [options, pages, id_column, annotations, max_tokens, output] = arguments.as_slice() else {
         return Err(
-            "give OPTIONS.json PAGES.parquet ID_COLUMN ANNOTATIONS.jsonl MAX_TOKENS OUTPUT_FOLDER"
-                .into(),
+            "give OPTIONS.json PAGES.parquet ID_COLUMN ANNOTATIONS.jsonl MAX_TOKENS OUTPUT_FOLDER".into()
         );
     };
     let options: TrainOptions = serde_json::from_reader(File::open(options)?)?;
     let scores = read_annotations(Path::new(annotations))?;
     let examples = read_pages(Path::new(pages), id_column, &scores)?;
-    println!(
-        "{} of {} annotated pages found",
-        examples.len(),
-        scores.len()
-    );
+    println!("{} pages found for {} annotated ids", examples.len(), scores.len());
 
     let assets = PathBuf::from(std::env::var("CORPUSMITH_ASSETS")?);
     let runtime = Runtime::load(&assets.join("libonnxruntime.so.1.31.1"))?;
@@ -50,17 +45,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         &runtime,
         &assets.join("model.onnx"),
         &assets.join("tokenizer.json"),
-        &BackboneOptions {
-            max_tokens: max_tokens.parse()?,
-            sessions: None,
-        },
+        &BackboneOptions { max_tokens: max_tokens.parse()?, sessions: None },
     )?;
     let start = Instant::now();
     let trained = train_head(&backbone, examples, &options)?;
-    println!(
-        "embedded and trained in {:.1} s",
-        start.elapsed().as_secs_f64()
-    );
+    println!("embedded and trained in {:.1} s", start.elapsed().as_secs_f64());
 
     std::fs::create_dir_all(output)?;
     let base = Path::new(output).join(&options.name);
@@ -88,9 +77,7 @@ fn read_pages(
     for batch in ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)?.build()? {
         let batch = batch?;
         let column = |name: &str| -> Result<_, Box<dyn Error>> {
-            let found = batch
-                .column_by_name(name)
-                .ok_or(format!("no column {name}"))?;
+            let found = batch.column_by_name(name).ok_or(format!("no column {name}"))?;
             Ok(cast(found, &DataType::Utf8)?)
         };
         let (ids, texts) = (column(id_column)?, column("text")?);
@@ -99,11 +86,7 @@ fn read_pages(
                 continue;
             };
             if let Some(&score) = scores.get(id) {
-                examples.push(Example {
-                    id: id.to_owned(),
-                    text: text.to_owned(),
-                    score,
-                });
+                examples.push(Example { id: id.to_owned(), text: text.to_owned(), score });
             }
         }
     }

@@ -102,7 +102,7 @@ pub struct HeadMetadata {
     /// What it was trained on: model, tokenizer, length, pooling.
     pub backbone: BackboneIdentity,
     /// blake3, in hexadecimal, over the lines `id TAB score LF` of all
-    /// annotated pages, sorted by id.
+    /// annotated pages, each once, sorted by id.
     pub annotations_blake3: String,
     /// Pages the weights were fitted on.
     pub training_pages: usize,
@@ -145,11 +145,7 @@ pub struct Head {
 
 impl Head {
     pub(crate) fn new(metadata: HeadMetadata, bias: f32, weights: Vec<f32>) -> Self {
-        Self {
-            metadata,
-            bias,
-            weights,
-        }
+        Self { metadata, bias, weights }
     }
 
     /// Reads a head and checks all of it.
@@ -158,19 +154,11 @@ impl Head {
     /// When the file is missing, too large, not JSON, of another format or
     /// version, or its weights are not finite or not as many as it says.
     pub fn load(path: &Path) -> Result<Self, HeadError> {
-        let io = |source| HeadError::Io {
-            path: path.to_owned(),
-            source,
-        };
-        let malformed = |reason: String| HeadError::Malformed {
-            path: path.to_owned(),
-            reason,
-        };
+        let io = |source| HeadError::Io { path: path.to_owned(), source };
+        let malformed = |reason: String| HeadError::Malformed { path: path.to_owned(), reason };
         let size_bytes = std::fs::metadata(path).map_err(io)?.len();
         if size_bytes > LARGEST_FILE_BYTES {
-            return Err(malformed(format!(
-                "{size_bytes} bytes, a head has at most {LARGEST_FILE_BYTES}"
-            )));
+            return Err(malformed(format!("{size_bytes} bytes, a head has at most {LARGEST_FILE_BYTES}")));
         }
         let bytes = std::fs::read(path).map_err(io)?;
         Self::from_json(&bytes).map_err(malformed)
@@ -188,25 +176,20 @@ impl Head {
     }
 
     fn from_json(bytes: &[u8]) -> Result<Self, String> {
-        let start: HeadFileStart = serde_json::from_slice(bytes)
-            .map_err(|error| format!("not JSON of a head: {error}"))?;
+        let start: HeadFileStart =
+            serde_json::from_slice(bytes).map_err(|error| format!("not JSON of a head: {error}"))?;
         if start.format.as_deref() != Some(HEAD_FORMAT) {
             let found = start.format.unwrap_or_else(|| "no format".to_owned());
             return Err(format!("format is {found}"));
         }
         if start.format_version != Some(HEAD_FORMAT_VERSION) {
-            let found = start
-                .format_version
-                .map_or("none".into(), |v| v.to_string());
+            let found = start.format_version.map_or("none".into(), |v| v.to_string());
             return Err(format!("format_version is {found}"));
         }
         let file: HeadFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
         let hidden = file.metadata.backbone.hidden;
         if file.weights.len() != hidden {
-            return Err(format!(
-                "{} weights, but its backbone has {hidden} dimensions",
-                file.weights.len()
-            ));
+            return Err(format!("{} weights, but its backbone has {hidden} dimensions", file.weights.len()));
         }
         if let Some(at) = file.weights.iter().position(|weight| !weight.is_finite()) {
             return Err(format!("weight {at} is {}", file.weights[at]));
@@ -223,10 +206,7 @@ impl Head {
     /// # Errors
     /// When the file cannot be written.
     pub fn save(&self, path: &Path) -> Result<(), HeadError> {
-        let io = |source| HeadError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| HeadError::Io { path: path.to_owned(), source };
         let file = HeadFile {
             format: HEAD_FORMAT.to_owned(),
             format_version: HEAD_FORMAT_VERSION,
@@ -234,8 +214,7 @@ impl Head {
             bias: self.bias,
             weights: self.weights.clone(),
         };
-        let mut json =
-            serde_json::to_vec_pretty(&file).map_err(|error| io(std::io::Error::other(error)))?;
+        let mut json = serde_json::to_vec_pretty(&file).map_err(|error| io(std::io::Error::other(error)))?;
         json.push(b'\n');
         let folder = match path.parent() {
             Some(folder) if !folder.as_os_str().is_empty() => folder,
@@ -245,9 +224,7 @@ impl Head {
         partial_name.push(".partial");
         let partial = folder.join(partial_name);
         let mut out = std::fs::File::create(&partial).map_err(io)?;
-        out.write_all(&json)
-            .and_then(|()| out.sync_all())
-            .map_err(io)?;
+        out.write_all(&json).and_then(|()| out.sync_all()).map_err(io)?;
         std::fs::rename(&partial, path).map_err(io)?;
         // A folder cannot be opened as a file everywhere; where it can, the name must last too.
         if let Ok(folder) = std::fs::File::open(folder) {
@@ -283,31 +260,11 @@ impl Head {
     pub fn check_backbone(&self, found: &BackboneIdentity) -> Result<(), HeadError> {
         let expected = &self.metadata.backbone;
         let pairs: [(&'static str, String, String); 5] = [
-            (
-                "the model (blake3)",
-                expected.model_blake3.clone(),
-                found.model_blake3.clone(),
-            ),
-            (
-                "the tokenizer (blake3)",
-                expected.tokenizer_blake3.clone(),
-                found.tokenizer_blake3.clone(),
-            ),
-            (
-                "max_tokens",
-                expected.max_tokens.to_string(),
-                found.max_tokens.to_string(),
-            ),
-            (
-                "hidden size",
-                expected.hidden.to_string(),
-                found.hidden.to_string(),
-            ),
-            (
-                "pooling",
-                format!("{:?}", expected.pooling),
-                format!("{:?}", found.pooling),
-            ),
+            ("the model (blake3)", expected.model_blake3.clone(), found.model_blake3.clone()),
+            ("the tokenizer (blake3)", expected.tokenizer_blake3.clone(), found.tokenizer_blake3.clone()),
+            ("max_tokens", expected.max_tokens.to_string(), found.max_tokens.to_string()),
+            ("hidden size", expected.hidden.to_string(), found.hidden.to_string()),
+            ("pooling", format!("{:?}", expected.pooling), format!("{:?}", found.pooling)),
         ];
         for (field, expected, found) in pairs {
             if expected != found {
@@ -397,15 +354,9 @@ pub(crate) mod tests {
         head(0.0, vec![1.0, 2.0]).save(&path).unwrap();
         let good = std::fs::read_to_string(&path).unwrap();
         let wrong = load_text(&good.replace("\"hidden\": 2", "\"hidden\": 3"));
-        assert!(
-            wrong.contains("2 weights, but its backbone has 3"),
-            "{wrong}"
-        );
+        assert!(wrong.contains("2 weights, but its backbone has 3"), "{wrong}");
         let wrong = load_text(&good.replace("2.0\n", "1e60\n"));
-        assert!(
-            wrong.contains("line") || wrong.contains("weight 1"),
-            "{wrong}"
-        );
+        assert!(wrong.contains("line") || wrong.contains("weight 1"), "{wrong}");
         let wrong = load_text(&good.replace("\"seed\"", "\"sead\""));
         assert!(wrong.contains("sead"), "{wrong}");
         let cut = load_text(&good[..good.len() / 2]);
@@ -419,10 +370,7 @@ pub(crate) mod tests {
         let mut other = identity(1);
         other.max_tokens = 512;
         let text = head.check_backbone(&other).unwrap_err().to_string();
-        assert!(
-            text.contains("max_tokens 256") && text.contains("has 512"),
-            "{text}"
-        );
+        assert!(text.contains("max_tokens 256") && text.contains("has 512"), "{text}");
         other = identity(1);
         other.model_blake3 = "dd".into();
         let text = head.check_backbone(&other).unwrap_err().to_string();

@@ -42,8 +42,7 @@ pub use score::{
     scored_schema,
 };
 pub use train::{
-    EmbeddedExample, Example, Method, TrainError, TrainOptions, TrainedHead, train_head,
-    train_on_embeddings,
+    EmbeddedExample, Example, Method, TrainError, TrainOptions, TrainedHead, train_head, train_on_embeddings,
 };
 
 use arrow::{error::ArrowError, record_batch::RecordBatch};
@@ -82,29 +81,20 @@ pub(crate) fn test_asset(name: &str) -> Option<std::path::PathBuf> {
     if path.is_file() {
         return Some(path);
     }
-    println!(
-        "skipped: {} is absent; run `pipeline assets pull`",
-        path.display()
-    );
+    println!("skipped: {} is absent; run `pipeline assets pull`", path.display());
     None
 }
 
 /// The name of ONNX Runtime's library among the assets on this platform.
 #[cfg(test)]
-pub(crate) const TEST_RUNTIME: &str = if cfg!(target_os = "macos") {
-    "libonnxruntime.1.31.1.dylib"
-} else {
-    "libonnxruntime.so.1.31.1"
-};
+pub(crate) const TEST_RUNTIME: &str =
+    if cfg!(target_os = "macos") { "libonnxruntime.1.31.1.dylib" } else { "libonnxruntime.so.1.31.1" };
 
 /// The sample profile's backbone, when the assets are there.
 #[cfg(test)]
 pub(crate) fn test_backbone(max_tokens: usize, sessions: usize) -> Option<Backbone> {
     let runtime = Runtime::load(&test_asset(TEST_RUNTIME)?).unwrap();
-    let options = BackboneOptions {
-        max_tokens,
-        sessions: Some(sessions),
-    };
+    let options = BackboneOptions { max_tokens, sessions: Some(sessions) };
     let model = test_asset("model.onnx")?;
     let tokenizer = test_asset("tokenizer.json")?;
     Some(Backbone::load(&runtime, &model, &tokenizer, &options).unwrap())

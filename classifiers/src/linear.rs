@@ -119,13 +119,7 @@ impl Standard {
         }
         let scale: Vec<f64> = square
             .iter()
-            .map(|&variance| {
-                if variance > 1e-12 {
-                    variance.sqrt().recip()
-                } else {
-                    0.0
-                }
-            })
+            .map(|&variance| if variance > 1e-12 { variance.sqrt().recip() } else { 0.0 })
             .collect();
         Self { mean, scale }
     }
@@ -139,16 +133,9 @@ impl Standard {
 
     /// The same regression on vectors as they are.
     fn unfold(&self, weights: &[f64], bias: f64) -> Linear {
-        let weights: Vec<f64> = weights
-            .iter()
-            .zip(&self.scale)
-            .map(|(w, s)| w * s)
-            .collect();
+        let weights: Vec<f64> = weights.iter().zip(&self.scale).map(|(w, s)| w * s).collect();
         let shift: f64 = weights.iter().zip(&self.mean).map(|(w, m)| w * m).sum();
-        Linear {
-            weights,
-            bias: bias - shift,
-        }
+        Linear { weights, bias: bias - shift }
     }
 }
 
@@ -221,9 +208,7 @@ fn solve_positive(lower: &[f64], right: &[f64], lambda: f64) -> Vec<f64> {
     let mut factor = vec![0.0; size * size];
     for row in 0..size {
         for column in 0..=row {
-            let known: f64 = (0..column)
-                .map(|k| factor[row * size + k] * factor[column * size + k])
-                .sum();
+            let known: f64 = (0..column).map(|k| factor[row * size + k] * factor[column * size + k]).sum();
             let rest = lower[row * size + column] - known;
             factor[row * size + column] = if row == column {
                 // Rounding may reach below λ, the least value it can have.
@@ -239,9 +224,7 @@ fn solve_positive(lower: &[f64], right: &[f64], lambda: f64) -> Vec<f64> {
         solution[row] = (solution[row] - known) / factor[row * size + row];
     }
     for row in (0..size).rev() {
-        let known: f64 = (row + 1..size)
-            .map(|k| factor[k * size + row] * solution[k])
-            .sum();
+        let known: f64 = (row + 1..size).map(|k| factor[k * size + row] * solution[k]).sum();
         solution[row] = (solution[row] - known) / factor[row * size + row];
     }
     solution
@@ -288,13 +271,9 @@ pub(crate) fn adamw(
         for &index in &order[next..next + batch_pages] {
             let page = &pages[index];
             standard.fill(&mut row, page.vector);
-            let product: f64 = row
-                .iter()
-                .zip(&weights)
-                .map(|(value, weight)| value * weight)
-                .sum();
-            let error = 2.0 * page_weights[index] * (bias + product - f64::from(page.score))
-                / batch_pages as f64;
+            let product: f64 = row.iter().zip(&weights).map(|(value, weight)| value * weight).sum();
+            let error =
+                2.0 * page_weights[index] * (bias + product - f64::from(page.score)) / batch_pages as f64;
             for (sum, value) in gradient.iter_mut().zip(&row) {
                 *sum += error * value;
             }
@@ -349,21 +328,14 @@ pub(crate) mod tests {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         let mut page = || {
             let vector: Vec<f32> = (0..6).map(|_| random.random_range(-0.1..0.1)).collect();
-            let score =
-                2.5 + 20.0 * vector[0] - 10.0 * vector[1] + noise * random.random_range(-1.0..1.0);
+            let score = 2.5 + 20.0 * vector[0] - 10.0 * vector[1] + noise * random.random_range(-1.0..1.0);
             (vector, score.clamp(0.0, 5.0))
         };
         (0..count).map(|_| page()).collect()
     }
 
     pub(crate) fn as_pages(owned: &[(Vec<f32>, f32)]) -> Vec<Page<'_>> {
-        owned
-            .iter()
-            .map(|(vector, score)| Page {
-                vector,
-                score: *score,
-            })
-            .collect()
+        owned.iter().map(|(vector, score)| Page { vector, score: *score }).collect()
     }
 
     #[test]
@@ -377,8 +349,7 @@ pub(crate) mod tests {
     fn ridge_finds_the_plane_and_shrinks_with_lambda() {
         let owned = made_up(200, 0.0, 1);
         let fits = ridge(&as_pages(&owned), ClassWeighting::Uniform, &[1e-8, 10.0]);
-        let inside: Vec<&(Vec<f32>, f32)> =
-            owned.iter().filter(|(_, s)| *s > 0.0 && *s < 5.0).collect();
+        let inside: Vec<&(Vec<f32>, f32)> = owned.iter().filter(|(_, s)| *s > 0.0 && *s < 5.0).collect();
         assert!(inside.len() > 150);
         for (vector, score) in inside {
             assert!((fits[0].predict(vector) - score).abs() < 0.05, "{score}");
@@ -400,11 +371,7 @@ pub(crate) mod tests {
             for (page, weight) in pages.iter().zip(&page_weights) {
                 sum += weight * f64::from(page.score - model.predict(page.vector)).powi(2);
             }
-            let scaled = model
-                .weights
-                .iter()
-                .zip(&standard.scale)
-                .map(|(w, s)| (w / s).powi(2));
+            let scaled = model.weights.iter().zip(&standard.scale).map(|(w, s)| (w / s).powi(2));
             sum / pages.len() as f64 + lambda * scaled.sum::<f64>()
         };
         let least = cost(fit);
@@ -425,32 +392,17 @@ pub(crate) mod tests {
     #[test]
     fn adamw_learns_and_is_the_same_twice() {
         let (train, test) = (made_up(300, 0.2, 3), made_up(100, 0.2, 4));
-        let options = AdamwOptions {
-            learning_rate: 3e-3,
-            ..Default::default()
-        };
-        let fit = || {
-            adamw(
-                &as_pages(&train),
-                &as_pages(&test),
-                ClassWeighting::Uniform,
-                &options,
-                42,
-            )
-        };
+        let options = AdamwOptions { learning_rate: 3e-3, ..Default::default() };
+        let fit = || adamw(&as_pages(&train), &as_pages(&test), ClassWeighting::Uniform, &options, 42);
         let figures = fit().evaluate(&as_pages(&test));
-        assert!(
-            figures.f1_at(3) > 0.9 && figures.mean_absolute_error < 0.3,
-            "{figures:?}"
-        );
+        assert!(figures.f1_at(3) > 0.9 && figures.mean_absolute_error < 0.3, "{figures:?}");
         assert_eq!(fit(), fit());
     }
 
     #[test]
     fn rare_scores_weigh_more_and_the_mean_is_one() {
-        let owned: Vec<(Vec<f32>, f32)> = (0..10)
-            .map(|i| (vec![0.0], if i < 8 { 0.0 } else { 4.0 }))
-            .collect();
+        let owned: Vec<(Vec<f32>, f32)> =
+            (0..10).map(|i| (vec![0.0], if i < 8 { 0.0 } else { 4.0 })).collect();
         let pages = as_pages(&owned);
         let ratio = |weighting| {
             let weights = page_weights(&pages, weighting);

@@ -80,9 +80,7 @@ impl Evaluation {
     /// The figures at one threshold, 1 to 5.
     #[must_use]
     pub fn at(&self, threshold: u8) -> Option<&ThresholdFigures> {
-        self.thresholds
-            .iter()
-            .find(|row| row.threshold == threshold)
+        self.thresholds.iter().find(|row| row.threshold == threshold)
     }
 
     /// F1 at one threshold; 0 for a threshold out of range.
@@ -144,20 +142,10 @@ mod tests {
     #[test]
     fn figures_of_six_pages_worked_by_hand() {
         // (predicted, annotated)
-        let pairs = [
-            (0.2, 0.0),
-            (3.4, 4.0),
-            (2.6, 1.0),
-            (1.0, 3.0),
-            (3.0, 3.0),
-            (0.0, 0.0),
-        ];
+        let pairs = [(0.2, 0.0), (3.4, 4.0), (2.6, 1.0), (1.0, 3.0), (3.0, 3.0), (0.0, 0.0)];
         let figures = Evaluation::new(&pairs);
         let at = figures.at(3).unwrap();
-        assert_eq!(
-            (at.positives, at.precision, at.recall),
-            (3, 2.0 / 3.0, 2.0 / 3.0)
-        );
+        assert_eq!((at.positives, at.precision, at.recall), (3, 2.0 / 3.0, 2.0 / 3.0));
         assert!((at.f1 - 2.0 / 3.0).abs() < 1e-12);
         assert_eq!(figures.confusion[3], [0, 1, 0, 1, 0, 0]);
         assert_eq!(figures.accuracy, 0.5);
@@ -170,9 +158,6 @@ mod tests {
     #[test]
     fn no_pages_give_zeros_not_nan() {
         let figures = Evaluation::new(&[]);
-        assert_eq!(
-            (figures.macro_f1, figures.accuracy, figures.f1_at(3)),
-            (0.0, 0.0, 0.0)
-        );
+        assert_eq!((figures.macro_f1, figures.accuracy, figures.f1_at(3)), (0.0, 0.0, 0.0));
     }
 }

@@ -38,6 +38,8 @@ pub struct TrainReport {
     pub folds: usize,
     /// Annotated pages left out because they have no text.
     pub pages_without_text: usize,
+    /// Rows that repeat another and were counted once.
+    pub repeated_rows: usize,
     /// Training pages by whole score, 0 to 5.
     pub training_counts: [usize; 6],
     /// Pages apart by whole score, 0 to 5.
@@ -82,33 +84,17 @@ impl TrainReport {
             writeln!(out, "{}\n", self.notes.trim())?;
         }
         if !self.command.is_empty() {
-            writeln!(
-                out,
-                "Made by, and made again by:\n\n```\n{}\n```\n",
-                self.command.trim()
-            )?;
+            writeln!(out, "Made by, and made again by:\n\n```\n{}\n```\n", self.command.trim())?;
         }
         writeln!(out, "| | |\n|---|---|")?;
-        writeln!(
-            out,
-            "| backbone (blake3) | `{}` |",
-            head.backbone.model_blake3
-        )?;
-        writeln!(
-            out,
-            "| tokenizer (blake3) | `{}` |",
-            head.backbone.tokenizer_blake3
-        )?;
+        writeln!(out, "| backbone (blake3) | `{}` |", head.backbone.model_blake3)?;
+        writeln!(out, "| tokenizer (blake3) | `{}` |", head.backbone.tokenizer_blake3)?;
         writeln!(
             out,
             "| vector | mean of the first {} tokens' states, scaled to length 1; {} dimensions |",
             head.backbone.max_tokens, head.backbone.hidden
         )?;
-        writeln!(
-            out,
-            "| annotations (blake3) | `{}` |",
-            head.annotations_blake3
-        )?;
+        writeln!(out, "| annotations (blake3) | `{}` |", head.annotations_blake3)?;
         writeln!(out, "| method | {} |", head.method)?;
         writeln!(out, "| seed | {} |\n", head.seed)?;
         self.write_pages(out)?;
@@ -122,23 +108,15 @@ impl TrainReport {
             out,
             "## Pages\n\n| score | 0 | 1 | 2 | 3 | 4 | 5 | all |\n|---|---|---|---|---|---|---|---|"
         )?;
-        for (name, counts) in [
-            ("training", self.training_counts),
-            ("held out", self.held_out_counts),
-        ] {
+        for (name, counts) in [("training", self.training_counts), ("held out", self.held_out_counts)] {
             let cells = counts.map(|count| count.to_string()).join(" | ");
-            writeln!(
-                out,
-                "| {name} | {cells} | {} |",
-                counts.iter().sum::<usize>()
-            )?;
+            writeln!(out, "| {name} | {cells} | {} |", counts.iter().sum::<usize>())?;
+        }
+        if self.repeated_rows > 0 {
+            writeln!(out, "\n{} rows repeat another one and were counted once.", self.repeated_rows)?;
         }
         if self.pages_without_text > 0 {
-            writeln!(
-                out,
-                "\n{} annotated pages without text were left out.",
-                self.pages_without_text
-            )?;
+            writeln!(out, "\n{} annotated pages without text were left out.", self.pages_without_text)?;
         }
         writeln!(out)
     }
@@ -146,10 +124,7 @@ impl TrainReport {
     fn write_held_out(&self, out: &mut String) -> std::fmt::Result {
         let (head, majority) = (&self.held_out, &self.majority);
         writeln!(out, "## On held-out pages\n")?;
-        writeln!(
-            out,
-            "These pages took no part in the fit or in the choice of method.\n"
-        )?;
+        writeln!(out, "These pages took no part in the fit or in the choice of method.\n")?;
         writeln!(
             out,
             "| keep from | pages that should be kept | precision | recall | F1 |\n|---|---|---|---|---|"
@@ -169,10 +144,7 @@ impl TrainReport {
             out,
             "\n| | macro-F1 | accuracy | mean absolute error | F1 at {threshold} |\n|---|---|---|---|---|"
         )?;
-        for (name, figures) in [
-            ("this head", head),
-            ("always the commonest score", majority),
-        ] {
+        for (name, figures) in [("this head", head), ("always the commonest score", majority)] {
             writeln!(
                 out,
                 "| {name} | {:.3} | {:.3} | {:.3} | {:.3} |",
@@ -183,14 +155,8 @@ impl TrainReport {
             )?;
         }
         writeln!(out, "| keep every page | – | – | – | {keep_all:.3} |")?;
-        writeln!(
-            out,
-            "\nAnnotated (rows) and predicted (columns) whole scores:\n"
-        )?;
-        writeln!(
-            out,
-            "| | 0 | 1 | 2 | 3 | 4 | 5 |\n|---|---|---|---|---|---|---|"
-        )?;
+        writeln!(out, "\nAnnotated (rows) and predicted (columns) whole scores:\n")?;
+        writeln!(out, "| | 0 | 1 | 2 | 3 | 4 | 5 |\n|---|---|---|---|---|---|---|")?;
         for (score, row) in head.confusion.iter().enumerate() {
             let cells = row.map(|pages| pages.to_string()).join(" | ");
             writeln!(out, "| {score} | {cells} |")?;
@@ -218,20 +184,12 @@ impl TrainReport {
         };
         for (_, candidate) in self.candidates.iter().enumerate().filter(shown) {
             let figures = &candidate.cross_validated;
-            let (precision, recall) = figures
-                .at(threshold)
-                .map_or((0.0, 0.0), |row| (row.precision, row.recall));
-            let folds: Vec<String> = candidate
-                .fold_f1
-                .iter()
-                .map(|f1| format!("{f1:.2}"))
-                .collect();
-            let held_out = candidate
-                .held_out
-                .as_ref()
-                .map_or_else(String::new, |figures| {
-                    format!("{:.3}, {:.3}", figures.macro_f1, figures.f1_at(threshold))
-                });
+            let (precision, recall) =
+                figures.at(threshold).map_or((0.0, 0.0), |row| (row.precision, row.recall));
+            let folds: Vec<String> = candidate.fold_f1.iter().map(|f1| format!("{f1:.2}")).collect();
+            let held_out = candidate.held_out.as_ref().map_or_else(String::new, |figures| {
+                format!("{:.3}, {:.3}", figures.macro_f1, figures.f1_at(threshold))
+            });
             writeln!(
                 out,
                 "| {} | {:.3} | {precision:.3} | {recall:.3} | {:.3} | {} | {:.3} | {held_out} |",
@@ -243,11 +201,7 @@ impl TrainReport {
             )?;
         }
         if self.candidates.len() > METHODS_IN_CARD {
-            writeln!(
-                out,
-                "\n{} methods were tried in all.",
-                self.candidates.len()
-            )?;
+            writeln!(out, "\n{} methods were tried in all.", self.candidates.len())?;
         }
         writeln!(out)
     }
@@ -267,11 +221,7 @@ impl TrainReport {
             .map(|score| format!("{score} ({})", self.training_counts[score]))
             .collect();
         if !rare.is_empty() {
-            writeln!(
-                out,
-                "- Scores with few training pages, hardly ever predicted: {}.",
-                rare.join(", ")
-            )?;
+            writeln!(out, "- Scores with few training pages, hardly ever predicted: {}.", rare.join(", "))?;
         }
         writeln!(
             out,

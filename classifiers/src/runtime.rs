@@ -76,10 +76,7 @@ impl Runtime {
         // Resolved first: the loader would look for a relative path elsewhere.
         let resolved = library
             .canonicalize()
-            .map_err(|source| RuntimeError::Missing {
-                path: library.to_owned(),
-                source,
-            })?;
+            .map_err(|source| RuntimeError::Missing { path: library.to_owned(), source })?;
         if !resolved.is_file() {
             return Err(unusable("it is not a file".into()));
         }
@@ -91,10 +88,7 @@ impl Runtime {
                     requested: library.to_owned(),
                 });
             }
-            return Ok(Self {
-                environment: environment.clone(),
-                library: resolved,
-            });
+            return Ok(Self { environment: environment.clone(), library: resolved });
         }
         let environment = ort::init_from(&resolved)
             .map_err(|error| unusable(error.to_string()))?
@@ -104,10 +98,7 @@ impl Runtime {
             .map_err(|error| unusable(error.to_string()))?;
         tracing::debug!(library = %resolved.display(), info = ort::info(), "ONNX Runtime loaded");
         *loaded = Some((resolved.clone(), environment.clone()));
-        Ok(Self {
-            environment,
-            library: resolved,
-        })
+        Ok(Self { environment, library: resolved })
     }
 
     /// The library in use.
@@ -125,9 +116,7 @@ impl Runtime {
 
 impl fmt::Debug for Runtime {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Runtime")
-            .field("library", &self.library)
-            .finish()
+        out.debug_struct("Runtime").field("library", &self.library).finish()
     }
 }
 
@@ -150,13 +139,7 @@ mod tests {
         let wrong = folder.path().join("libonnxruntime.so");
         std::fs::write(&wrong, b"not a library").unwrap();
         let error = Runtime::load(&wrong).unwrap_err();
-        assert!(
-            matches!(
-                error,
-                RuntimeError::Unusable { .. } | RuntimeError::OtherLoaded { .. }
-            ),
-            "{error}"
-        );
+        assert!(matches!(error, RuntimeError::Unusable { .. } | RuntimeError::OtherLoaded { .. }), "{error}");
         assert!(error.to_string().contains("libonnxruntime.so"), "{error}");
         let Some(right) = test_asset(TEST_RUNTIME) else {
             return;

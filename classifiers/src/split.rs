@@ -32,10 +32,7 @@ pub(crate) struct Split {
 
 /// Keeps `share` of each whole score's pages apart, to the nearest page.
 pub(crate) fn held_out(pages: &[(&str, f32)], share: f64, seed: u64, purpose: &str) -> Split {
-    let mut split = Split {
-        train: Vec::new(),
-        held_out: Vec::new(),
-    };
+    let mut split = Split { train: Vec::new(), held_out: Vec::new() };
     for stratum in strata(pages, seed, purpose) {
         let apart = ((stratum.len() as f64 * share).round() as usize).min(stratum.len());
         split.held_out.extend(&stratum[..apart]);
@@ -52,10 +49,7 @@ pub(crate) fn cross_validation(pages: &[(&str, f32)], folds: usize, seed: u64) -
     let dealt: Vec<usize> = strata(pages, seed, "fold").into_iter().flatten().collect();
     (0..folds)
         .map(|fold| {
-            let mut split = Split {
-                train: Vec::new(),
-                held_out: Vec::new(),
-            };
+            let mut split = Split { train: Vec::new(), held_out: Vec::new() };
             for (card, &index) in dealt.iter().enumerate() {
                 if card % folds == fold {
                     split.held_out.push(index);
@@ -81,10 +75,7 @@ mod tests {
     }
 
     fn refs(pages: &[(String, f32)]) -> Vec<(&str, f32)> {
-        pages
-            .iter()
-            .map(|(id, score)| (id.as_str(), *score))
-            .collect()
+        pages.iter().map(|(id, score)| (id.as_str(), *score)).collect()
     }
 
     #[test]
@@ -92,13 +83,7 @@ mod tests {
         let scores: Vec<f32> = [vec![0.0; 50], vec![3.0; 20], vec![5.0; 1]].concat();
         let owned = pages(&scores);
         let split = held_out(&refs(&owned), 0.2, 42, "held-out");
-        let apart = |score: f32| {
-            split
-                .held_out
-                .iter()
-                .filter(|&&i| scores[i] == score)
-                .count()
-        };
+        let apart = |score: f32| split.held_out.iter().filter(|&&i| scores[i] == score).count();
         assert_eq!((apart(0.0), apart(3.0), apart(5.0)), (10, 4, 0));
         assert_ne!(split, held_out(&refs(&owned), 0.2, 43, "held-out"));
     }

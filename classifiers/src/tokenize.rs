@@ -34,10 +34,7 @@ impl PageTokenizer {
                 direction: TruncationDirection::Right,
             }))
             .map_err(|error| format!("{}: max_tokens = {max_tokens}: {error}", path.display()))?;
-        Ok(Self {
-            tokenizer,
-            max_tokens,
-        })
+        Ok(Self { tokenizer, max_tokens })
     }
 
     /// The largest id this tokenizer can give.
@@ -97,11 +94,8 @@ pub(crate) mod tests {
         vocab.extend(letters.iter().map(String::as_str));
         vocab.extend(pieces.iter().map(String::as_str));
         vocab.extend([",", ".", "é"]);
-        let vocab: serde_json::Map<String, serde_json::Value> = vocab
-            .iter()
-            .enumerate()
-            .map(|(id, piece)| ((*piece).to_owned(), id.into()))
-            .collect();
+        let vocab: serde_json::Map<String, serde_json::Value> =
+            vocab.iter().enumerate().map(|(id, piece)| ((*piece).to_owned(), id.into())).collect();
         serde_json::json!({
             "version": "1.0",
             "truncation": {"max_length": 128, "strategy": "LongestFirst", "stride": 0, "direction": "Right"},
@@ -141,10 +135,7 @@ pub(crate) mod tests {
     #[test]
     fn garbage_is_named() {
         let error = PageTokenizer::from_bytes(b"{}", Path::new("odd.json"), 8).unwrap_err();
-        assert!(
-            error.contains("odd.json") && error.contains("2 bytes"),
-            "{error}"
-        );
+        assert!(error.contains("odd.json") && error.contains("2 bytes"), "{error}");
     }
 
     proptest! {

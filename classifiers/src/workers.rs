@@ -34,10 +34,7 @@ impl Workers {
     ) -> Result<Self, BackboneError> {
         let (queue, jobs) = mpsc::channel();
         let jobs = Arc::new(Mutex::new(jobs));
-        let mut workers = Self {
-            queue: Some(queue),
-            threads: Vec::with_capacity(sessions.len()),
-        };
+        let mut workers = Self { queue: Some(queue), threads: Vec::with_capacity(sessions.len()) };
         for (index, session) in sessions.into_iter().enumerate() {
             let (jobs, tokenizer) = (Arc::clone(&jobs), Arc::clone(&tokenizer));
             let thread = std::thread::Builder::new()
@@ -56,10 +53,7 @@ impl Workers {
     ) -> impl Future<Output = Result<Vec<f32>, BackboneError>> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         // A failed send drops the job, and with it `reply`: seen just below.
-        let _ = self
-            .queue
-            .as_ref()
-            .map(|queue| queue.send(Job { text, reply }));
+        let _ = self.queue.as_ref().map(|queue| queue.send(Job { text, reply }));
         async move { answer.await.unwrap_or(Err(BackboneError::WorkerGone)) }
     }
 }
@@ -84,9 +78,7 @@ fn work(jobs: &Mutex<mpsc::Receiver<Job>>, mut session: Session, tokenizer: &Pag
         }
         let result = tokenizer
             .ids(&text)
-            .map_err(|error| BackboneError::Tokenize {
-                reason: error.to_string(),
-            })
+            .map_err(|error| BackboneError::Tokenize { reason: error.to_string() })
             .and_then(|ids| {
                 run_page(&mut session, &ids)
                     .map_err(|reason| BackboneError::Run { reason })
@@ -114,12 +106,8 @@ pub(crate) fn run_page(session: &mut Session, ids: &[i64]) -> Result<Vec<f32>, S
         let (found, states) = output.try_extract_tensor::<f32>()?;
         let tokens = i64::try_from(ids.len()).unwrap_or(i64::MAX);
         match found.as_ref() {
-            [1, found_tokens, hidden] if *found_tokens == tokens && *hidden > 0 => {
-                Ok(Ok(states.to_vec()))
-            }
-            other => Ok(Err(format!(
-                "`{HIDDEN_STATE}` has shape {other:?}, expected [1, {tokens}, hidden]"
-            ))),
+            [1, found_tokens, hidden] if *found_tokens == tokens && *hidden > 0 => Ok(Ok(states.to_vec())),
+            other => Ok(Err(format!("`{HIDDEN_STATE}` has shape {other:?}, expected [1, {tokens}, hidden]"))),
         }
     };
     run(session).unwrap_or_else(|error| Err(error.to_string()))
