@@ -200,6 +200,16 @@ impl Head {
         Ok(Self::new(file.metadata, file.bias, file.weights))
     }
 
+    /// blake3 over the weights and the bias, in hex: two heads with one digest score alike.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for value in self.weights.iter().chain([&self.bias]) {
+            hasher.update(&value.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
     /// Writes the head; the file appears whole or not at all, and the bytes
     /// depend on the head only.
     ///

@@ -32,7 +32,7 @@ impl Fields {
         let indexing = TextFieldIndexing::default()
             .set_tokenizer(TOKENIZER_NAME)
             .set_index_option(IndexRecordOption::WithFreqs);
-        let fast_string = TextOptions::default().set_fast(None);
+        let fast_string = TextOptions::default().set_fast("raw");
         let mut builder = Schema::builder();
         Self {
             text: builder.add_text_field(

@@ -201,10 +201,13 @@ impl ChatModel for EmbeddedModel {
         let messages: Vec<Message> = request
             .messages
             .iter()
-            .map(|message| match message.role {
-                Role::System => Message::system(&message.content),
-                Role::User => Message::user(&message.content),
-                Role::Assistant => Message::assistant(&message.content),
+            .map(|message| Message {
+                role: match message.role {
+                    Role::System => model::infer::Role::System,
+                    Role::User => model::infer::Role::User,
+                    Role::Assistant => model::infer::Role::Assistant,
+                },
+                content: message.content.clone(),
             })
             .collect();
         let mut job = GenerateRequest::chat(messages);

@@ -60,7 +60,7 @@ impl PretrainConfig {
             shards.sort();
             sources.push(Source { name: name.clone(), weight, shards });
         }
-        TokenDataset::open(&sources, self.training.context_tokens, self.data_seed, Verify::Digest)
+        TokenDataset::open(&sources, self.training.context_tokens, self.data_seed, Verify::Everything)
             .map_err(|error| ctx.input(error.to_string()))
     }
 }

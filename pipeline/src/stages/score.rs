@@ -101,8 +101,7 @@ impl Stage for ScoreConfig {
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
         let head = self.load_head(ctx)?;
-        let head = blake3::hash(head.to_json().as_bytes()).to_hex().to_string();
-        let mut externals = vec![External { name: "head".to_owned(), digest: head }];
+        let mut externals = vec![External { name: "head".to_owned(), digest: head.digest() }];
         for (own, asset) in [(&self.backbone, Asset::MinilmInt8), (&self.tokenizer, Asset::MinilmTokenizer)] {
             externals.push(match own {
                 Some(path) => super::file_external(ctx, path)?,

@@ -153,7 +153,7 @@ impl Asker {
         // Each attempt samples anew, and is a request of its own in the log.
         chat.seed = self.config.seed.wrapping_mul(1009).wrapping_add(u64::from(attempt));
         let key = chat.key();
-        let everything = |text: String| AskFailure::Everything(text.into());
+        let everything = |text: String| AskFailure::Everything { source: text.into() };
         if let Some(answer) = self.log.get(&key).map_err(|error| everything(error.to_string()))? {
             return Ok(answer.text);
         }
@@ -173,7 +173,7 @@ impl Asker {
                     return Err(everything(error.to_string()));
                 }
                 sink(request.bisac_code.clone(), "llm_failed".to_owned(), error.to_string());
-                Err(AskFailure::ThisRequest(error.to_string()))
+                Err(AskFailure::ThisRequest { reason: error.to_string() })
             }
         }
     }
