@@ -39,8 +39,8 @@ pub struct BackboneOptions {
     /// trained with only.
     pub max_tokens: usize,
     /// Sessions, and threads, side by side; one a core when not given. Each
-    /// holds the model's weights once (about 50 MB for MiniLM int8) and never
-    /// uses more than one core.
+    /// never uses more than one core, and holds its own weights and working
+    /// memory: about 170 MB for MiniLM int8 at 512 tokens.
     pub sessions: Option<usize>,
 }
 
