@@ -136,6 +136,28 @@ pub fn remove_folder(path: &Path) -> Result<(), FileError> {
     Ok(())
 }
 
+/// Removes what a killed process left half-written or half-removed directly in `folder`.
+///
+/// # Errors
+/// Any I/O failure, with its path.
+pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
+    for entry in fs::read_dir(folder).map_err(failed("list", folder))? {
+        let entry = entry.map_err(failed("list", folder))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with(".partial-") || name.starts_with(".removed-") {
+            let path = entry.path();
+            let removed = if path.is_dir() {
+                fs::remove_dir_all(&path)
+            } else {
+                fs::remove_file(&path)
+            };
+            removed.map_err(failed("remove", &path))?;
+        }
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

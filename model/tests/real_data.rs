@@ -3,6 +3,8 @@
 //! 40 steps by default; `CORPUSMITH_TRAIN_STEPS=300` makes the sample profile's whole run. Prints the speed and
 //! the memory it took.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+
 use model::config::Preset;
 use model::evaluate::{ModelScorer, SAMPLE_ITEMS, cloze, parse_cloze, perplexity};
 use model::language_model::LanguageModel;

@@ -2,6 +2,8 @@
 //!
 //! With `CORPUSMITH_TRAIN_OUT` set, the run's folder is left there, for `tests/parity/check_export.py`.
 
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+
 use model::config::Preset;
 use model::evaluate::{ModelScorer, SAMPLE_ITEMS, cloze, parse_cloze, perplexity};
 use model::export::{ExportOptions, export};

@@ -1,7 +1,10 @@
 use super::*;
-use crate::language_model::LanguageModel;
+use crate::config::{ModelOptions, Preset};
+use crate::language_model::{LanguageModel, WEIGHTS_FILE};
 use crate::shards::ShardWriter;
 use std::collections::BTreeMap;
+use std::fs::OpenOptions;
+use std::io::Write;
 
 /// A small run over a patterned corpus that a model can learn.
 fn options() -> PretrainOptions {
@@ -155,9 +158,9 @@ fn stopped_and_killed_runs_end_with_the_same_bytes() {
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
     std::fs::write(&weights, bytes).unwrap();
-    std::fs::create_dir(killed.join(".partial-step-000015")).unwrap();
+    std::fs::create_dir(killed.join(".partial-step-000014")).unwrap();
     std::fs::write(
-        killed.join(".partial-step-000015/model.safetensors"),
+        killed.join(".partial-step-000014/model.safetensors"),
         b"half",
     )
     .unwrap();
