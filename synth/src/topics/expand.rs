@@ -135,6 +135,10 @@ pub fn topics_schema() -> SchemaRef {
 /// topic nevertheless (`COM010000-00`, source `bisac`, `subtopic` its own name); its subtopics are
 /// `-01` and on (source `llm:<model>:<prompt digest>`). A name stands once in a top category.
 ///
+/// Answers are best sampled with a repetition penalty near 1 (a list repeats digits and line ends, and
+/// small models break off under a strong one), and those cut by the length limit passed through
+/// [`super::without_cut_line`].
+///
 /// The result depends on the answers only, not on the order in which they come.
 ///
 /// # Errors

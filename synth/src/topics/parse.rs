@@ -124,11 +124,11 @@ pattern!(INLINE_NUMBER, r"(?:^|[\s,;(])\d{1,2}[.)]\)?\s+");
 pattern!(MARKER, r"^(?:\(?\d{1,3}(?:\.\)|[.):\]])|[-+•▪◦·–—*]|#+)\s*");
 pattern!(
     LABEL,
-    r"(?i)^(?:sub-?topic|topic|chapter|unit|section|lesson|name)\s*(?:#?\d{1,3}|[a-z])?\s*[:.)-]\s*"
+    r"(?i)^(?:(?:sub-?topic|topic|chapter|unit|section|lesson|name)\s*(?:#?\d{1,3}|[a-z])?\s*[:.)-]|(?:the )?\d{1,3}(?:st|nd|rd|th) (?:sub-?)?topic[^:]*:)\s*"
 );
 pattern!(
     EXPLANATION,
-    r"(?i)\s*(?::|;| - | -- |[–—]|\(|\[|\||=>| = |\. |, (?:such as|including|which|e\.g\.)|\.{2,}).*$"
+    r"(?i)\s*(?::|;|-\s|--|[–—]|,\s*\d+\s*$|\(|\[|\||=>| = |\. |, (?:such as|including|which|e\.g\.)|\.{2,}).*$"
 );
 pattern!(
     LEAD_IN,
