@@ -15,5 +15,8 @@ pub use copying::longest_common_run;
 pub use opening::{Opened, remove_opening};
 pub use refusal::is_refusal;
 pub use repetition::{Repetition, RepetitionLimits, find_repetition};
-pub use rules::{CleanOptions, Cleaned, Completion, CutAnswers, DropReason, Dropped, PUBLISHED_MIN_TOKENS, clean_completion};
+pub use rules::{
+    CleanOptions, Cleaned, Completion, CutAnswers, DropReason, Dropped, PUBLISHED_MIN_TOKENS,
+    clean_completion,
+};
 pub use stream::{clean_stream, cleaned_schema};

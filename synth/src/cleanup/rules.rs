@@ -118,7 +118,10 @@ pub struct Dropped {
 ///
 /// # Errors
 /// [`Dropped`] with the first rule that the answer breaks.
-pub fn clean_completion(options: &CleanOptions, completion: &Completion<'_>) -> Result<Cleaned, Dropped> {
+pub fn clean_completion(
+    options: &CleanOptions,
+    completion: &Completion<'_>,
+) -> Result<Cleaned, Dropped> {
     let drop = |reason, detail: String| Err(Dropped { reason, detail });
     if completion.text.trim().is_empty() {
         return drop(DropReason::Empty, "the answer has no text".to_string());
@@ -128,12 +131,21 @@ pub fn clean_completion(options: &CleanOptions, completion: &Completion<'_>) -> 
         return drop(DropReason::Refusal, format!("the answer begins: {opening}"));
     }
     if completion.tokens < options.min_tokens {
-        return drop(DropReason::TooShort, format!("{} tokens, fewer than {}", completion.tokens, options.min_tokens));
+        return drop(
+            DropReason::TooShort,
+            format!(
+                "{} tokens, fewer than {}",
+                completion.tokens, options.min_tokens
+            ),
+        );
     }
     let opened = remove_opening(completion.text);
     let mut text = opened.text;
     if !text.chars().any(char::is_alphanumeric) {
-        return drop(DropReason::Empty, "the answer is nothing but a formula".to_string());
+        return drop(
+            DropReason::Empty,
+            "the answer is nothing but a formula".to_string(),
+        );
     }
     if completion.finish_reason == "length" && !ends_whole(&text) {
         let kept = match options.cut_answers {
@@ -141,25 +153,49 @@ pub fn clean_completion(options: &CleanOptions, completion: &Completion<'_>) -> 
             CutAnswers::KeepWholeSentences => whole_sentences(&text),
         };
         let Some(kept) = kept else {
-            let end: String = text.chars().skip(text.chars().count().saturating_sub(40)).collect();
-            return drop(DropReason::CutWithoutSentenceEnd, format!("cut by the length limit at: …{end}"));
+            let end: String = text
+                .chars()
+                .skip(text.chars().count().saturating_sub(40))
+                .collect();
+            return drop(
+                DropReason::CutWithoutSentenceEnd,
+                format!("cut by the length limit at: …{end}"),
+            );
         };
         text = kept;
     }
     match find_repetition(&text, &options.repetition) {
         Some(Repetition::Lines(part)) => {
-            return drop(DropReason::RepeatedLine, format!("{:.1} % of the text are lines said before", part * 100.0));
+            return drop(
+                DropReason::RepeatedLine,
+                format!("{:.1} % of the text are lines said before", part * 100.0),
+            );
         }
         Some(Repetition::Ngrams { words, part }) => {
-            return drop(DropReason::RepeatedNgram, format!("{:.1} % of the text are repeated runs of {words} words", part * 100.0));
+            return drop(
+                DropReason::RepeatedNgram,
+                format!(
+                    "{:.1} % of the text are repeated runs of {words} words",
+                    part * 100.0
+                ),
+            );
         }
         None => {}
     }
     let copied = longest_common_run(&text, completion.seed_text);
     if copied > options.max_copied_words {
-        return drop(DropReason::CopiesSeed, format!("{copied} words in a row are the seed's, more than {}", options.max_copied_words));
+        return drop(
+            DropReason::CopiesSeed,
+            format!(
+                "{copied} words in a row are the seed's, more than {}",
+                options.max_copied_words
+            ),
+        );
     }
-    Ok(Cleaned { text, removed_opening: opened.removed })
+    Ok(Cleaned {
+        text,
+        removed_opening: opened.removed,
+    })
 }
 
 const SENTENCE_ENDS: [char; 8] = ['.', '!', '?', '…', '。', '！', '？', '।'];
@@ -170,20 +206,28 @@ const CLOSERS: [char; 9] = ['"', '\'', '”', '’', ')', ']', '*', '_', '»'];
 /// Whether a text ends a sentence, a code block or a formula.
 fn ends_whole(text: &str) -> bool {
     let text = text.trim_end();
-    let closes_block = text.ends_with("```") && text.matches("```").count() % 2 == 0;
-    let closes_formula = text.ends_with("$$") && text.matches("$$").count() % 2 == 0 || text.ends_with("\\]");
+    let closes_block = text.ends_with("```") && text.matches("```").count().is_multiple_of(2);
+    let closes_formula = text.ends_with("$$") && text.matches("$$").count().is_multiple_of(2)
+        || text.ends_with("\\]");
     closes_block || closes_formula || text.trim_end_matches(CLOSERS).ends_with(SENTENCE_ENDS)
 }
 
 /// The text up to its last whole sentence. A full stop of a number (`3.14`, `2.` at the start of a
 /// line) ends none.
 fn whole_sentences(text: &str) -> Option<String> {
-    let ends = text.char_indices().rev().filter(|(_, c)| SENTENCE_ENDS.contains(c));
+    let ends = text
+        .char_indices()
+        .rev()
+        .filter(|(_, c)| SENTENCE_ENDS.contains(c));
     for (at, c) in ends {
         let after = &text[at + c.len_utf8()..];
         let tail = after.trim_start_matches(CLOSERS);
         let line = text[..at].rsplit('\n').next().unwrap_or_default();
-        let is_number = c == '.' && line.trim().chars().all(|c| c.is_ascii_digit() || "*#".contains(c));
+        let is_number = c == '.'
+            && line
+                .trim()
+                .chars()
+                .all(|c| c.is_ascii_digit() || "*#".contains(c));
         if (tail.is_empty() || tail.starts_with(char::is_whitespace)) && !is_number {
             let kept = text[..text.len() - tail.len()].trim_end();
             let is_in_code = kept.matches("```").count() % 2 == 1;

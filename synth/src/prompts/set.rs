@@ -35,7 +35,8 @@ const EMBEDDED: &[(&str, &str)] = embedded![
 ];
 
 /// What a template may name between `{{` and `}}`.
-pub const TEMPLATE_VARIABLES: [&str; 5] = ["topic", "field", "subcategory", "seed", "previous_units"];
+pub const TEMPLATE_VARIABLES: [&str; 5] =
+    ["topic", "field", "subcategory", "seed", "previous_units"];
 
 /// A topic as templates see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -54,8 +55,17 @@ impl PromptTopic {
     /// The topic of a row of the topics table: the subtopic, else the last part of the subcategory
     /// that says something, else the top category.
     #[must_use]
-    pub fn from_columns(top_category: &str, subcategory: &str, subtopic: &str, previous_units: &str) -> Self {
-        let units: Vec<&str> = previous_units.split(['\n', ';']).map(str::trim).filter(|u| !u.is_empty()).collect();
+    pub fn from_columns(
+        top_category: &str,
+        subcategory: &str,
+        subtopic: &str,
+        previous_units: &str,
+    ) -> Self {
+        let units: Vec<&str> = previous_units
+            .split(['\n', ';'])
+            .map(str::trim)
+            .filter(|u| !u.is_empty())
+            .collect();
         Self {
             topic: if subtopic.trim().is_empty() {
                 crate::topics::label_name(top_category, subcategory)
@@ -85,11 +95,19 @@ impl PromptSet {
     pub fn load(templates_dir: Option<&Path>) -> Result<Self, TemplateError> {
         let mut templates = BTreeMap::new();
         for (name, text) in EMBEDDED {
-            let template = Template::parse(&Path::new(EMBEDDED_DIR).join(format!("{name}.jinja")), text)?;
+            let template =
+                Template::parse(&Path::new(EMBEDDED_DIR).join(format!("{name}.jinja")), text)?;
             templates.insert(template.name.clone(), template);
         }
-        for path in templates_dir.map(template_files).transpose()?.unwrap_or_default() {
-            let text = std::fs::read_to_string(&path).map_err(|source| TemplateError::Read { path: path.clone(), source })?;
+        for path in templates_dir
+            .map(template_files)
+            .transpose()?
+            .unwrap_or_default()
+        {
+            let text = std::fs::read_to_string(&path).map_err(|source| TemplateError::Read {
+                path: path.clone(),
+                source,
+            })?;
             let template = Template::parse(&path, &text)?;
             templates.insert(template.name.clone(), template);
         }
@@ -108,7 +126,10 @@ impl PromptSet {
                 .add_template_owned(template.name.clone(), template.body.clone())
                 .map_err(|error| body_error(&template.path, template.body_line, &error))?;
         }
-        Ok(Self { templates, environment })
+        Ok(Self {
+            templates,
+            environment,
+        })
     }
 
     /// The templates, by name.
@@ -122,10 +143,18 @@ impl PromptSet {
     /// # Errors
     /// [`TemplateError::Unknown`] with the names there are.
     pub fn get(&self, name: &str) -> Result<&Template, TemplateError> {
-        self.templates.iter().find(|t| t.name == name).ok_or_else(|| TemplateError::Unknown {
-            name: name.to_string(),
-            known: self.templates.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", "),
-        })
+        self.templates
+            .iter()
+            .find(|t| t.name == name)
+            .ok_or_else(|| TemplateError::Unknown {
+                name: name.to_string(),
+                known: self
+                    .templates
+                    .iter()
+                    .map(|t| t.name.as_str())
+                    .collect::<Vec<_>>()
+                    .join(", "),
+            })
     }
 
     /// blake3 over all templates, in hex: changes when any of them does.
@@ -144,7 +173,12 @@ impl PromptSet {
     ///
     /// # Errors
     /// [`TemplateError::Body`] with file and line, e.g. for a variable that does not exist.
-    pub fn render(&self, template: &Template, topic: &PromptTopic, seed: &str) -> Result<String, TemplateError> {
+    pub fn render(
+        &self,
+        template: &Template,
+        topic: &PromptTopic,
+        seed: &str,
+    ) -> Result<String, TemplateError> {
         let variables = context! {
             topic => topic.topic.as_str(),
             field => topic.field.as_str(),
@@ -152,14 +186,21 @@ impl PromptSet {
             previous_units => topic.previous_units.as_str(),
             seed => seed,
         };
-        let rendered = self.environment.get_template(&template.name).and_then(|t| t.render(variables));
-        let prompt = rendered.map_err(|error| body_error(&template.path, template.body_line, &error))?;
+        let rendered = self
+            .environment
+            .get_template(&template.name)
+            .and_then(|t| t.render(variables));
+        let prompt =
+            rendered.map_err(|error| body_error(&template.path, template.body_line, &error))?;
         Ok(prompt.trim().to_string())
     }
 
     /// Names that the template reads and no row can give.
     pub(super) fn variables_read(&self, template: &Template) -> Vec<String> {
-        let read = self.environment.get_template(&template.name).map(|t| t.undeclared_variables(false));
+        let read = self
+            .environment
+            .get_template(&template.name)
+            .map(|t| t.undeclared_variables(false));
         let mut names: Vec<String> = read.unwrap_or_default().into_iter().collect();
         names.sort();
         names
@@ -169,14 +210,26 @@ impl PromptSet {
     ///
     /// # Errors
     /// [`TemplateError`] for an unknown name or a template that does not render.
-    pub fn preview(&self, template: &str, topic: &PromptTopic, page_text: &str) -> Result<String, TemplateError> {
+    pub fn preview(
+        &self,
+        template: &str,
+        topic: &PromptTopic,
+        page_text: &str,
+    ) -> Result<String, TemplateError> {
         let template = self.get(template)?;
-        self.render(template, topic, &super::seed_extract(page_text, template.seed_chars))
+        self.render(
+            template,
+            topic,
+            &super::seed_extract(page_text, template.seed_chars),
+        )
     }
 }
 
 fn template_files(dir: &Path) -> Result<Vec<PathBuf>, TemplateError> {
-    let read = |source| TemplateError::Read { path: dir.to_path_buf(), source };
+    let read = |source| TemplateError::Read {
+        path: dir.to_path_buf(),
+        source,
+    };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(read)? {
         let path = entry.map_err(read)?.path();
@@ -197,92 +250,28 @@ pub(crate) fn environment() -> Environment<'static> {
 }
 
 /// The place in the file and the cause; `first_line` is the line on which the template's text starts.
-pub(crate) fn body_error(path: &Path, first_line: usize, error: &minijinja::Error) -> TemplateError {
+pub(crate) fn body_error(
+    path: &Path,
+    first_line: usize,
+    error: &minijinja::Error,
+) -> TemplateError {
     let mut what = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     };
     if error.kind() == minijinja::ErrorKind::UndefinedError {
-        what.push_str(&format!(" (a template may use: {})", TEMPLATE_VARIABLES.join(", ")));
+        what.push_str(&format!(
+            " (a template may use: {})",
+            TEMPLATE_VARIABLES.join(", ")
+        ));
     }
-    TemplateError::Body { path: path.to_path_buf(), line: first_line + error.line().unwrap_or(1) - 1, what }
+    TemplateError::Body {
+        path: path.to_path_buf(),
+        line: first_line + error.line().unwrap_or(1) - 1,
+        what,
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn topic() -> PromptTopic {
-        PromptTopic::from_columns("COMPUTERS", "Programming Languages / General", "Type Inference", "Lambda Calculus\nUnification")
-    }
-
-    #[test]
-    fn columns_become_words_for_a_sentence() {
-        assert_eq!(topic().topic, "Type Inference");
-        assert_eq!(topic().field, "Computers");
-        assert_eq!(topic().previous_units, "Lambda Calculus; Unification");
-        assert_eq!(PromptTopic::from_columns("COMPUTERS", "Programming Languages / General", "", "").topic, "Programming Languages");
-        assert_eq!(PromptTopic::from_columns("COMPUTERS", "General", " ", "").topic, "Computers");
-    }
-
-    #[test]
-    fn every_embedded_template_names_topic_seed_and_rules() {
-        let set = PromptSet::load(None).unwrap();
-        assert_eq!(set.templates().len(), EMBEDDED.len());
-        for template in set.templates() {
-            let prompt = set.render(template, &topic(), "The seed stands here.").unwrap();
-            for wanted in ["Type Inference", "Computers", "The seed stands here.", "Begin ", "Do not greet", "judged on", "rigour", "engagement", "application"] {
-                let found = prompt.contains(wanted) || (wanted == "rigour" && prompt.contains("being true"));
-                assert!(found, "{}: no `{wanted}` in:\n{prompt}", template.name);
-            }
-        }
-    }
-
-    #[test]
-    fn a_course_unit_lists_the_units_before_it() {
-        let set = PromptSet::load(None).unwrap();
-        let with = set.preview("stanford_course_unit", &topic(), "x").unwrap();
-        assert!(with.contains("Lambda Calculus; Unification."));
-        let first = PromptTopic { previous_units: String::new(), ..topic() };
-        assert!(!set.preview("stanford_course_unit", &first, "x").unwrap().contains("already read"));
-    }
-
-    #[test]
-    fn openstax_seeds_are_cut_at_600_characters_and_the_others_at_1000() {
-        let set = PromptSet::load(None).unwrap();
-        for template in set.templates() {
-            let expected = if template.name == "openstax_section" { 600 } else { 1000 };
-            let prompt = set.preview(&template.name, &topic(), &"w".repeat(3000)).unwrap();
-            assert_eq!(prompt.matches("www").count(), expected / 3, "{}", template.name);
-        }
-    }
-
-    #[test]
-    fn a_users_folder_adds_and_replaces_templates() {
-        let dir = tempfile::tempdir().unwrap();
-        let head = |name: &str| format!("+++\nname = \"{name}\"\naudience = \"general\"\nstyle = \"poem\"\nshare = \"other\"\n+++\n");
-        std::fs::write(dir.path().join("poem.jinja"), head("poem") + "A poem on {{ topic }}: {{ seed }}").unwrap();
-        std::fs::write(dir.path().join("blog_post.jinja"), head("blog_post") + "Mine: {{ seed }}").unwrap();
-        std::fs::write(dir.path().join("notes.txt"), "not a template").unwrap();
-        let set = PromptSet::load(Some(dir.path())).unwrap();
-        assert_eq!(set.templates().len(), EMBEDDED.len() + 1);
-        assert_eq!(set.preview("poem", &topic(), "s").unwrap(), "A poem on Type Inference: s");
-        assert_eq!(set.preview("blog_post", &topic(), "s").unwrap(), "Mine: s");
-        assert_ne!(set.digest(), PromptSet::load(None).unwrap().digest());
-        assert!(set.preview("ode", &topic(), "s").unwrap_err().to_string().contains("blog_post, code_textbook"));
-    }
-
-    #[test]
-    fn a_syntax_error_and_an_unknown_variable_are_placed() {
-        let dir = tempfile::tempdir().unwrap();
-        let head = "+++\nname = \"poem\"\naudience = \"general\"\nstyle = \"poem\"\nshare = \"other\"\n+++\n";
-        std::fs::write(dir.path().join("poem.jinja"), format!("{head}One\n{{% if seed %}}\n{{{{ seed }}}}\n{{% endfor %}}")).unwrap();
-        let error = PromptSet::load(Some(dir.path())).unwrap_err().to_string();
-        assert!(error.contains("poem.jinja:10: syntax error"), "{error}");
-        std::fs::write(dir.path().join("poem.jinja"), format!("{head}One\n{{{{ sead }}}}")).unwrap();
-        let set = PromptSet::load(Some(dir.path())).unwrap();
-        let error = set.preview("poem", &topic(), "s").unwrap_err().to_string();
-        assert!(error.contains("poem.jinja:8:") && error.contains("topic, field"), "{error}");
-        assert!(PromptSet::load(Some(Path::new("/no/such/folder"))).unwrap_err().to_string().contains("/no/such/folder"));
-    }
-}
+#[path = "set_tests.rs"]
+mod tests;

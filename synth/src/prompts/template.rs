@@ -6,7 +6,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The shares that the audiences are counted in (the 40/30/30 of the SmolLM blog post, and code).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum ShareGroup {
     /// Textbooks for middle school.
@@ -132,34 +134,85 @@ impl Template {
     /// # Errors
     /// [`TemplateError::FrontMatter`] with the line when the head is missing or wrong.
     pub fn parse(path: &Path, text: &str) -> Result<Self, TemplateError> {
-        let text = text.strip_prefix('\u{FEFF}').unwrap_or(text).replace("\r\n", "\n");
-        let wrong = |line: usize, what: String| TemplateError::FrontMatter { path: path.to_path_buf(), line, what };
-        let no_head = || {
-            wrong(1, format!("the file has to start with a `{FENCE}` line, the fields name, audience, style and share, and a second `{FENCE}` line"))
+        let text = text
+            .strip_prefix('\u{FEFF}')
+            .unwrap_or(text)
+            .replace("\r\n", "\n");
+        let wrong = |line: usize, what: String| TemplateError::FrontMatter {
+            path: path.to_path_buf(),
+            line,
+            what,
         };
-        let head = text.strip_prefix(FENCE).and_then(|t| t.strip_prefix('\n')).ok_or_else(no_head)?;
-        let head_end = if head.starts_with(FENCE) { Some(0) } else { head.find("\n+++\n").map(|at| at + 1) };
+        let no_head = || {
+            wrong(
+                1,
+                format!(
+                    "the file has to start with a `{FENCE}` line, the fields name, audience, style and share, and a second `{FENCE}` line"
+                ),
+            )
+        };
+        let head = text
+            .strip_prefix(FENCE)
+            .and_then(|t| t.strip_prefix('\n'))
+            .ok_or_else(no_head)?;
+        let head_end = if head.starts_with(FENCE) {
+            Some(0)
+        } else {
+            head.find("\n+++\n").map(|at| at + 1)
+        };
         let head_end = head_end.ok_or_else(no_head)?;
         let (fields, rest) = head.split_at(head_end);
-        let body = rest.strip_prefix(FENCE).and_then(|t| t.strip_prefix('\n')).ok_or_else(no_head)?;
+        let body = rest
+            .strip_prefix(FENCE)
+            .and_then(|t| t.strip_prefix('\n'))
+            .ok_or_else(no_head)?;
 
         let line_of = |at: usize| 2 + fields[..at.min(fields.len())].matches('\n').count();
         let front: FrontMatter = toml::from_str(fields).map_err(|error| {
-            wrong(line_of(error.span().map_or(0, |s| s.start)), error.message().trim().to_string())
+            wrong(
+                line_of(error.span().map_or(0, |s| s.start)),
+                error.message().trim().to_string(),
+            )
         })?;
-        let line_of_field = |key: &str| line_of(fields.lines().take_while(|l| !l.trim_start().starts_with(key)).map(|l| l.len() + 1).sum());
+        let line_of_field = |key: &str| {
+            line_of(
+                fields
+                    .lines()
+                    .take_while(|l| !l.trim_start().starts_with(key))
+                    .map(|l| l.len() + 1)
+                    .sum(),
+            )
+        };
 
-        let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
+        let stem = path
+            .file_stem()
+            .and_then(|s| s.to_str())
+            .unwrap_or_default();
         if front.name != stem {
-            return Err(wrong(line_of_field("name"), format!("name = \"{}\" differs from the file's name: write name = \"{stem}\" or rename the file", front.name)));
+            return Err(wrong(
+                line_of_field("name"),
+                format!(
+                    "name = \"{}\" differs from the file's name: write name = \"{stem}\" or rename the file",
+                    front.name
+                ),
+            ));
         }
         if !(front.weight.is_finite() && front.weight > 0.0) {
-            return Err(wrong(line_of_field("weight"), format!("weight = {} has to be a number above 0", front.weight)));
+            return Err(wrong(
+                line_of_field("weight"),
+                format!("weight = {} has to be a number above 0", front.weight),
+            ));
         }
         for (key, value) in [("audience", &front.audience), ("style", &front.style)] {
-            let is_word = !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+            let is_word = !value.is_empty()
+                && value
+                    .chars()
+                    .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
             if !is_word {
-                return Err(wrong(line_of_field(key), format!("{key} = \"{value}\" has to be one word of letters, digits and `_`")));
+                return Err(wrong(
+                    line_of_field(key),
+                    format!("{key} = \"{value}\" has to be one word of letters, digits and `_`"),
+                ));
             }
         }
         Ok(Self {
@@ -190,7 +243,10 @@ mod tests {
     #[test]
     fn a_template_has_its_fields_defaults_and_lines() {
         let template = parse(GOOD).unwrap();
-        assert_eq!((template.weight, template.seed_chars, template.body_line), (1.0, 1000, 7));
+        assert_eq!(
+            (template.weight, template.seed_chars, template.body_line),
+            (1.0, 1000, 7)
+        );
         assert_eq!(template.body, "On {{ topic }}: {{ seed }}\n");
         assert_eq!(template.digest.len(), 64);
     }
@@ -207,10 +263,22 @@ mod tests {
         let text = |text: &str| parse(text).unwrap_err().to_string();
         assert!(text("Write.").starts_with("my/poem.jinja:1: front matter"));
         assert!(text("+++\nname = \"poem\"\n").starts_with("my/poem.jinja:1:"));
-        assert!(text(&GOOD.replace("other", "others")).starts_with("my/poem.jinja:5:"), "{}", text(&GOOD.replace("other", "others")));
+        assert!(
+            text(&GOOD.replace("other", "others")).starts_with("my/poem.jinja:5:"),
+            "{}",
+            text(&GOOD.replace("other", "others"))
+        );
         assert!(text(&GOOD.replace("style =", "stile =")).starts_with("my/poem.jinja:4:"));
-        assert!(text(&GOOD.replace("\"poem\"\na", "\"ode\"\na")).contains("my/poem.jinja:2: front matter: name = \"ode\""));
-        assert!(text(&GOOD.replace("style = \"poem\"", "style = \"two words\"")).starts_with("my/poem.jinja:4:"));
-        assert!(text(&GOOD.replace("share", "weight = -1.0\nshare")).starts_with("my/poem.jinja:5:"));
+        assert!(
+            text(&GOOD.replace("\"poem\"\na", "\"ode\"\na"))
+                .contains("my/poem.jinja:2: front matter: name = \"ode\"")
+        );
+        assert!(
+            text(&GOOD.replace("style = \"poem\"", "style = \"two words\""))
+                .starts_with("my/poem.jinja:4:")
+        );
+        assert!(
+            text(&GOOD.replace("share", "weight = -1.0\nshare")).starts_with("my/poem.jinja:5:")
+        );
     }
 }

@@ -11,7 +11,9 @@ mod parse;
 
 pub use bisac::{BisacError, BisacTopic, load_bisac, parse_bisac, select};
 pub(crate) use bisac::{label_name, title_case};
-pub use expand::{AskFailure, ExpandError, Expansion, ExpansionReport, ShortHeading, expand_topics, topics_schema};
+pub use expand::{
+    AskFailure, ExpandError, Expansion, ExpansionReport, ShortHeading, expand_topics, topics_schema,
+};
 pub use names::{NameBounds, Rejection, Rejections, dedupe_key};
 pub use options::{ExpandOptions, ExpansionRequest, PUBLISHED_TOPICS, expansion_plan};
 pub use parse::{ParsedAnswer, Verdict, parse_answer, parse_subtopics, without_cut_line};

@@ -2,14 +2,22 @@ use super::*;
 use proptest::prelude::*;
 
 fn topic() -> BisacTopic {
-    BisacTopic { code: "COM010000".into(), top_category: "COMPUTERS".into(), subcategory: "Compilers".into() }
+    BisacTopic {
+        code: "COM010000".into(),
+        top_category: "COMPUTERS".into(),
+        subcategory: "Compilers".into(),
+    }
 }
 
 fn parse(answer: &str) -> ParsedAnswer {
     parse_answer(answer, &topic(), &NameBounds::default())
 }
 
-const THREE: [&str; 3] = ["Lexical Analysis", "Register Allocation", "Garbage Collection"];
+const THREE: [&str; 3] = [
+    "Lexical Analysis",
+    "Register Allocation",
+    "Garbage Collection",
+];
 
 #[test]
 fn every_layout_gives_the_same_names() {
@@ -33,7 +41,11 @@ fn every_layout_gives_the_same_names() {
         "1. [Lexical Analysis](https://example.org)\n2. `Register Allocation`\n3. __Garbage Collection__",
         "### 1. Lexical Analysis\nText about it.\n### 2. Register Allocation\nMore text, with commas, and more.\n### 3. Garbage Collection",
     ] {
-        let names: Vec<String> = parse(answer).subtopics.iter().map(|n| n.to_lowercase()).collect();
+        let names: Vec<String> = parse(answer)
+            .subtopics
+            .iter()
+            .map(|n| n.to_lowercase())
+            .collect();
         assert_eq!(names, THREE.map(str::to_lowercase), "{answer}");
         assert_eq!(parse(answer).verdict, Verdict::List);
     }
@@ -56,13 +68,22 @@ fn what_small_models_really_say_is_survived() {
     assert_eq!(parse(prose).verdict, Verdict::Malformed);
 
     let explained = "1. Skin – the most fundamental part - made of layers. \n2. Hair & nails — hair has a protein called keratin; nails\n3. Bones — they provide support";
-    assert_eq!(parse(explained).subtopics, ["Skin", "Hair & nails", "Bones"]);
+    assert_eq!(
+        parse(explained).subtopics,
+        ["Skin", "Hair & nails", "Bones"]
+    );
 
     let doubled = "*Fantasy and Fantasy\n*Games and Game\n*Type Inference\n*Compilers\n*Introduction to compilers";
     assert_eq!(parse(doubled).subtopics, ["Type Inference"]);
-    assert_eq!(parse(doubled).rejected, Rejections::from([(Rejection::Repeats, 2), (Rejection::Echo, 2)]));
+    assert_eq!(
+        parse(doubled).rejected,
+        Rejections::from([(Rejection::Repeats, 2), (Rejection::Echo, 2)])
+    );
 
-    assert_eq!(parse("- \"Computer History\"").subtopics, ["Computer History"]);
+    assert_eq!(
+        parse("- \"Computer History\"").subtopics,
+        ["Computer History"]
+    );
     assert_eq!(parse("").verdict, Verdict::Malformed);
     assert_eq!(parse("1.\n2.\n3.").verdict, Verdict::Malformed);
 }
@@ -81,8 +102,14 @@ fn refusals_are_not_lists() {
 
 #[test]
 fn a_cut_answer_loses_its_unfinished_end() {
-    assert_eq!(without_cut_line("1. Parsing\n2. Linking\n3. Optim"), "1. Parsing\n2. Linking");
-    assert_eq!(without_cut_line("Parsing, Linking, Optim"), "Parsing, Linking");
+    assert_eq!(
+        without_cut_line("1. Parsing\n2. Linking\n3. Optim"),
+        "1. Parsing\n2. Linking"
+    );
+    assert_eq!(
+        without_cut_line("Parsing, Linking, Optim"),
+        "Parsing, Linking"
+    );
     assert_eq!(without_cut_line("Optim"), "");
 }
 
