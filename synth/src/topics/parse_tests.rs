@@ -80,6 +80,13 @@ fn what_small_models_really_say_is_survived() {
         Rejections::from([(Rejection::Repeats, 2), (Rejection::Echo, 2)])
     );
 
+    let numbered_in_words = "The 1st topic in this category: Gene Editing\n\
+        2nd Topic: Cell Growth, 47192\n3rd Topic: DNA- 1 topic";
+    assert_eq!(
+        parse(numbered_in_words).subtopics,
+        ["Gene Editing", "Cell Growth", "DNA"]
+    );
+
     assert_eq!(
         parse("- \"Computer History\"").subtopics,
         ["Computer History"]
