@@ -1,7 +1,176 @@
-//! One self-contained HTML page a run.
+//! One self-contained HTML page a run: figures, plots and samples. No scripts, nothing from outside.
+
+mod plot;
+mod samples;
+
+use std::fmt::Write;
+use std::path::Path;
+
+use serde_json::Value as Json;
+
+use crate::manifest::Manifest;
 use crate::runner::Summary;
-use crate::workflow::Workflow;
-/// x
-pub fn render(_workflow: &Workflow, _summary: &Summary) -> Result<String, std::io::Error> {
-    Ok(String::new())
+use crate::runner::progress::{group, size};
+use crate::workflow::{StageNode, Workflow};
+use plot::{Bar, bars, line};
+
+const STYLE: &str = include_str!("report.css");
+
+/// Renders the page.
+///
+/// # Errors
+/// An output that the page shows cannot be read.
+pub fn render(workflow: &Workflow, summary: &Summary) -> Result<String, std::fmt::Error> {
+    let mut page = String::new();
+    let title = format!("{} · {}", workflow.name, workflow.profile);
+    write!(
+        page,
+        "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{0}</title>\
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body><main>\
+         <h1>{0}</h1><p>{1}</p>",
+        escape(&title),
+        escape(&workflow.description)
+    )?;
+    write_table(&mut page, workflow, summary)?;
+    for (id, status) in &summary.stages {
+        let node = workflow.stages.iter().find(|node| node.id == *id);
+        if let (Some(node), Some(manifest)) = (node, status.manifest()) {
+            write_stage(&mut page, node, manifest, &summary.folder.join(id))?;
+        }
+    }
+    page.push_str("</main></body></html>\n");
+    Ok(page)
+}
+
+fn write_table(page: &mut String, workflow: &Workflow, summary: &Summary) -> std::fmt::Result {
+    page.push_str(
+        "<table><thead><tr><th>stage</th><th>reads</th><th>rows in</th><th>rows out</th><th>seconds</th>\
+         <th>peak memory</th><th>dropped and failed</th></tr></thead><tbody>",
+    );
+    for (id, status) in &summary.stages {
+        let node = workflow.stages.iter().find(|node| node.id == *id);
+        let reads = node.map(|node| node.upstream().join(", ")).unwrap_or_default();
+        let Some(manifest) = status.manifest() else {
+            write!(page, "<tr><td>{id}</td><td>{reads}</td><td colspan=\"5\">fused into its readers</td></tr>")?;
+            continue;
+        };
+        let lost = manifest.dropped.iter().chain(&manifest.quarantined);
+        let lost = lost.map(|(reason, rows)| format!("{} {}", escape(reason), group(*rows)));
+        write!(
+            page,
+            "<tr><td><a href=\"#{id}\">{id}</a></td><td>{reads}</td><td class=\"n\">{}</td>\
+             <td class=\"n\">{}</td><td class=\"n\">{:.1}</td><td class=\"n\">{}</td><td>{}</td></tr>",
+            if manifest.rows_in > 0 { group(manifest.rows_in) } else { String::new() },
+            group(manifest.rows_out),
+            manifest.seconds,
+            size(manifest.peak_memory_bytes),
+            lost.collect::<Vec<_>>().join(", ")
+        )?;
+    }
+    page.push_str("</tbody></table>");
+    Ok(())
+}
+
+fn write_stage(page: &mut String, node: &StageNode, manifest: &Manifest, folder: &Path) -> std::fmt::Result {
+    let (id, kind) = (&node.id, node.kind.name);
+    write!(page, "<section id=\"{id}\"><h2>{id} <small>{kind}</small></h2><p>{}</p>", escape(node.kind.summary))?;
+    let lost: Vec<Bar> = manifest
+        .dropped
+        .iter()
+        .chain(&manifest.quarantined)
+        .map(|(reason, rows)| Bar { label: reason.clone(), value: *rows as f64 })
+        .collect();
+    if !lost.is_empty() {
+        page.push_str("<h3>Lost rows by reason</h3>");
+        page.push_str(&bars(&lost));
+    }
+    match kind {
+        "topics" => histogram(page, folder, "top_category", "Topics by top category"),
+        "score" => histogram(page, folder, "int_score", "Pages by educational score"),
+        "retrieve" => histogram(page, folder, "matched", "Pages by the query that found them"),
+        "prompts" => {
+            histogram(page, folder, "audience", "Prompts by audience");
+            histogram(page, folder, "style", "Prompts by style");
+        }
+        "generate" => histogram(page, folder, "finish_reason", "Answers by their end"),
+        "mix" => histogram(page, folder, "subset", "Documents by subset"),
+        "pretrain" => loss_curve(page, folder),
+        _ => {}
+    }
+    if !manifest.metrics.is_empty() {
+        page.push_str("<h3>Figures</h3><dl>");
+        for (name, value) in &manifest.metrics {
+            let value = match value {
+                Json::String(text) => text.clone(),
+                other => format!("{other:#}"),
+            };
+            write!(page, "<dt>{}</dt><dd><pre>{}</pre></dd>", escape(name), escape(&value))?;
+        }
+        page.push_str("</dl>");
+    }
+    if let Some(rows) = samples::first_rows(folder, manifest) {
+        page.push_str("<details><summary>Sample rows</summary>");
+        for row in rows {
+            page.push_str("<dl class=\"row\">");
+            for (column, cell) in row {
+                write!(page, "<dt>{}</dt><dd><pre>{}</pre></dd>", escape(&column), escape(&cell))?;
+            }
+            page.push_str("</dl>");
+        }
+        page.push_str("</details>");
+    }
+    page.push_str("</section>");
+    Ok(())
+}
+
+fn histogram(page: &mut String, folder: &Path, column: &str, title: &str) {
+    let counts = samples::counts(folder, column);
+    if !counts.is_empty() {
+        let counts: Vec<Bar> =
+            counts.into_iter().map(|(label, rows)| Bar { label, value: rows as f64 }).collect();
+        page.push_str(&format!("<h3>{}</h3>", escape(title)));
+        page.push_str(&bars(&counts));
+    }
+}
+
+fn loss_curve(page: &mut String, folder: &Path) {
+    let text = std::fs::read_to_string(folder.join(model::pretrain::LOSS_FILE)).unwrap_or_default();
+    let points: Vec<(f64, f64)> = text
+        .lines()
+        .filter_map(|line| {
+            let row: Json = serde_json::from_str(line).ok()?;
+            Some((row.get("step")?.as_f64()?, row.get("loss")?.as_f64()?))
+        })
+        .collect();
+    if points.len() > 1 {
+        page.push_str("<h3>Loss by step</h3>");
+        page.push_str(&line(&points));
+    }
+}
+
+/// Makes text safe inside HTML: outputs hold whatever the web held.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '&' => out.push_str("&amp;"),
+            '<' => out.push_str("&lt;"),
+            '>' => out.push_str("&gt;"),
+            '"' => out.push_str("&quot;"),
+            '\'' => out.push_str("&#39;"),
+            c if c.is_control() && c != '\n' && c != '\t' => out.push('\u{fffd}'),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::escape;
+
+    #[test]
+    fn markup_in_data_stays_text() {
+        assert_eq!(escape("<script>\"&\u{0}"), "&lt;script&gt;&quot;&amp;\u{fffd}");
+    }
 }

@@ -34,8 +34,8 @@ pub const KIND: StageKind = StageKind {
 };
 
 /// The heads that ship with the program; `classifiers/heads/` has their cards.
-const EDU_WEB: &[u8] = b"{}";
-const EDU_PYTHON: &[u8] = b"{}";
+const EDU_WEB: &[u8] = include_bytes!("../../../classifiers/heads/edu_web_minilm.json");
+const EDU_PYTHON: &[u8] = include_bytes!("../../../classifiers/heads/edu_python_minilm.json");
 
 /// Adds `score` and `int_score = round(clip(score, 0, 5))` to every row, as FineWeb-Edu does
 /// [huggingface/cosmopedia `classification/`].

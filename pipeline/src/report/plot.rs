@@ -1,0 +1,83 @@
+//! Plots as inline SVG.
+
+use std::fmt::Write;
+
+use super::escape;
+
+/// One bar of a bar chart.
+pub struct Bar {
+    /// What it stands for.
+    pub label: String,
+    /// Its length.
+    pub value: f64,
+}
+
+const LABEL_WIDTH: f64 = 220.0;
+const BAR_WIDTH: f64 = 460.0;
+const ROW_HEIGHT: f64 = 22.0;
+
+/// A horizontal bar chart.
+pub fn bars(bars: &[Bar]) -> String {
+    let largest = bars.iter().map(|bar| bar.value).fold(f64::MIN_POSITIVE, f64::max);
+    let height = ROW_HEIGHT * bars.len() as f64;
+    let mut svg = format!("<svg viewBox=\"0 0 760 {height}\" width=\"760\" role=\"img\">");
+    for (row, bar) in bars.iter().enumerate() {
+        let y = row as f64 * ROW_HEIGHT;
+        let width = BAR_WIDTH * bar.value / largest;
+        // Writing into a string cannot fail.
+        let _ = write!(
+            svg,
+            "<text x=\"{0}\" y=\"{1}\" text-anchor=\"end\">{2}</text>\
+             <rect class=\"bar\" x=\"{LABEL_WIDTH}\" y=\"{3}\" width=\"{width:.1}\" height=\"16\"/>\
+             <text x=\"{4:.1}\" y=\"{1}\">{5}</text>",
+            LABEL_WIDTH - 8.0,
+            y + 15.0,
+            escape(&bar.label),
+            y + 3.0,
+            LABEL_WIDTH + width + 6.0,
+            bar.value
+        );
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
+/// A curve with its first and last values written at its ends.
+pub fn line(points: &[(f64, f64)]) -> String {
+    const WIDTH: f64 = 640.0;
+    const HEIGHT: f64 = 220.0;
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)))
+    };
+    let (left, right) = range(&mut points.iter().map(|point| point.0));
+    let (low, high) = range(&mut points.iter().map(|point| point.1));
+    let x = |value: f64| 50.0 + WIDTH * (value - left) / (right - left).max(f64::MIN_POSITIVE);
+    let y = |value: f64| 10.0 + HEIGHT * (high - value) / (high - low).max(f64::MIN_POSITIVE);
+    let path: Vec<String> = points.iter().map(|&(px, py)| format!("{:.1},{:.1}", x(px), y(py))).collect();
+    format!(
+        "<svg viewBox=\"0 0 760 260\" width=\"760\" role=\"img\">\
+         <line class=\"axis\" x1=\"50\" y1=\"230\" x2=\"690\" y2=\"230\"/>\
+         <line class=\"axis\" x1=\"50\" y1=\"10\" x2=\"50\" y2=\"230\"/>\
+         <polyline class=\"curve\" points=\"{}\"/>\
+         <text x=\"44\" y=\"18\" text-anchor=\"end\">{high:.2}</text>\
+         <text x=\"44\" y=\"230\" text-anchor=\"end\">{low:.2}</text>\
+         <text x=\"50\" y=\"248\">{left}</text><text x=\"690\" y=\"248\" text-anchor=\"end\">{right}</text></svg>",
+        path.join(" ")
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_and_the_largest_bar_is_full() {
+        let svg = bars(&[Bar { label: "<a>".into(), value: 2.0 }, Bar { label: "b".into(), value: 4.0 }]);
+        assert!(svg.contains("&lt;a&gt;") && svg.contains("width=\"230.0\"") && svg.contains("width=\"460.0\""));
+    }
+
+    #[test]
+    fn a_flat_curve_has_finite_points() {
+        assert!(!line(&[(0.0, 1.0), (1.0, 1.0)]).contains("NaN"));
+    }
+}
