@@ -272,7 +272,7 @@ mod tests {
         }
         let mut block = bytes_of(&[0.5, 0.25]);
         block.extend(packed);
-        block.extend((0..128).map(|i| (i % 16) as u8 | (15 - i % 16) << 4));
+        block.extend((0..128u8).map(|i| (i % 16) | (15 - i % 16) << 4));
         let expected: Vec<f32> = (0..256)
             .map(|i| {
                 let (group, q) = (i / 32, i % 16);

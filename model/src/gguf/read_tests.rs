@@ -86,7 +86,7 @@ fn row(name: &str, dims: &[u64], kind: u32, offset: u64) -> Vec<u8> {
 
 macro_rules! assert_error {
     ($bytes:expr, $pattern:pat) => {
-        let error = open(&$bytes).unwrap_err();
+        let error = open($bytes.as_ref()).unwrap_err();
         assert!(matches!(error, $pattern), "{error}");
     };
 }
@@ -136,17 +136,14 @@ fn says_what_is_missing() {
 
 #[test]
 fn refuses_bad_headers() {
-    assert_error!(b"".to_vec(), GgufError::BadMagic { .. });
-    assert_error!(b"GG".to_vec(), GgufError::BadMagic { .. });
-    assert_error!(b"PK\x03\x04rest".to_vec(), GgufError::BadMagic { .. });
+    assert_error!(b"", GgufError::BadMagic { .. });
+    assert_error!(b"GG", GgufError::BadMagic { .. });
+    assert_error!(b"PK\x03\x04rest", GgufError::BadMagic { .. });
     assert_error!(
-        b"GGUF\0\0\0\x03".to_vec(),
+        b"GGUF\0\0\0\x03",
         GgufError::UnsupportedVersion { offset: 4, .. }
     );
-    assert_error!(
-        b"GGUF\x03\0\0\0\0".to_vec(),
-        GgufError::Truncated { offset: 8, .. }
-    );
+    assert_error!(b"GGUF\x03\0\0\0\0", GgufError::Truncated { offset: 8, .. });
     assert_error!(
         crafted(u64::MAX, 0, &[]),
         GgufError::TooMany { offset: 8, .. }

@@ -107,7 +107,7 @@ impl Model {
         };
         tensors.finish()?;
         let max_context_tokens = options.max_context_tokens.min(config.context_tokens);
-        if max_context_tokens < 2 || max_context_tokens > MOST_CONTEXT_TOKENS {
+        if !(2..=MOST_CONTEXT_TOKENS).contains(&max_context_tokens) {
             return Err(LoadModelError::Setting {
                 path: file.path().into(),
                 key: "max_context_tokens".into(),
