@@ -197,6 +197,15 @@ pub enum ClassifierCommand {
         /// The head's name.
         #[arg(long, default_value = "edu_web_minilm")]
         name: String,
+        /// How much of a page the backbone reads, in tokens.
+        #[arg(long, default_value_t = 512)]
+        max_tokens: usize,
+        /// Share of the pages kept apart from training, 0–1.
+        #[arg(long, default_value_t = 0.1)]
+        held_out: f64,
+        /// The whole score from which a page is kept.
+        #[arg(long, default_value_t = 3)]
+        threshold: u8,
         /// Check the inputs, and write nothing.
         #[arg(long)]
         dry_run: bool,

@@ -29,7 +29,17 @@ struct Annotation {
 /// # Errors
 /// A file is missing or malformed, or the annotations do not fit the pages.
 pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
-    let ClassifierCommand::Train { pages, annotations, id_column, output, name, dry_run } = command;
+    let ClassifierCommand::Train {
+        pages,
+        annotations,
+        id_column,
+        output,
+        name,
+        max_tokens,
+        held_out,
+        threshold,
+        dry_run,
+    } = command;
     let wrong = |message: String| Failure::message(message, "");
     let scores = read_annotations(annotations).map_err(wrong)?;
     let examples = read_pages(pages, id_column, &scores).map_err(wrong)?;
@@ -42,16 +52,18 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
     let asset = |asset| store.path(asset).map_err(|error| failed(&error));
     let runtime = Runtime::load(&asset(Asset::OnnxRuntime)?).map_err(|error| failed(&error))?;
     let (model, tokenizer) = (asset(Asset::MinilmInt8)?, asset(Asset::MinilmTokenizer)?);
-    let backbone = Backbone::load(&runtime, &model, &tokenizer, &BackboneOptions { max_tokens: 256, sessions: None });
+    let backbone = Backbone::load(&runtime, &model, &tokenizer, &BackboneOptions { max_tokens: *max_tokens, sessions: None });
     let backbone = backbone.map_err(|error| failed(&error))?;
     let file = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let options = TrainOptions {
         name: name.clone(),
         command: format!(
-            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --output DIR",
+            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --max-tokens {max_tokens} --held-out {held_out} --threshold {threshold} --output DIR",
             file(pages),
             file(annotations)
         ),
+        held_out_share: *held_out,
+        keep_threshold: *threshold,
         ..TrainOptions::default()
     };
     let trained = train_head(&backbone, examples, &options).map_err(|error| failed(&error))?;

@@ -8,9 +8,9 @@ use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use synth::chat::{ChatError, ChatModel, ChatRequest, Message};
+use synth::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest, FinishReason, Message};
 use synth::topics::{
-    AskFailure, ExpandOptions, ExpansionRequest, PUBLISHED_TOPICS, expand_topics, load_bisac, select,
+    AskFailure, ExpandOptions, ExpansionRequest, PUBLISHED_TOPICS, expand_topics, load_bisac, select, without_cut_line,
 };
 
 use super::llm::{self, LlmConfig};
@@ -52,6 +52,9 @@ pub struct TopicsConfig {
     pub max_new_tokens: u32,
     /// Sampling temperature.
     pub temperature: f64,
+    /// Divisor of the scores of tokens that are there already; lists repeat their form, so a high
+    /// one breaks them.
+    pub repetition_penalty: f64,
     /// Seed of the choice of headings and of the sampling.
     pub seed: u64,
     /// The language model.
@@ -69,6 +72,7 @@ impl Default for TopicsConfig {
             max_subtopics_per_request: 20,
             max_new_tokens: 512,
             temperature: 0.6,
+            repetition_penalty: 1.0,
             seed: 1,
             llm: LlmConfig::default(),
         }
@@ -150,12 +154,13 @@ impl Asker {
         let mut chat = ChatRequest::new(&self.config.llm.model, vec![Message::user(&request.prompt)]);
         chat.max_new_tokens = self.config.max_new_tokens;
         chat.temperature = self.config.temperature;
+        chat.repetition_penalty = self.config.repetition_penalty;
         // Each attempt samples anew, and is a request of its own in the log.
         chat.seed = self.config.seed.wrapping_mul(1009).wrapping_add(u64::from(attempt));
         let key = chat.key();
         let everything = |text: String| AskFailure::Everything { source: text.into() };
         if let Some(answer) = self.log.get(&key).map_err(|error| everything(error.to_string()))? {
-            return Ok(answer.text);
+            return Ok(whole_lines(&answer));
         }
         if self.ctx.stopping() {
             return Err(everything("stopped; answers that came are kept".to_owned()));
@@ -165,7 +170,7 @@ impl Asker {
                 self.ctx.progress.add_tokens(answer.completion_tokens.into());
                 let answer =
                     self.log.append(&key, &answer).await.map_err(|error| everything(error.to_string()))?;
-                Ok(answer.text)
+                Ok(whole_lines(&answer))
             }
             Err(error) => {
                 let sink = self.ctx.ledger.quarantine_sink();
@@ -176,6 +181,14 @@ impl Asker {
                 Err(AskFailure::ThisRequest { reason: error.to_string() })
             }
         }
+    }
+}
+
+/// An answer that was cut by its length ends in a broken line, which is no topic.
+fn whole_lines(answer: &ChatAnswer) -> String {
+    match answer.finish_reason {
+        FinishReason::Length => without_cut_line(&answer.text).to_owned(),
+        _ => answer.text.clone(),
     }
 }
 
