@@ -192,10 +192,13 @@ fn build(root: &Node, profile: String, problems: &mut Vec<Problem>) -> Option<Wo
     let shape = json_schema::workflow_shape();
     check::check_table(table, &start_of(&root.place), &shape, &shape, problems);
     let text = |key: &str| table.get(key).and_then(|e| e.node.as_str()).unwrap_or("").to_owned();
+    if let Some(entry) = table.get("name") {
+        check_id(&text("name"), &entry.node.place, "the workflow's name", problems);
+    }
     let stage_tables = table.get("stage").and_then(|entry| entry.node.as_table()).unwrap_or(&empty);
     let mut nodes = Vec::new();
     for (id, entry) in stage_tables {
-        check_id(id, &entry.key, problems);
+        check_id(id, &entry.key, "a stage's name", problems);
         if let Some(node) = build_stage(id, entry, stage_tables, problems) {
             nodes.push(node);
         }
@@ -223,12 +226,12 @@ fn start_of(place: &Place) -> Place {
     Place { source: place.source.clone(), range: 0..0 }
 }
 
-/// Stage names become folder names, so they are kept plain.
-fn check_id(id: &str, place: &Place, problems: &mut Vec<Problem>) {
+/// Names become folder names, so they are kept plain.
+fn check_id(id: &str, place: &Place, what: &str, problems: &mut Vec<Problem>) {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     if !id.starts_with(|c: char| c.is_ascii_lowercase()) || !id.chars().all(plain) {
         problems.push(
-            Problem::at(place, format!("`{id}` cannot be a stage's name"), "this name")
+            Problem::at(place, format!("`{id}` cannot be {what}"), "this name")
                 .help("use lower-case letters, digits and _, beginning with a letter"),
         );
     }

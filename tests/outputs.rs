@@ -1,0 +1,131 @@
+//! What a run leaves, and the commands that look into it.
+
+mod support;
+
+use support::{pipeline, reference_run, repository, run, run_folder};
+
+#[test]
+fn every_stage_leaves_something_to_look_at() {
+    let folder = run_folder(&reference_run());
+    for path in [
+        "pages/data/00000-00000.parquet",
+        "topics/data/00000-00000.parquet",
+        "index/index/index.json",
+        "retrieve/data/00000-00000.parquet",
+        "prompts/data/00000-00000.parquet",
+        "generate/data/00000-00000.parquet",
+        "score/data/00000-00000.parquet",
+        "corpus/data/00000-00000.parquet",
+        "tokenizer/tokenizer.json",
+        "tokens/python-edu/tokens-00000.bin",
+        "model/final/model.safetensors",
+        "model/loss.jsonl",
+        "evaluation/evaluation.json",
+        "export/model/config.json",
+        "export/model/tokenizer.json",
+        "card/README.md",
+        "report.html",
+    ] {
+        assert!(folder.join(path).exists(), "{path} is missing");
+    }
+}
+
+#[test]
+fn the_loss_falls() {
+    let text = std::fs::read_to_string(run_folder(&reference_run()).join("model/loss.jsonl")).unwrap();
+    let losses: Vec<f64> = text
+        .lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["loss"].as_f64().unwrap())
+        .collect();
+    assert!(losses.last().unwrap() + 0.5 < losses[0], "{losses:?}");
+}
+
+#[test]
+fn inspect_shows_schema_statistics_and_answers_queries() {
+    let folder = run_folder(&reference_run());
+    let pages = folder.join("pages");
+    let inspect = |arguments: &[&str]| run(pipeline().arg("inspect").arg(&pages).args(arguments));
+    let schema = inspect(&["--schema"]);
+    assert!(schema.out.contains("text: Utf8") && schema.out.contains("token_count: Int64"), "{}", schema.out);
+    let statistics = inspect(&["--stats"]);
+    assert!(statistics.out.contains("mean_or_mean_chars"), "{}\n{}", statistics.out, statistics.err);
+    let count = inspect(&["--sql", "SELECT count(*) AS n, min(length(text)) AS shortest FROM data", "--json"]);
+    let row: serde_json::Value = serde_json::from_str(count.out.trim()).unwrap();
+    assert!(row["n"].as_i64().unwrap() > 300 && row["shortest"].as_i64().unwrap() >= 600, "{row}");
+    let wrong = inspect(&["--sql", "SELECT nothing FROM data"]);
+    assert_eq!(wrong.code, Some(2));
+    assert!(wrong.err.contains("nothing"), "{}", wrong.err);
+    let whole_run = run(pipeline().arg("inspect").arg(&folder));
+    assert!(whole_run.out.contains("pretrain"), "{}", whole_run.out);
+}
+
+#[test]
+fn trace_follows_a_seed_page_to_its_prompt_and_answer() {
+    let folder = run_folder(&reference_run());
+    let sql = "SELECT seed_doc_id FROM data LIMIT 1";
+    let said = run(pipeline().arg("inspect").arg(folder.join("prompts")).args(["--sql", sql, "--json"]));
+    let row: serde_json::Value = serde_json::from_str(said.out.trim()).unwrap();
+    let said = run(pipeline().arg("trace").arg(&folder).arg(row["seed_doc_id"].as_str().unwrap()));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for stage in ["pages · in the output", "retrieve · in the output", "generate · in the output"] {
+        assert!(said.out.contains(stage), "{stage} not in:\n{}", said.out);
+    }
+    let nowhere = run(pipeline().arg("trace").arg(&folder).arg("no-such-id"));
+    assert_eq!(nowhere.code, Some(2));
+}
+
+#[test]
+fn search_and_preview_work_on_a_run() {
+    let folder = run_folder(&reference_run());
+    let hits = run(pipeline().args(["search", "shortest path in a graph", "-k", "3", "--index"]).arg(folder.join("index")));
+    assert_eq!(hits.out.lines().count(), 3, "{}\n{}", hits.out, hits.err);
+    let prompt = run(pipeline().args(["prompts", "preview"]).arg(&folder));
+    assert!(prompt.out.contains("topic"), "{}\n{}", prompt.out, prompt.err);
+    let lint = run(pipeline().args(["prompts", "lint"]));
+    assert_eq!(lint.code, Some(0), "{}\n{}", lint.out, lint.err);
+}
+
+#[test]
+fn the_schema_in_the_repository_is_the_programs() {
+    let said = run(pipeline().arg("schema"));
+    let kept = std::fs::read_to_string(repository().join("workflows/workflow.schema.json")).unwrap();
+    assert!(said.out == kept, "run `make schema` and commit workflows/workflow.schema.json");
+}
+
+#[test]
+fn every_workflow_checks_in_every_profile() {
+    for entry in std::fs::read_dir(repository().join("workflows")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        for profile in ["sample", "full", "tiny"] {
+            let said = run(pipeline().arg("check").arg(&path).args(["--profile", profile]));
+            assert_eq!(said.code, Some(0), "{}: {}", path.display(), said.err);
+        }
+    }
+}
+
+#[test]
+fn every_kind_is_listed_and_explained() {
+    let listed = run(pipeline().arg("stages")).out;
+    assert!(listed.lines().count() > 15);
+    for line in listed.lines() {
+        let kind = line.split_whitespace().next().unwrap();
+        let said = run(pipeline().args(["explain", kind]));
+        assert!(said.out.contains("Fields:"), "{kind}: {}", said.err);
+    }
+    let said = run(pipeline().args(["explain", "scroe"]));
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.contains("did you mean `score`?"), "{}", said.err);
+}
+
+#[test]
+fn a_dry_run_writes_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let said = run(pipeline().args(support::tiny(folder.path())).arg("--dry-run"));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(said.out.contains("├─") && said.out.contains("no earlier run"), "{}", said.out);
+    let files = support::digests(folder.path());
+    assert!(files.is_empty(), "{files:?}");
+}

@@ -1,0 +1,105 @@
+//! A run that is killed at any moment and started again ends with the bytes of an undisturbed one.
+
+mod support;
+
+use std::path::Path;
+use std::process::Stdio;
+use std::time::Duration;
+
+use support::{digests, pipeline, reference_run, run, run_folder, tiny};
+
+const KILLS: u32 = 24;
+
+/// Files whose bytes hold measured times: the answers' latency, and the manifests' seconds.
+fn holds_times(path: &str) -> bool {
+    path.starts_with("generate/data") || path.ends_with("manifest.json") || path.contains("/tasks/")
+}
+
+fn outputs(runs: &Path) -> Vec<(String, String)> {
+    let files = digests(&run_folder(runs));
+    let visible = |path: &str| !path.starts_with('.') && path != "report.html";
+    files.into_iter().filter(|(path, _)| visible(path) && !holds_times(path)).collect()
+}
+
+#[test]
+fn killed_at_random_moments_it_ends_with_the_same_bytes() {
+    let reference = reference_run();
+    let folder = tempfile::tempdir().unwrap();
+    // Seeded, so that a failure can be repeated; the moments cover start-up and every stage.
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let mut killed = 0;
+    let mut wait_scale = 1500;
+    for _ in 0..KILLS {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        let wait = Duration::from_millis(20 + state % wait_scale);
+        wait_scale += 100;
+        let mut child =
+            pipeline().args(tiny(folder.path())).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+        std::thread::sleep(wait);
+        if child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            killed += 1;
+        }
+        child.wait().unwrap();
+    }
+    assert!(killed >= 20, "only {killed} runs were still going when they were to be killed");
+    let said = run(pipeline().args(tiny(folder.path())));
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    let (expected, found) = (outputs(&reference), outputs(folder.path()));
+    let names = |files: &[(String, String)]| files.iter().map(|(path, _)| path.clone()).collect::<Vec<_>>();
+    assert_eq!(names(&found), names(&expected));
+    for (expected, found) in expected.iter().zip(&found) {
+        assert_eq!(found, expected, "other bytes after {killed} kills");
+    }
+    assert!(expected.iter().any(|(path, _)| path == "model/final/model.safetensors"));
+    assert!(expected.iter().any(|(path, _)| path.starts_with("corpus/data/")));
+}
+
+#[test]
+fn a_second_run_does_nothing_and_says_so() {
+    let runs = reference_run();
+    let before = digests(&run_folder(&runs));
+    let said = run(pipeline().args(tiny(&runs)));
+    assert_eq!(said.code, Some(0));
+    assert!(said.out.contains("nothing to do"), "{}", said.out);
+    assert_eq!(digests(&run_folder(&runs)), before);
+}
+
+#[test]
+fn a_changed_setting_runs_only_what_depends_on_it() {
+    let runs = reference_run();
+    let mut plan = pipeline();
+    let mut arguments = tiny(&runs);
+    arguments[0] = "plan".to_owned();
+    let said = run(plan.args(arguments).args(["--set", "stage.evaluation.max_texts=4", "--json"]));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    for line in said.out.lines() {
+        let stage: serde_json::Value = serde_json::from_str(line).unwrap();
+        let expected = match stage["stage"].as_str().unwrap() {
+            "evaluation" => "run",
+            "card" => "after inputs",
+            _ => "up to date",
+        };
+        assert_eq!(stage["state"], expected, "{line}");
+    }
+}
+
+#[test]
+fn a_lost_last_rename_is_made_up_for() {
+    // Killed between writing the manifest and the last rename: the folder is still the partial one.
+    let reference = reference_run();
+    let folder = tempfile::tempdir().unwrap();
+    let copied = std::process::Command::new("cp").arg("-r").arg(reference.join("cosmopedia_v2")).arg(folder.path()).status();
+    assert!(copied.unwrap().success());
+    let run_folder = run_folder(folder.path());
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(run_folder.join("card/manifest.json")).unwrap()).unwrap();
+    let fingerprint = &manifest["fingerprint"].as_str().unwrap()[..16];
+    let partial = run_folder.join(format!(".partial-card-{fingerprint}"));
+    std::fs::rename(run_folder.join("card"), &partial).unwrap();
+    let said = run(pipeline().args(tiny(folder.path())));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(run_folder.join("card/README.md").exists() && !partial.exists());
+}

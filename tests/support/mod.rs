@@ -1,0 +1,90 @@
+//! Runs the real binary in fresh folders.
+#![allow(dead_code, reason = "each test file uses a part of it")]
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+/// The repository's folder.
+pub fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("..").canonicalize().unwrap()
+}
+
+/// The sample workflow.
+pub fn workflow() -> PathBuf {
+    repository().join("workflows/cosmopedia_v2.toml")
+}
+
+/// A command of the program, without the caller's overrides.
+pub fn pipeline() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_pipeline"));
+    command.env_remove("CORPUSMITH_SET").env_remove("CORPUSMITH_RUNS").env("NO_COLOR", "1");
+    command.current_dir(repository());
+    command
+}
+
+/// What a command said, for assertions and their messages.
+pub struct Said {
+    /// The exit code; `None` when it was killed.
+    pub code: Option<i32>,
+    /// Standard output.
+    pub out: String,
+    /// Standard error, its line breaks undone: reports are wrapped to the terminal's width.
+    pub err: String,
+}
+
+/// Runs a command to its end.
+pub fn run(command: &mut Command) -> Said {
+    let Output { status, stdout, stderr } = command.output().unwrap();
+    let err = String::from_utf8_lossy(&stderr).into_owned();
+    let err = err.split_whitespace().filter(|word| *word != "│").collect::<Vec<_>>().join(" ");
+    Said { code: status.code(), out: String::from_utf8_lossy(&stdout).into_owned(), err }
+}
+
+/// The arguments of a run of the tiny profile.
+pub fn tiny(runs: &Path) -> Vec<String> {
+    let text = |path: &Path| path.display().to_string();
+    ["run", &text(&workflow()), "--profile", "tiny", "--runs", &text(runs), "--threads", "2"].map(str::to_owned).to_vec()
+}
+
+/// A finished, undisturbed run of the tiny profile, made once for each build of the binary and
+/// shared by the tests.
+pub fn reference_run() -> PathBuf {
+    let binary = Path::new(env!("CARGO_BIN_EXE_pipeline")).metadata().unwrap();
+    let age = binary.modified().unwrap().duration_since(std::time::UNIX_EPOCH).unwrap().as_nanos();
+    let workflow_digest = blake3::hash(&std::fs::read(workflow()).unwrap()).to_hex();
+    let name = format!("reference-{age}-{}", &workflow_digest[..8]);
+    let runs = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+    std::fs::create_dir_all(&runs).unwrap();
+    // Tests are processes of their own: the first one makes the run, the others wait for it.
+    let lock = File::create(runs.join("made-by-one")).unwrap();
+    lock.lock().unwrap();
+    let said = run(pipeline().args(tiny(&runs)));
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    runs
+}
+
+/// The folder of the tiny profile's run.
+pub fn run_folder(runs: &Path) -> PathBuf {
+    runs.join("cosmopedia_v2").join("tiny")
+}
+
+/// Every file under a folder with its digest, by path.
+pub fn digests(folder: &Path) -> BTreeMap<String, String> {
+    let mut found = BTreeMap::new();
+    let mut queue = vec![folder.to_owned()];
+    while let Some(current) = queue.pop() {
+        for entry in std::fs::read_dir(&current).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                queue.push(path);
+            } else {
+                let inside = path.strip_prefix(folder).unwrap().display().to_string();
+                let digest = blake3::hash(&std::fs::read(&path).unwrap()).to_hex().to_string();
+                found.insert(inside, digest);
+            }
+        }
+    }
+    found
+}
