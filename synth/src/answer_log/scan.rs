@@ -18,9 +18,21 @@ pub(super) struct Scanned {
 }
 
 /// Calls `on_record` with key and offset of every whole record.
-pub(super) fn scan(file: &File, file_bytes: u64, mut on_record: impl FnMut(RequestKey, u64)) -> io::Result<Scanned> {
-    let mut window = Window { file, file_bytes, start: 0, bytes: Vec::new() };
-    let mut scanned = Scanned { end: HEADER_BYTES as u64, damaged: Vec::new() };
+pub(super) fn scan(
+    file: &File,
+    file_bytes: u64,
+    mut on_record: impl FnMut(RequestKey, u64),
+) -> io::Result<Scanned> {
+    let mut window = Window {
+        file,
+        file_bytes,
+        start: 0,
+        bytes: Vec::new(),
+    };
+    let mut scanned = Scanned {
+        end: HEADER_BYTES as u64,
+        damaged: Vec::new(),
+    };
     let mut offset = scanned.end;
     loop {
         if let Some((key, record_bytes)) = window.record(offset)? {
@@ -50,21 +62,29 @@ impl Window<'_> {
     /// The file's bytes from `offset`, `wanted` of them or as many as there are.
     fn slice(&mut self, offset: u64, wanted: usize) -> io::Result<&[u8]> {
         let wanted = self.file_bytes.saturating_sub(offset).min(wanted as u64) as usize;
-        let inside = offset >= self.start && offset + wanted as u64 <= self.start + self.bytes.len() as u64;
+        let inside =
+            offset >= self.start && offset + wanted as u64 <= self.start + self.bytes.len() as u64;
         if !inside {
             let left = self.file_bytes.saturating_sub(offset);
-            self.bytes.resize(left.min(wanted.max(WINDOW_BYTES) as u64) as usize, 0);
+            self.bytes
+                .resize(left.min(wanted.max(WINDOW_BYTES) as u64) as usize, 0);
             self.file.read_exact_at(&mut self.bytes, offset)?;
             self.start = offset;
         }
-        let from = if wanted == 0 { 0 } else { (offset - self.start) as usize };
+        let from = if wanted == 0 {
+            0
+        } else {
+            (offset - self.start) as usize
+        };
         Ok(&self.bytes[from..from + wanted])
     }
 
     /// Key and length of the whole record at `offset`, if there is one.
     fn record(&mut self, offset: u64) -> io::Result<Option<(RequestKey, u64)>> {
         let head = self.slice(offset, RECORD_HEAD_BYTES)?;
-        let Some(payload_bytes) = format::payload_bytes(head) else { return Ok(None) };
+        let Some(payload_bytes) = format::payload_bytes(head) else {
+            return Ok(None);
+        };
         let record = self.slice(offset, RECORD_HEAD_BYTES + payload_bytes)?;
         Ok(format::checked_key(record).map(|key| (key, record.len() as u64)))
     }
@@ -73,7 +93,10 @@ impl Window<'_> {
     fn find_marker(&mut self, mut offset: u64) -> io::Result<Option<u64>> {
         loop {
             let chunk = self.slice(offset, WINDOW_BYTES)?;
-            if let Some(at) = chunk.windows(MARKER.len()).position(|bytes| bytes == MARKER) {
+            if let Some(at) = chunk
+                .windows(MARKER.len())
+                .position(|bytes| bytes == MARKER)
+            {
                 return Ok(Some(offset + at as u64));
             }
             if chunk.len() < WINDOW_BYTES {

@@ -196,11 +196,16 @@ impl EndpointState {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let wait = match self.circuit {
             Circuit::Probing { wait } => (wait * 2).min(LONGEST_OPEN.max(self.tuning.breaker_open)),
-            Circuit::Closed if self.failures_in_a_row >= self.tuning.breaker_failures => self.tuning.breaker_open,
+            Circuit::Closed if self.failures_in_a_row >= self.tuning.breaker_failures => {
+                self.tuning.breaker_open
+            }
             // A request sent before the circuit opened says nothing new.
             Circuit::Closed | Circuit::Open { .. } => return,
         };
-        self.circuit = Circuit::Open { until: now + wait, wait };
+        self.circuit = Circuit::Open {
+            until: now + wait,
+            wait,
+        };
     }
 
     fn grow(&mut self) {
@@ -223,7 +228,10 @@ impl EndpointState {
     fn pause(&mut self, pause: Option<Duration>, now: Instant) {
         if let Some(pause) = pause {
             let until = now + pause.min(self.tuning.retry_after_max);
-            self.paused_until = Some(self.paused_until.map_or(until, |already| already.max(until)));
+            self.paused_until = Some(
+                self.paused_until
+                    .map_or(until, |already| already.max(until)),
+            );
         }
     }
 }
@@ -310,10 +318,23 @@ mod tests {
         let (mut state, now) = endpoint();
         state.take();
         state.finish(now, Verdict::Overloaded(Some(Duration::from_secs(7))), now);
-        assert_eq!(state.readiness(now), Readiness::At(now + Duration::from_secs(7)));
-        state.finish(now, Verdict::Overloaded(Some(Duration::from_secs(1_000_000))), now);
-        assert_eq!(state.readiness(now), Readiness::At(now + Duration::from_secs(300)));
-        assert!(matches!(state.readiness(now + Duration::from_secs(300)), Readiness::Now(_)));
+        assert_eq!(
+            state.readiness(now),
+            Readiness::At(now + Duration::from_secs(7))
+        );
+        state.finish(
+            now,
+            Verdict::Overloaded(Some(Duration::from_secs(1_000_000))),
+            now,
+        );
+        assert_eq!(
+            state.readiness(now),
+            Readiness::At(now + Duration::from_secs(300))
+        );
+        assert!(matches!(
+            state.readiness(now + Duration::from_secs(300)),
+            Readiness::Now(_)
+        ));
     }
 
     #[test]
@@ -330,10 +351,18 @@ mod tests {
         assert_eq!(fill(&mut state, first), 1, "one probe at a time");
         state.finish(first, Verdict::Failed(None), first);
         let second = first + Duration::from_secs(20);
-        assert_eq!(state.readiness(first), Readiness::At(second), "twice as long");
+        assert_eq!(
+            state.readiness(first),
+            Readiness::At(second),
+            "twice as long"
+        );
         state.take();
         state.give_up(second);
-        assert_eq!(fill(&mut state, second), 1, "a probe that was given up makes room for another");
+        assert_eq!(
+            fill(&mut state, second),
+            1,
+            "a probe that was given up makes room for another"
+        );
         state.finish(second, Verdict::Answered, second);
         assert!(state.works());
         assert_eq!(fill(&mut state, second), 4);
@@ -342,7 +371,13 @@ mod tests {
     #[test]
     fn an_answer_between_failures_keeps_the_circuit_closed() {
         let (mut state, now) = endpoint();
-        for verdict in [Verdict::Failed(None), Verdict::TimedOut, Verdict::Answered, Verdict::Failed(None), Verdict::Failed(None)] {
+        for verdict in [
+            Verdict::Failed(None),
+            Verdict::TimedOut,
+            Verdict::Answered,
+            Verdict::Failed(None),
+            Verdict::Failed(None),
+        ] {
             state.take();
             state.finish(now, verdict, now);
         }

@@ -1,9 +1,9 @@
 //! The model behind one or several OpenAI-compatible servers (`/v1/chat/completions`: vLLM, TGI,
 //! llama-server, hosted ones).
 //!
-//! How a request goes: it waits for a free place at an endpoint ([`endpoint`]: concurrency that adapts, a
+//! How a request goes: it waits for a free place at an endpoint (`endpoint`: concurrency that adapts, a
 //! circuit breaker, the server's own `Retry-After`), holds its worst case out of the [`Budget`], is sent
-//! once ([`send`]), and is sent again after a jittered wait if that can help ([`retry`]).
+//! once (`send`), and is sent again after a jittered wait if that can help (`retry`).
 //!
 //! **When servers are down.** An endpoint that fails `breaker_failures` times in a row is left alone for
 //! `breaker_open_seconds`, then probed by one request at a time, the wait doubling up to a minute. When no
@@ -19,9 +19,9 @@ mod send;
 mod wire;
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -55,8 +55,16 @@ impl OpenAiClient {
         options.check()?;
         let urls = options.completion_urls()?;
         let sender = Sender::new(options, &urls)?;
-        let pool = Pool::new(options, urls.iter().map(|(base_url, _)| base_url.clone()).collect());
-        Ok(Self { options: options.clone(), sender, pool, budget })
+        let pool = Pool::new(
+            options,
+            urls.iter().map(|(base_url, _)| base_url.clone()).collect(),
+        );
+        Ok(Self {
+            options: options.clone(),
+            sender,
+            pool,
+            budget,
+        })
     }
 
     /// How each endpoint fares, in the order of `base_urls`.
@@ -92,7 +100,10 @@ impl OpenAiClient {
                 return Err(error);
             }
             if attempt >= self.options.max_attempts {
-                return Err(ChatError::GaveUp { attempts: attempt, last: Box::new(error) });
+                return Err(ChatError::GaveUp {
+                    attempts: attempt,
+                    last: Box::new(error),
+                });
             }
             let wait = retry::backoff(
                 attempt,
@@ -115,7 +126,9 @@ impl ChatModel for OpenAiClient {
     }
 
     fn max_in_flight(&self) -> usize {
-        self.options.max_in_flight.saturating_mul(self.options.base_urls.len())
+        self.options
+            .max_in_flight
+            .saturating_mul(self.options.base_urls.len())
     }
 
     async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {

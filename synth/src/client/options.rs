@@ -91,7 +91,9 @@ pub enum ClientError {
     #[error("base_urls names no server: give at least one, for example http://127.0.0.1:8000/v1")]
     NoEndpoint,
     /// A base URL that is none.
-    #[error("base_urls holds {text:?}, which is no address: {problem}. An example of one: http://127.0.0.1:8000/v1")]
+    #[error(
+        "base_urls holds {text:?}, which is no address: {problem}. An example of one: http://127.0.0.1:8000/v1"
+    )]
     BadUrl {
         /// The text given.
         text: String,
@@ -109,22 +111,30 @@ pub enum ClientError {
         rule: &'static str,
     },
     /// The environment variable for the key is not set, or empty.
-    #[error("the environment variable {name}, named by api_key_env, is not set: export {name}=… before the run")]
+    #[error(
+        "the environment variable {name}, named by api_key_env, is not set: export {name}=… before the run"
+    )]
     KeyMissing {
         /// Name of the variable.
         name: String,
     },
     /// The key holds characters no HTTP header can carry.
-    #[error("the key in the environment variable {name} holds a line break or another character that no HTTP header can carry: export it again")]
+    #[error(
+        "the key in the environment variable {name} holds a line break or another character that no HTTP header can carry: export it again"
+    )]
     KeyUnusable {
         /// Name of the variable.
         name: String,
     },
     /// A spending limit without prices.
-    #[error("max_usd is set and both prices are 0: set usd_per_million_prompt_tokens and usd_per_million_completion_tokens")]
+    #[error(
+        "max_usd is set and both prices are 0: set usd_per_million_prompt_tokens and usd_per_million_completion_tokens"
+    )]
     NoPrice,
     /// The HTTP client does not start.
-    #[error("cannot start the HTTP client for {url}: {detail}. For https, this machine needs its CA certificates (package ca-certificates)")]
+    #[error(
+        "cannot start the HTTP client for {url}: {detail}. For https, this machine needs its CA certificates (package ca-certificates)"
+    )]
     Http {
         /// Base URL it was for.
         url: String,
@@ -144,7 +154,12 @@ impl ClientOptions {
         ] {
             in_range(value, 1.0..=f64::MAX, option, "1 or more")?;
         }
-        in_range(self.max_body_bytes as f64, 1024.0..=f64::MAX, "max_body_bytes", "1024 or more")?;
+        in_range(
+            self.max_body_bytes as f64,
+            1024.0..=f64::MAX,
+            "max_body_bytes",
+            "1024 or more",
+        )?;
         for (option, value) in [
             ("request_timeout_seconds", self.request_timeout_seconds),
             ("connect_timeout_seconds", self.connect_timeout_seconds),
@@ -154,7 +169,12 @@ impl ClientOptions {
             ("breaker_open_seconds", self.breaker_open_seconds),
             ("down_after_seconds", self.down_after_seconds),
         ] {
-            in_range(value, 0.001..=MAX_SECONDS, option, "at least 0.001 and at most a year of seconds")?;
+            in_range(
+                value,
+                0.001..=MAX_SECONDS,
+                option,
+                "at least 0.001 and at most a year of seconds",
+            )?;
         }
         Ok(())
     }
@@ -164,24 +184,47 @@ impl ClientOptions {
         if self.base_urls.is_empty() {
             return Err(ClientError::NoEndpoint);
         }
-        self.base_urls.iter().map(|text| completion_url(text)).collect()
+        self.base_urls
+            .iter()
+            .map(|text| completion_url(text))
+            .collect()
     }
 }
 
 /// Upper bound of every time setting: it keeps `Duration` and `Instant` sums from overflowing.
 pub(super) const MAX_SECONDS: f64 = 366.0 * 86_400.0;
 
-fn in_range(value: f64, range: RangeInclusive<f64>, option: &'static str, rule: &'static str) -> Result<(), ClientError> {
+fn in_range(
+    value: f64,
+    range: RangeInclusive<f64>,
+    option: &'static str,
+    rule: &'static str,
+) -> Result<(), ClientError> {
     // NaN lies in no range.
-    if range.contains(&value) { Ok(()) } else { Err(ClientError::BadNumber { option, value, rule }) }
+    if range.contains(&value) {
+        Ok(())
+    } else {
+        Err(ClientError::BadNumber {
+            option,
+            value,
+            rule,
+        })
+    }
 }
 
 fn completion_url(text: &str) -> Result<(String, Url), ClientError> {
-    let bad = |problem: String| ClientError::BadUrl { text: text.to_owned(), problem };
+    let bad = |problem: String| ClientError::BadUrl {
+        text: text.to_owned(),
+        problem,
+    };
     let base = text.trim_end_matches('/');
-    let url = Url::parse(&format!("{base}/chat/completions")).map_err(|error| bad(error.to_string()))?;
+    let url =
+        Url::parse(&format!("{base}/chat/completions")).map_err(|error| bad(error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad(format!("its scheme is {:?}, not http or https", url.scheme())));
+        return Err(bad(format!(
+            "its scheme is {:?}, not http or https",
+            url.scheme()
+        )));
     }
     if !url.username().is_empty() || url.password().is_some() {
         // The URL stands in errors and in the `endpoint` column, so it may hold no secret.
@@ -201,31 +244,62 @@ mod tests {
     use super::*;
 
     fn urls(text: &str) -> Result<Vec<(String, Url)>, ClientError> {
-        ClientOptions { base_urls: vec![text.into()], ..ClientOptions::default() }.completion_urls()
+        ClientOptions {
+            base_urls: vec![text.into()],
+            ..ClientOptions::default()
+        }
+        .completion_urls()
     }
 
     #[test]
     fn base_urls_are_checked() {
         let (base, url) = urls("http://h:1/v1/").unwrap().remove(0);
-        assert_eq!((base.as_str(), url.as_str()), ("http://h:1/v1", "http://h:1/v1/chat/completions"));
+        assert_eq!(
+            (base.as_str(), url.as_str()),
+            ("http://h:1/v1", "http://h:1/v1/chat/completions")
+        );
         for text in ["", "h:1/v1", "ftp://h/v1", "http://h/v1?key=1", "/v1"] {
-            assert!(matches!(urls(text), Err(ClientError::BadUrl { .. })), "{text}");
+            assert!(
+                matches!(urls(text), Err(ClientError::BadUrl { .. })),
+                "{text}"
+            );
         }
         let secret = urls("https://me:hunter2@h/v1").unwrap_err().to_string();
-        assert!(secret.contains("api_key_env") && !secret.contains("hunter2"), "{secret}");
-        assert!(matches!(ClientOptions::default().completion_urls(), Err(ClientError::NoEndpoint)));
+        assert!(
+            secret.contains("api_key_env") && !secret.contains("hunter2"),
+            "{secret}"
+        );
+        assert!(matches!(
+            ClientOptions::default().completion_urls(),
+            Err(ClientError::NoEndpoint)
+        ));
     }
 
     #[test]
     fn numbers_are_checked() {
         ClientOptions::default().check().unwrap();
         for options in [
-            ClientOptions { max_in_flight: 0, ..ClientOptions::default() },
-            ClientOptions { max_attempts: 0, ..ClientOptions::default() },
-            ClientOptions { request_timeout_seconds: f64::NAN, ..ClientOptions::default() },
-            ClientOptions { down_after_seconds: -1.0, ..ClientOptions::default() },
+            ClientOptions {
+                max_in_flight: 0,
+                ..ClientOptions::default()
+            },
+            ClientOptions {
+                max_attempts: 0,
+                ..ClientOptions::default()
+            },
+            ClientOptions {
+                request_timeout_seconds: f64::NAN,
+                ..ClientOptions::default()
+            },
+            ClientOptions {
+                down_after_seconds: -1.0,
+                ..ClientOptions::default()
+            },
         ] {
-            assert!(matches!(options.check(), Err(ClientError::BadNumber { .. })), "{options:?}");
+            assert!(
+                matches!(options.check(), Err(ClientError::BadNumber { .. })),
+                "{options:?}"
+            );
         }
     }
 }

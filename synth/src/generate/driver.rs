@@ -21,7 +21,12 @@ use crate::Reject;
 type Sent = Result<RecordBatch, ArrowError>;
 
 /// A stream that starts its task when first polled and ends it when dropped.
-pub(super) fn start(asker: Asker, input: BatchStream, on_reject: OnReject, on_progress: OnProgress) -> BatchStream {
+pub(super) fn start(
+    asker: Asker,
+    input: BatchStream,
+    on_reject: OnReject,
+    on_progress: OnProgress,
+) -> BatchStream {
     stream::once(async move {
         // One batch ready for the consumer; all further rows wait in the driver, which counts them.
         let (out, batches) = mpsc::channel(1);
@@ -32,7 +37,10 @@ pub(super) fn start(asker: Asker, input: BatchStream, on_reject: OnReject, on_pr
             match batches.recv().await {
                 Some(batch) => Some((batch, Some((batches, task)))),
                 // The driver has ended: with its work done, or in a panic.
-                None => task.await.err().map(|error| (Err(task_error(&error)), None)),
+                None => task
+                    .await
+                    .err()
+                    .map(|error| (Err(task_error(&error)), None)),
             }
         })
     })
@@ -45,7 +53,9 @@ fn external(error: GenerateError) -> ArrowError {
 }
 
 fn task_error(error: &JoinError) -> ArrowError {
-    external(GenerateError::Task { detail: error.to_string() })
+    external(GenerateError::Task {
+        detail: error.to_string(),
+    })
 }
 
 /// A row on its way: its place in the input and how it ended.
@@ -159,7 +169,9 @@ impl Driver {
 
     fn start_rows(&mut self) {
         while self.may_start() {
-            let Some((batch, row)) = self.current.take() else { return };
+            let Some((batch, row)) = self.current.take() else {
+                return;
+            };
             if row + 1 < batch.batch.num_rows() {
                 self.current = Some((Arc::clone(&batch), row + 1));
             }
@@ -171,14 +183,32 @@ impl Driver {
                     let (id, prompt) = (id.to_owned(), prompt.to_owned());
                     self.in_flight.spawn(async move {
                         let outcome = asker.ask(id, prompt).await;
-                        Done { number, source, row, outcome }
+                        Done {
+                            number,
+                            source,
+                            row,
+                            outcome,
+                        }
                     });
                     continue;
                 }
-                RowTexts::NullId => Reject { id: String::new(), reason: "null_prompt_id".into(), detail: format!("prompt number {number} (from 0) has no id") },
-                RowTexts::NullPrompt { id } => Reject { id: id.into(), reason: "null_prompt".into(), detail: format!("prompt number {number} (from 0) is null") },
+                RowTexts::NullId => Reject {
+                    id: String::new(),
+                    reason: "null_prompt_id".into(),
+                    detail: format!("prompt number {number} (from 0) has no id"),
+                },
+                RowTexts::NullPrompt { id } => Reject {
+                    id: id.into(),
+                    reason: "null_prompt".into(),
+                    detail: format!("prompt number {number} (from 0) is null"),
+                },
             };
-            self.settle(Done { number, source: batch, row, outcome: Outcome::Rejected(reject) });
+            self.settle(Done {
+                number,
+                source: batch,
+                row,
+                outcome: Outcome::Rejected(reject),
+            });
         }
     }
 
@@ -206,7 +236,10 @@ impl Driver {
                 self.input_schema = Some(found);
             }
             Some(expected) if expected.fields() != found.fields() => {
-                return Err(GenerateError::SchemaChanged { expected: expected.to_string(), found: found.to_string() });
+                return Err(GenerateError::SchemaChanged {
+                    expected: expected.to_string(),
+                    found: found.to_string(),
+                });
             }
             Some(_) => {}
         }
@@ -235,11 +268,19 @@ impl Driver {
         match done.outcome {
             // A used-up budget leaves requests in flight that are paid for; let them end and be logged. With
             // a refused key or dead servers they end by themselves soon.
-            Outcome::Fatal(error @ GenerateError::Stopped { .. }) => return self.stop(external(error), InFlight::Finish),
+            Outcome::Fatal(error @ GenerateError::Stopped { .. }) => {
+                return self.stop(external(error), InFlight::Finish);
+            }
             Outcome::Fatal(error) => return self.stop(external(error), InFlight::Abort),
-            Outcome::Rejected(Reject { ref id, ref detail, .. }) if self.hopeless() => {
+            Outcome::Rejected(Reject {
+                ref id, ref detail, ..
+            }) if self.hopeless() => {
                 let (id, detail) = (id.clone(), detail.clone());
-                let error = GenerateError::NothingAnswered { rows: self.progress.rejected, id, detail };
+                let error = GenerateError::NothingAnswered {
+                    rows: self.progress.rejected,
+                    id,
+                    detail,
+                };
                 self.stop(external(error), InFlight::Abort);
             }
             Outcome::Answered { .. } | Outcome::Rejected(_) => {}
@@ -262,8 +303,15 @@ impl Driver {
 
     fn let_out(&mut self, done: Done) {
         match done.outcome {
-            Outcome::Answered { answer, attempts, .. } => {
-                self.ready.push_back(AnsweredRow { source: done.source, row: done.row, answer, attempts });
+            Outcome::Answered {
+                answer, attempts, ..
+            } => {
+                self.ready.push_back(AnsweredRow {
+                    source: done.source,
+                    row: done.row,
+                    answer,
+                    attempts,
+                });
             }
             Outcome::Rejected(reject) => (self.on_reject)(reject),
             // Such a row stops the stream and stays where it is: nothing behind it comes out.
@@ -281,11 +329,16 @@ impl Driver {
     }
 
     fn take_batch(&mut self) -> Sent {
-        let rows: Vec<AnsweredRow> = self.ready.drain(..self.ready.len().min(self.asker.options.max_batch_rows)).collect();
+        let rows: Vec<AnsweredRow> = self
+            .ready
+            .drain(..self.ready.len().min(self.asker.options.max_batch_rows))
+            .collect();
         match &self.schema {
             Some(schema) => assemble(&rows, schema),
             // No row is ready before the first batch came.
-            None => Err(external(GenerateError::Task { detail: "a row without a schema".into() })),
+            None => Err(external(GenerateError::Task {
+                detail: "a row without a schema".into(),
+            })),
         }
     }
 }

@@ -17,7 +17,9 @@ pub enum GenerateError {
         problem: String,
     },
     /// The input lacks a column.
-    #[error("the prompts have no column {column:?}; they have: {present}. Name the right one in {option}")]
+    #[error(
+        "the prompts have no column {column:?}; they have: {present}. Name the right one in {option}"
+    )]
     MissingColumn {
         /// The column looked for.
         column: String,
@@ -35,7 +37,9 @@ pub enum GenerateError {
         found: String,
     },
     /// The input has a column that generation would add.
-    #[error("the prompts already have a column {column:?}, which generation adds: rename or drop it before")]
+    #[error(
+        "the prompts already have a column {column:?}, which generation adds: rename or drop it before"
+    )]
     ColumnExists {
         /// The column.
         column: String,
@@ -58,7 +62,9 @@ pub enum GenerateError {
         error: ChatError,
     },
     /// Nothing works.
-    #[error("none of the first {rows} prompts gave a document, so the run ends here rather than rejecting all the others; the last failure (row {id}): {detail}")]
+    #[error(
+        "none of the first {rows} prompts gave a document, so the run ends here rather than rejecting all the others; the last failure (row {id}): {detail}"
+    )]
     NothingAnswered {
         /// Rows that failed.
         rows: u64,
@@ -77,7 +83,9 @@ pub enum GenerateError {
         error: AnswerLogError,
     },
     /// A bug.
-    #[error("a task of the generation broke off: {detail}. This is a bug of ours; all answers so far are kept")]
+    #[error(
+        "a task of the generation broke off: {detail}. This is a bug of ours; all answers so far are kept"
+    )]
     Task {
         /// What the runtime says.
         detail: String,

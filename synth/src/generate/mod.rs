@@ -12,9 +12,9 @@
 //! try is logged, so that a resumed run walks the same tries.
 //!
 //! **What fails a row, and what ends the run.** A row that fails for good is rejected and the run goes on.
-//! The stream ends with an error when no other row can fare better ([`ChatError::stops_run`]: a refused key,
-//! a model or address that is not there, a used-up budget, all endpoints down for too long), when the answer
-//! log cannot be written, and when the first `give_up_after` rows have all failed.
+//! The stream ends with an error when no other row can fare better (a refused key, a model or address that
+//! is not there, a used-up budget, all endpoints down for too long: [`crate::chat::ChatError::stops_run`]),
+//! when the answer log cannot be written, and when the first `give_up_after` rows have all failed.
 //!
 //! The size of the batches that come out depends on timing; the rows and their order do not.
 
@@ -35,9 +35,6 @@ use futures::stream::BoxStream;
 use crate::Reject;
 use crate::answer_log::AnswerLog;
 use crate::chat::ChatModel;
-
-#[allow(unused_imports, reason = "named in the documentation above")]
-use crate::chat::ChatError;
 
 pub use error::GenerateError;
 pub use options::{GenerateOptions, Order};
@@ -84,5 +81,10 @@ pub fn generate_stream(
     on_reject: OnReject,
     on_progress: OnProgress,
 ) -> BatchStream {
-    driver::start(ask::Asker::new(model, log, options.clone()), input, on_reject, on_progress)
+    driver::start(
+        ask::Asker::new(model, log, options.clone()),
+        input,
+        on_reject,
+        on_progress,
+    )
 }

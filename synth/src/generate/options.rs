@@ -99,17 +99,33 @@ impl GenerateOptions {
         ];
         for (option, value) in at_least_one {
             if value == 0 {
-                return Err(GenerateError::BadOption { option, problem: "it is 0 and must be 1 or more".into() });
+                return Err(GenerateError::BadOption {
+                    option,
+                    problem: "it is 0 and must be 1 or more".into(),
+                });
             }
         }
         if self.min_tokens > self.max_new_tokens {
-            let problem = format!("{} is more than max_new_tokens = {}: no answer could be long enough", self.min_tokens, self.max_new_tokens);
-            return Err(GenerateError::BadOption { option: "min_tokens", problem });
+            let problem = format!(
+                "{} is more than max_new_tokens = {}: no answer could be long enough",
+                self.min_tokens, self.max_new_tokens
+            );
+            return Err(GenerateError::BadOption {
+                option: "min_tokens",
+                problem,
+            });
         }
-        let finite = [("temperature", self.temperature), ("top_p", self.top_p), ("repetition_penalty", self.repetition_penalty)];
+        let finite = [
+            ("temperature", self.temperature),
+            ("top_p", self.top_p),
+            ("repetition_penalty", self.repetition_penalty),
+        ];
         for (option, value) in finite {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(GenerateError::BadOption { option, problem: format!("it is {value} and must be 0 or more") });
+                return Err(GenerateError::BadOption {
+                    option,
+                    problem: format!("it is {value} and must be 0 or more"),
+                });
             }
         }
         Ok(())
