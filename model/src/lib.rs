@@ -1,1 +1,26 @@
-//! SmolLM on a CPU.
+//! SmolLM on a CPU: tokenizer, token shards, training, evaluation, export, and generation from
+//! GGUF files.
+//!
+//! The way of a corpus through this crate:
+//! [`tokenizer`] learns a byte-level BPE vocabulary, [`shards`] stores encoded documents as
+//! memory-mapped `u16` files, [`pretrain`] trains a [`network`] on them with hand-written
+//! [`kernels`], [`evaluate`] measures it, and [`export`] hands it to `transformers`.
+
+#[cfg(target_endian = "big")]
+compile_error!("token shards and weights are mapped as they lie on disk: little-endian hosts only");
+
+pub mod checkpoint;
+pub mod config;
+pub mod evaluate;
+pub mod export;
+pub mod files;
+pub mod gguf;
+pub mod infer;
+pub mod kernels;
+pub mod language_model;
+pub mod network;
+pub mod optimizer;
+pub mod pretrain;
+pub mod schedule;
+pub mod shards;
+pub mod tokenizer;

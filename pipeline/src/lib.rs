@@ -1,1 +1,20 @@
-//! Corpusmith.
+//! Corpusmith: a streaming data-curation pipeline.
+//!
+//! A workflow file names stages; each stage is a DataFusion plan over Arrow batches; the runner
+//! streams every plan into Parquet shards that appear whole, carry a fingerprint, and are never
+//! computed twice. ARCHITECTURE.md is the map.
+
+pub mod assets;
+pub mod cli;
+pub mod commands;
+pub mod dag;
+pub mod durable;
+pub mod engine;
+pub mod inspect;
+pub mod manifest;
+pub mod report;
+pub mod runner;
+pub mod sample;
+pub mod stages;
+pub mod units;
+pub mod workflow;

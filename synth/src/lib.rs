@@ -1,23 +1,23 @@
-//! LLM prompting: topics, templates, generation, the client and its answer log.
+//! LLM prompting: topics, templates, generation, clean-up, the client and its answer log.
 //!
+//! - [`topics`]: BISAC headings expanded into topics.
+//! - [`prompts`]: templates and the dealing of audiences and styles to seed pages.
 //! - [`chat`]: what is asked of a model and what comes back, and the trait [`chat::ChatModel`] that every
 //!   model implements, whether behind HTTP or in this process.
 //! - [`client`]: [`client::OpenAiClient`], the model behind one or several OpenAI-compatible servers.
 //! - [`answer_log`]: [`answer_log::AnswerLog`], the durable record of every answer ever received.
 //! - [`generate`]: [`generate::generate_stream`], prompts in, generated documents out.
+//! - [`cleanup`]: what is cut from, or dropped of, generated documents.
 
 pub mod answer_log;
 pub mod chat;
+pub mod cleanup;
 pub mod client;
+mod columns;
 pub mod generate;
+pub mod prompts;
+mod reject;
+pub mod topics;
 
-/// A row that an operator could not turn into an output row.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Reject {
-    /// Id of the row (of a prompt: its `prompt_id`).
-    pub id: String,
-    /// Name of the reason in snake_case, for example `too_short` or `llm_http_500`.
-    pub reason: String,
-    /// What happened to this row, for people.
-    pub detail: String,
-}
+pub use columns::ColumnError;
+pub use reject::{OnReject, Reject};

@@ -1,0 +1,389 @@
+//! The regression head: one weight a dimension and a bias, in a JSON file.
+
+use crate::{BackboneIdentity, Evaluation};
+use serde::{Deserialize, Serialize};
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+};
+use thiserror::Error;
+
+/// What `format` says in a head's file.
+pub const HEAD_FORMAT: &str = "corpusmith-regression-head";
+/// The version of the file's layout that this program reads and writes.
+pub const HEAD_FORMAT_VERSION: u32 = 1;
+/// No head comes near this; a larger file is another kind of file.
+const LARGEST_FILE_BYTES: u64 = 16 << 20;
+
+/// Why a head could not be read, written or used.
+#[derive(Debug, Error)]
+pub enum HeadError {
+    /// The file could not be read or written.
+    #[error("head: {}: {source}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the file system said.
+        source: std::io::Error,
+    },
+    /// The file is not a head, or a damaged one.
+    #[error(
+        "head: {}: {reason}. Expected a {HEAD_FORMAT} file, version {HEAD_FORMAT_VERSION}, as \
+         `pipeline classifier train` writes it",
+        path.display()
+    )]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong, with line and column where known.
+        reason: String,
+    },
+    /// The head was trained on another backbone.
+    #[error(
+        "head `{name}` was trained with {field} {expected}, but the backbone in use has {found}. Load the backbone \
+         that the head names, or train the head again with `pipeline classifier train`"
+    )]
+    OtherBackbone {
+        /// The head's name.
+        name: String,
+        /// What differs.
+        field: &'static str,
+        /// The head's value.
+        expected: String,
+        /// The backbone's value.
+        found: String,
+    },
+}
+
+/// A few figures of a head, kept in its file.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Figures {
+    /// Pages the figures are of.
+    pub pages: usize,
+    /// Pages annotated at or above the keep threshold.
+    pub positives: usize,
+    /// Precision at the keep threshold.
+    pub precision: f64,
+    /// Recall at the keep threshold.
+    pub recall: f64,
+    /// F1 at the keep threshold.
+    pub f1: f64,
+    /// Macro-F1 over the whole scores.
+    pub macro_f1: f64,
+    /// Mean absolute error of the score.
+    pub mean_absolute_error: f64,
+}
+
+impl Figures {
+    /// The figures of an evaluation at one threshold, to four decimals.
+    #[must_use]
+    pub fn of(evaluation: &Evaluation, threshold: u8) -> Self {
+        let round = |value: f64| (value * 1e4).round() / 1e4;
+        let at = evaluation.at(threshold);
+        Self {
+            pages: evaluation.pages,
+            positives: at.map_or(0, |row| row.positives),
+            precision: round(at.map_or(0.0, |row| row.precision)),
+            recall: round(at.map_or(0.0, |row| row.recall)),
+            f1: round(evaluation.f1_at(threshold)),
+            macro_f1: round(evaluation.macro_f1),
+            mean_absolute_error: round(evaluation.mean_absolute_error),
+        }
+    }
+}
+
+/// Where a head comes from.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeadMetadata {
+    /// The head's name, for example `edu_web_minilm`.
+    pub name: String,
+    /// What it was trained on: model, tokenizer, length, pooling.
+    pub backbone: BackboneIdentity,
+    /// blake3, in hexadecimal, over the lines `id TAB score LF` of all
+    /// annotated pages, each once, sorted by id.
+    pub annotations_blake3: String,
+    /// Pages the weights were fitted on.
+    pub training_pages: usize,
+    /// How they were fitted, for example `ridge, λ = 0.3, balanced weights`.
+    pub method: String,
+    /// Seed of the splits.
+    pub seed: u64,
+    /// The whole score from which a page is kept.
+    pub keep_threshold: u8,
+    /// Figures on pages that no choice or weight has seen.
+    pub held_out: Figures,
+    /// Figures from cross-validation on the training pages.
+    pub cross_validated: Figures,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HeadFile {
+    format: String,
+    format_version: u32,
+    metadata: HeadMetadata,
+    bias: f32,
+    weights: Vec<f32>,
+}
+
+/// Just enough to tell another format or version from a damaged file.
+#[derive(Deserialize)]
+struct HeadFileStart {
+    format: Option<String>,
+    format_version: Option<u32>,
+}
+
+/// A regression head: `score = bias + weights · vector`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Head {
+    metadata: HeadMetadata,
+    bias: f32,
+    weights: Vec<f32>,
+}
+
+impl Head {
+    pub(crate) fn new(metadata: HeadMetadata, bias: f32, weights: Vec<f32>) -> Self {
+        Self { metadata, bias, weights }
+    }
+
+    /// Reads a head and checks all of it.
+    ///
+    /// # Errors
+    /// When the file is missing, too large, not JSON, of another format or
+    /// version, or its weights are not finite or not as many as it says.
+    pub fn load(path: &Path) -> Result<Self, HeadError> {
+        let io = |source| HeadError::Io { path: path.to_owned(), source };
+        let malformed = |reason: String| HeadError::Malformed { path: path.to_owned(), reason };
+        let size_bytes = std::fs::metadata(path).map_err(io)?.len();
+        if size_bytes > LARGEST_FILE_BYTES {
+            return Err(malformed(format!("{size_bytes} bytes, a head has at most {LARGEST_FILE_BYTES}")));
+        }
+        let bytes = std::fs::read(path).map_err(io)?;
+        Self::from_json(&bytes).map_err(malformed)
+    }
+
+    /// Reads a head from a file's bytes; `name` stands for the path in errors.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, HeadError> {
+        Self::from_json(bytes).map_err(|reason| HeadError::Malformed {
+            path: name.into(),
+            reason,
+        })
+    }
+
+    fn from_json(bytes: &[u8]) -> Result<Self, String> {
+        let start: HeadFileStart =
+            serde_json::from_slice(bytes).map_err(|error| format!("not JSON of a head: {error}"))?;
+        if start.format.as_deref() != Some(HEAD_FORMAT) {
+            let found = start.format.unwrap_or_else(|| "no format".to_owned());
+            return Err(format!("format is {found}"));
+        }
+        if start.format_version != Some(HEAD_FORMAT_VERSION) {
+            let found = start.format_version.map_or("none".into(), |v| v.to_string());
+            return Err(format!("format_version is {found}"));
+        }
+        let file: HeadFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        let hidden = file.metadata.backbone.hidden;
+        if file.weights.len() != hidden {
+            return Err(format!("{} weights, but its backbone has {hidden} dimensions", file.weights.len()));
+        }
+        if let Some(at) = file.weights.iter().position(|weight| !weight.is_finite()) {
+            return Err(format!("weight {at} is {}", file.weights[at]));
+        }
+        if !file.bias.is_finite() {
+            return Err(format!("the bias is {}", file.bias));
+        }
+        Ok(Self::new(file.metadata, file.bias, file.weights))
+    }
+
+    /// blake3 over the weights and the bias, in hex: two heads with one digest score alike.
+    #[must_use]
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for value in self.weights.iter().chain([&self.bias]) {
+            hasher.update(&value.to_le_bytes());
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Writes the head; the file appears whole or not at all, and the bytes
+    /// depend on the head only.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn save(&self, path: &Path) -> Result<(), HeadError> {
+        let io = |source| HeadError::Io { path: path.to_owned(), source };
+        let file = HeadFile {
+            format: HEAD_FORMAT.to_owned(),
+            format_version: HEAD_FORMAT_VERSION,
+            metadata: self.metadata.clone(),
+            bias: self.bias,
+            weights: self.weights.clone(),
+        };
+        let mut json = serde_json::to_vec_pretty(&file).map_err(|error| io(std::io::Error::other(error)))?;
+        json.push(b'\n');
+        let folder = match path.parent() {
+            Some(folder) if !folder.as_os_str().is_empty() => folder,
+            _ => Path::new("."),
+        };
+        let mut partial_name = path.file_name().unwrap_or_default().to_owned();
+        partial_name.push(".partial");
+        let partial = folder.join(partial_name);
+        let mut out = std::fs::File::create(&partial).map_err(io)?;
+        out.write_all(&json).and_then(|()| out.sync_all()).map_err(io)?;
+        std::fs::rename(&partial, path).map_err(io)?;
+        // A folder cannot be opened as a file everywhere; where it can, the name must last too.
+        if let Ok(folder) = std::fs::File::open(folder) {
+            folder.sync_all().map_err(io)?;
+        }
+        Ok(())
+    }
+
+    /// Where the head comes from.
+    #[must_use]
+    pub fn metadata(&self) -> &HeadMetadata {
+        &self.metadata
+    }
+
+    /// The length, in tokens, that the backbone must be loaded with.
+    #[must_use]
+    pub fn max_tokens(&self) -> usize {
+        self.metadata.backbone.max_tokens
+    }
+
+    /// The score of one vector of the head's backbone, not clipped.
+    #[must_use]
+    pub fn score(&self, vector: &[f32]) -> f32 {
+        let product = |(weight, value): (&f32, &f32)| f64::from(*weight) * f64::from(*value);
+        let sum: f64 = self.weights.iter().zip(vector).map(product).sum();
+        (f64::from(self.bias) + sum) as f32
+    }
+
+    /// Checks that the head was trained on this backbone.
+    ///
+    /// # Errors
+    /// When model, tokenizer, length or pooling differ; the error says which.
+    pub fn check_backbone(&self, found: &BackboneIdentity) -> Result<(), HeadError> {
+        let expected = &self.metadata.backbone;
+        let pairs: [(&'static str, String, String); 5] = [
+            ("the model (blake3)", expected.model_blake3.clone(), found.model_blake3.clone()),
+            ("the tokenizer (blake3)", expected.tokenizer_blake3.clone(), found.tokenizer_blake3.clone()),
+            ("max_tokens", expected.max_tokens.to_string(), found.max_tokens.to_string()),
+            ("hidden size", expected.hidden.to_string(), found.hidden.to_string()),
+            ("pooling", format!("{:?}", expected.pooling), format!("{:?}", found.pooling)),
+        ];
+        for (field, expected, found) in pairs {
+            if expected != found {
+                return Err(HeadError::OtherBackbone {
+                    name: self.metadata.name.clone(),
+                    field,
+                    expected,
+                    found,
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::Pooling;
+    use proptest::prelude::*;
+
+    pub(crate) fn identity(hidden: usize) -> BackboneIdentity {
+        BackboneIdentity {
+            model_blake3: "aa".into(),
+            tokenizer_blake3: "bb".into(),
+            hidden,
+            max_tokens: 256,
+            pooling: Pooling::MeanL2,
+        }
+    }
+
+    pub(crate) fn head(bias: f32, weights: Vec<f32>) -> Head {
+        let figures = Figures::of(&Evaluation::new(&[(3.0, 3.0)]), 3);
+        let metadata = HeadMetadata {
+            name: "test".into(),
+            backbone: identity(weights.len()),
+            annotations_blake3: "cc".into(),
+            training_pages: 1,
+            method: "by hand".into(),
+            seed: 42,
+            keep_threshold: 3,
+            held_out: figures.clone(),
+            cross_validated: figures,
+        };
+        Head::new(metadata, bias, weights)
+    }
+
+    fn load_text(text: &str) -> String {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("odd.json");
+        std::fs::write(&path, text).unwrap();
+        Head::load(&path).unwrap_err().to_string()
+    }
+
+    proptest! {
+        #[test]
+        fn a_saved_head_is_read_back_bit_for_bit(
+            bias in -9.0_f32..9.0,
+            weights in prop::collection::vec(prop::num::f32::NORMAL | prop::num::f32::SUBNORMAL | prop::num::f32::ZERO, 1..40),
+        ) {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("head.json");
+            let saved = head(bias, weights);
+            saved.save(&path).unwrap();
+            let loaded = Head::load(&path).unwrap();
+            let bits = |head: &Head| head.weights.iter().map(|w| w.to_bits()).collect::<Vec<_>>();
+            prop_assert_eq!(bits(&loaded), bits(&saved));
+            prop_assert_eq!(loaded, saved);
+            prop_assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 1);
+        }
+    }
+
+    #[test]
+    fn score_is_the_bias_and_the_product() {
+        assert_eq!(head(1.5, vec![2.0, -1.0]).score(&[0.5, 0.25]), 2.25);
+    }
+
+    #[test]
+    fn wrong_files_say_what_is_wrong() {
+        assert!(load_text("{").contains("not JSON"), "{}", load_text("{"));
+        assert!(load_text("{}").contains("no format"));
+        let other = load_text(r#"{"format": "corpusmith-regression-head", "format_version": 9}"#);
+        assert!(other.contains("odd.json: format_version is 9"), "{other}");
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("head.json");
+        head(0.0, vec![1.0, 2.0]).save(&path).unwrap();
+        let good = std::fs::read_to_string(&path).unwrap();
+        let wrong = load_text(&good.replace("\"hidden\": 2", "\"hidden\": 3"));
+        assert!(wrong.contains("2 weights, but its backbone has 3"), "{wrong}");
+        let wrong = load_text(&good.replace("2.0\n", "1e60\n"));
+        assert!(wrong.contains("line") || wrong.contains("weight 1"), "{wrong}");
+        let wrong = load_text(&good.replace("\"seed\"", "\"sead\""));
+        assert!(wrong.contains("sead"), "{wrong}");
+        let cut = load_text(&good[..good.len() / 2]);
+        assert!(cut.contains("line"), "{cut}");
+    }
+
+    #[test]
+    fn another_backbone_is_refused_by_name() {
+        let head = head(0.0, vec![1.0]);
+        head.check_backbone(&identity(1)).unwrap();
+        let mut other = identity(1);
+        other.max_tokens = 512;
+        let text = head.check_backbone(&other).unwrap_err().to_string();
+        assert!(text.contains("max_tokens 256") && text.contains("has 512"), "{text}");
+        other = identity(1);
+        other.model_blake3 = "dd".into();
+        let text = head.check_backbone(&other).unwrap_err().to_string();
+        assert!(text.contains("the model (blake3) aa"), "{text}");
+    }
+}

@@ -1,0 +1,224 @@
+//! Checkpoints: folders `step-000100/` that appear whole and can be trained on bit for bit.
+
+use crate::config::ModelConfig;
+use crate::files::{FileError, failed, remove_folder, write_folder, write_whole};
+use crate::language_model::{
+    CONFIG_FILE, ModelFileError, Precision, WEIGHTS_FILE, config_json, read_tensors, write_tensors,
+};
+use crate::network::ParameterLayout;
+use crate::optimizer::AdamW;
+use memmap2::Mmap;
+use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+/// Version of the folder's contents.
+const VERSION: u32 = 1;
+const OPTIMIZER_FILE: &str = "optimizer.safetensors";
+const STATE_FILE: &str = "state.json";
+const FIRST_MOMENT: &str = "exp_avg.";
+const SECOND_MOMENT: &str = "exp_avg_sq.";
+
+/// Everything about a run beside its weights and moments. The position in the data is `step`: batch `step`
+/// reads sequences `step × batch_sequences` and on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TrainingState {
+    /// Version of the folder's contents.
+    pub version: u32,
+    /// Updates made.
+    pub step: u64,
+    /// Tokens read.
+    pub tokens: u64,
+    /// The model's shape.
+    pub model: ModelConfig,
+    /// The options that decide the result, as JSON.
+    pub settings: serde_json::Map<String, serde_json::Value>,
+    /// [`TokenDataset::digest`](crate::shards::TokenDataset::digest).
+    pub dataset_digest: String,
+    /// BLAKE3 of `model.safetensors`.
+    pub weights_digest: String,
+    /// BLAKE3 of `optimizer.safetensors`.
+    pub optimizer_digest: String,
+}
+
+/// Why a checkpoint could not be written or read.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckpointError {
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// Weights or moments are malformed.
+    #[error(transparent)]
+    Model(#[from] ModelFileError),
+    /// `state.json` is malformed or of another version.
+    #[error("checkpoint {}: {problem}; remove this folder to go on from the one before it", path.display())]
+    State {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+/// A checkpoint read back.
+#[derive(Debug)]
+pub struct Checkpoint {
+    /// Step, settings and digests.
+    pub state: TrainingState,
+    /// The flat parameter vector.
+    pub parameters: Vec<f32>,
+    /// The moments.
+    pub optimizer: AdamW,
+}
+
+/// The folder of the checkpoint after `step` updates.
+#[must_use]
+pub fn folder(out_dir: &Path, step: u64) -> PathBuf {
+    out_dir.join(format!("step-{step:06}"))
+}
+
+/// Writes a checkpoint to `path`; `state`'s version and digests are filled in.
+///
+/// # Errors
+/// [`CheckpointError`] if anything cannot be written; `path` then does not appear.
+pub fn save(
+    path: &Path,
+    layout: &ParameterLayout,
+    mut state: TrainingState,
+    parameters: &[f32],
+    optimizer: &AdamW,
+) -> Result<(), CheckpointError> {
+    write_folder(path, |folder| {
+        let (weights, moments) = (folder.join(WEIGHTS_FILE), folder.join(OPTIMIZER_FILE));
+        write_tensors(&weights, layout, &[("", parameters)], Precision::Float32)?;
+        let vectors = [
+            (FIRST_MOMENT, optimizer.m.as_slice()),
+            (SECOND_MOMENT, &optimizer.v),
+        ];
+        write_tensors(&moments, layout, &vectors, Precision::Float32)?;
+        write_whole(
+            &folder.join(CONFIG_FILE),
+            config_json(&state.model, Precision::Float32).as_bytes(),
+        )?;
+        state.version = VERSION;
+        state.weights_digest = digest(&weights)?;
+        state.optimizer_digest = digest(&moments)?;
+        let json =
+            serde_json::to_string_pretty(&state).map_err(|error| CheckpointError::State {
+                path: path.to_path_buf(),
+                problem: error.to_string(),
+            })?;
+        write_whole(&folder.join(STATE_FILE), format!("{json}\n").as_bytes())?;
+        Ok(())
+    })
+}
+
+/// Reads the state of the checkpoint at `path` and checks its files' digests.
+///
+/// # Errors
+/// [`CheckpointError`] if a file is missing, malformed or changed.
+pub fn read_state(path: &Path) -> Result<TrainingState, CheckpointError> {
+    let problem = |problem: String| CheckpointError::State {
+        path: path.to_path_buf(),
+        problem,
+    };
+    let file = path.join(STATE_FILE);
+    let bytes = std::fs::read(&file).map_err(failed("read", &file))?;
+    let state: TrainingState =
+        serde_json::from_slice(&bytes).map_err(|error| problem(format!("state.json: {error}")))?;
+    if state.version != VERSION {
+        return Err(problem(format!(
+            "it has version {}, this program reads version {VERSION}",
+            state.version
+        )));
+    }
+    for (name, wanted) in [
+        (WEIGHTS_FILE, &state.weights_digest),
+        (OPTIMIZER_FILE, &state.optimizer_digest),
+    ] {
+        if digest(&path.join(name))? != *wanted {
+            return Err(problem(format!("{name} is not the file that was written")));
+        }
+    }
+    Ok(state)
+}
+
+/// Reads the checkpoint at `path`, laid out as `layout`.
+///
+/// # Errors
+/// As [`read_state`], and if the tensors do not fit `layout`.
+pub fn load(path: &Path, layout: &ParameterLayout) -> Result<Checkpoint, CheckpointError> {
+    let state = read_state(path)?;
+    let parameters = read_tensors(&path.join(WEIGHTS_FILE), layout, "")?;
+    let moments = path.join(OPTIMIZER_FILE);
+    let optimizer = AdamW {
+        m: read_tensors(&moments, layout, FIRST_MOMENT)?,
+        v: read_tensors(&moments, layout, SECOND_MOMENT)?,
+        updates: state.step,
+    };
+    Ok(Checkpoint {
+        state,
+        parameters,
+        optimizer,
+    })
+}
+
+/// Steps of the checkpoints in `out_dir`, oldest first; a missing folder has none.
+///
+/// # Errors
+/// An I/O failure.
+pub fn list(out_dir: &Path) -> Result<Vec<u64>, FileError> {
+    if !out_dir.exists() {
+        return Ok(Vec::new());
+    }
+    let mut steps = Vec::new();
+    for entry in std::fs::read_dir(out_dir).map_err(failed("list", out_dir))? {
+        let entry = entry.map_err(failed("list", out_dir))?;
+        let name = entry.file_name();
+        let step = name
+            .to_str()
+            .and_then(|name| name.strip_prefix("step-"))
+            .and_then(|digits| digits.parse().ok());
+        // Only names this program would give.
+        steps.extend(step.filter(|&step| folder(out_dir, step).file_name() == Some(&name)));
+    }
+    steps.sort_unstable();
+    Ok(steps)
+}
+
+/// Removes all but the newest `keep` checkpoints on the schedule `every_steps`; those off the schedule
+/// (left by an interruption) go as soon as a newer one exists.
+///
+/// # Errors
+/// An I/O failure.
+pub fn prune(
+    out_dir: &Path,
+    every_steps: u64,
+    last_step: u64,
+    keep: usize,
+) -> Result<(), FileError> {
+    let steps = list(out_dir)?;
+    let newest = steps.last().copied();
+    let scheduled = |step: u64| step.is_multiple_of(every_steps.max(1)) || step == last_step;
+    let kept: Vec<u64> = steps
+        .iter()
+        .rev()
+        .copied()
+        .filter(|&step| scheduled(step))
+        .take(keep.max(1))
+        .collect();
+    for step in steps {
+        if Some(step) != newest && !kept.contains(&step) {
+            remove_folder(&folder(out_dir, step))?;
+        }
+    }
+    Ok(())
+}
+
+fn digest(path: &Path) -> Result<String, FileError> {
+    let file = File::open(path).map_err(failed("open", path))?;
+    // SAFETY: the file was just written by us, or is a published one that nothing changes.
+    let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
+    Ok(blake3::hash(&map).to_hex().to_string())
+}

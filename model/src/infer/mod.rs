@@ -1,0 +1,41 @@
+//! Running a Llama-shaped model (SmolLM, SmolLM2) on a CPU: [`Model`] holds the weights,
+//! [`Model::logprobs`] and [`Model::score_continuations`] judge text, [`Engine`] writes it for
+//! many callers at once.
+//!
+//! Weights of 4 and 8 bits stay packed in memory and become f32 in the innermost loop, keys and
+//! values are f16, all else is f32. What a sequence yields does not depend on what runs beside
+//! it, on the number of threads, or on the processor (see `kernels`).
+//!
+//! ```no_run
+//! use std::sync::Arc;
+//! use model::infer::{Engine, EngineOptions, GenerateRequest, Message, Model, ModelOptions, Role};
+//!
+//! let model = Model::load("SmolLM2-135M-Instruct.Q4_1.gguf", &ModelOptions::default())?;
+//! let engine = Engine::new(Arc::new(model), &EngineOptions::default())?;
+//! let question = Message { role: Role::User, content: "What is a shard?".into() };
+//! let answer = futures::executor::block_on(engine.generate(GenerateRequest::chat([question])))?;
+//! println!("{}", answer.text);
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+mod cache;
+mod config;
+mod engine;
+mod error;
+mod forward;
+mod kernels;
+mod load;
+mod packed;
+mod sample;
+mod score;
+#[cfg(test)]
+mod tests;
+mod tokenizer;
+
+pub use config::LlamaConfig;
+pub use engine::{
+    Engine, EngineOptions, FinishReason, GenerateRequest, Generation, Prompt, SamplingOptions,
+};
+pub use error::{GenerateError, LoadModelError, ScoreError};
+pub use load::{Model, ModelOptions};
+pub use tokenizer::{ChatTokenizer, Message, Role};

@@ -1,0 +1,307 @@
+//! The forward and the backward pass.
+
+use super::workspace::{LayerCache, Workspace};
+use super::{Batch, Network};
+use crate::kernels::{AttentionShape, Layout, MatMul, Rotation, Write};
+
+/// Values of logits held at a time by the output layer, at least.
+const HEAD_VALUES: usize = 1 << 20;
+
+/// Fewest rows of one output-layer chunk: below this the product is slower than its memory is worth.
+const HEAD_ROWS: usize = 256;
+
+impl Network {
+    fn attention_shape(&self, batch: &Batch<'_>) -> AttentionShape {
+        AttentionShape {
+            sequences: batch.sequences,
+            context: batch.context,
+            heads: self.config.heads,
+            kv_heads: self.config.kv_heads,
+            head_dim: self.config.head_dim(),
+        }
+    }
+
+    /// `out = x · weightᵀ`, weight rows of `depth`.
+    pub(super) fn project(
+        &self,
+        weight: &[f32],
+        x: &[f32],
+        out: &mut [f32],
+        depth: usize,
+        write: Write,
+    ) {
+        let shape = MatMul {
+            rows: x.len() / depth,
+            cols: weight.len() / depth,
+            depth,
+            left: Layout::Plain,
+            right: Layout::Transposed,
+            write,
+        };
+        self.backend.matmul(&shape, x, weight, out);
+    }
+
+    /// Takes the gradient `grad_y` of `y = x · weightᵀ` back: to `x` (overwritten) and the weight (added).
+    fn project_backward(
+        &self,
+        weight: &[f32],
+        x: &[f32],
+        grad_y: &[f32],
+        grad_x: &mut [f32],
+        grad_weight: &mut [f32],
+        depth: usize,
+    ) {
+        let rows = x.len() / depth;
+        let width = weight.len() / depth;
+        let to_weight = MatMul {
+            rows: width,
+            cols: depth,
+            depth: rows,
+            left: Layout::Transposed,
+            right: Layout::Plain,
+            write: Write::Add,
+        };
+        self.backend.matmul(&to_weight, grad_y, x, grad_weight);
+        let to_input = MatMul {
+            rows,
+            cols: depth,
+            depth: width,
+            left: Layout::Plain,
+            right: Layout::Plain,
+            write: Write::Replace,
+        };
+        self.backend.matmul(&to_input, grad_y, weight, grad_x);
+    }
+
+    pub(super) fn forward(&self, params: &[f32], batch: &Batch<'_>, workspace: &mut Workspace) {
+        let (backend, hidden) = (&self.backend, self.config.hidden_size);
+        let eps = self.config.rms_norm_eps as f32;
+        let shape = self.attention_shape(batch);
+        workspace.fit(&self.config, batch.tokens.len());
+        backend.embed(
+            &params[self.layout.embedding.clone()],
+            batch.tokens,
+            &mut workspace.hidden,
+        );
+        let sets = workspace.layers.len();
+        for (index, layer) in self.layout.layers.iter().enumerate() {
+            let cache: &mut LayerCache = &mut workspace.layers[index % sets];
+            cache.input.copy_from_slice(&workspace.hidden);
+            backend.rms_norm(
+                &cache.input,
+                &params[layer.attention_norm.clone()],
+                eps,
+                &mut cache.normed,
+                &mut cache.inverse_rms,
+            );
+            self.project(
+                &params[layer.qkv.clone()],
+                &cache.normed,
+                &mut cache.qkv,
+                hidden,
+                Write::Replace,
+            );
+            backend.rope(&shape, &self.rope, Rotation::Forward, &mut cache.qkv);
+            backend.attention(
+                &shape,
+                &cache.qkv,
+                &mut cache.attention,
+                &mut cache.log_sums,
+            );
+            cache.middle.copy_from_slice(&cache.input);
+            self.project(
+                &params[layer.output.clone()],
+                &cache.attention,
+                &mut cache.middle,
+                hidden,
+                Write::Add,
+            );
+            backend.rms_norm(
+                &cache.middle,
+                &params[layer.mlp_norm.clone()],
+                eps,
+                &mut cache.mlp_normed,
+                &mut cache.mlp_inverse_rms,
+            );
+            self.project(
+                &params[layer.gate_up.clone()],
+                &cache.mlp_normed,
+                &mut cache.gate_up,
+                hidden,
+                Write::Replace,
+            );
+            backend.swiglu(
+                self.config.intermediate_size,
+                &cache.gate_up,
+                &mut cache.activated,
+            );
+            workspace.hidden.copy_from_slice(&cache.middle);
+            self.project(
+                &params[layer.down.clone()],
+                &cache.activated,
+                &mut workspace.hidden,
+                self.config.intermediate_size,
+                Write::Add,
+            );
+        }
+        backend.rms_norm(
+            &workspace.hidden,
+            &params[self.layout.final_norm.clone()],
+            eps,
+            &mut workspace.normed,
+            &mut workspace.inverse_rms,
+        );
+    }
+
+    /// The output layer and its loss by chunks of rows, so that all logits never exist at once.
+    /// With `grads`, also its backward pass into `workspace.grad_narrow` and the embedding's gradient.
+    pub(super) fn head(
+        &self,
+        params: &[f32],
+        batch: &Batch<'_>,
+        mut grads: Option<&mut [f32]>,
+        workspace: &mut Workspace,
+    ) {
+        let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
+        let embedding = &params[self.layout.embedding.clone()];
+        let chunk = (HEAD_VALUES / vocab).max(HEAD_ROWS);
+        for start in (0..batch.tokens.len()).step_by(chunk) {
+            let rows = start..(start + chunk).min(batch.tokens.len());
+            let values = rows.start * hidden..rows.end * hidden;
+            let normed = &workspace.normed[values.clone()];
+            workspace.logits.resize(rows.len() * vocab, 0.0);
+            self.project(
+                embedding,
+                normed,
+                &mut workspace.logits,
+                hidden,
+                Write::Replace,
+            );
+            self.backend.cross_entropy(
+                &mut workspace.logits,
+                &batch.targets[rows.clone()],
+                &batch.scales[rows.clone()],
+                &mut workspace.losses[rows],
+            );
+            if let Some(grads) = grads.as_deref_mut() {
+                let grad_embedding = &mut grads[self.layout.embedding.clone()];
+                self.project_backward(
+                    embedding,
+                    normed,
+                    &workspace.logits,
+                    &mut workspace.grad_narrow[values],
+                    grad_embedding,
+                    hidden,
+                );
+            }
+        }
+    }
+
+    pub(super) fn backward(
+        &self,
+        params: &[f32],
+        batch: &Batch<'_>,
+        grads: &mut [f32],
+        workspace: &mut Workspace,
+    ) {
+        let (backend, hidden, inner) = (
+            &self.backend,
+            self.config.hidden_size,
+            self.config.intermediate_size,
+        );
+        let tokens = batch.tokens.len();
+        let shape = self.attention_shape(batch);
+        let Workspace {
+            layers,
+            hidden: last,
+            inverse_rms,
+            grad,
+            grad_narrow,
+            grad_wide,
+            ..
+        } = workspace;
+        let norm = self.layout.final_norm.clone();
+        backend.rms_norm_backward(
+            grad_narrow,
+            last,
+            &params[norm.clone()],
+            inverse_rms,
+            grad,
+            &mut grads[norm],
+        );
+        for (layer, cache) in self.layout.layers.iter().zip(layers).rev() {
+            let wide = &mut grad_wide[..tokens * inner];
+            let down = layer.down.clone();
+            self.project_backward(
+                &params[down.clone()],
+                &cache.activated,
+                grad,
+                wide,
+                &mut grads[down],
+                inner,
+            );
+            backend.swiglu_backward(inner, &mut cache.gate_up, wide);
+            let gate_up = layer.gate_up.clone();
+            self.project_backward(
+                &params[gate_up.clone()],
+                &cache.mlp_normed,
+                &cache.gate_up,
+                grad_narrow,
+                &mut grads[gate_up],
+                hidden,
+            );
+            let norm = layer.mlp_norm.clone();
+            backend.rms_norm_backward(
+                grad_narrow,
+                &cache.middle,
+                &params[norm.clone()],
+                &cache.mlp_inverse_rms,
+                grad,
+                &mut grads[norm],
+            );
+
+            let output = layer.output.clone();
+            self.project_backward(
+                &params[output.clone()],
+                &cache.attention,
+                grad,
+                grad_narrow,
+                &mut grads[output],
+                hidden,
+            );
+            let wide = &mut grad_wide[..tokens * shape.qkv_width()];
+            backend.attention_backward(
+                &shape,
+                &cache.qkv,
+                &cache.attention,
+                &cache.log_sums,
+                grad_narrow,
+                wide,
+            );
+            backend.rope(&shape, &self.rope, Rotation::Backward, wide);
+            let qkv = layer.qkv.clone();
+            self.project_backward(
+                &params[qkv.clone()],
+                &cache.normed,
+                wide,
+                grad_narrow,
+                &mut grads[qkv],
+                hidden,
+            );
+            let norm = layer.attention_norm.clone();
+            backend.rms_norm_backward(
+                grad_narrow,
+                &cache.input,
+                &params[norm.clone()],
+                &cache.inverse_rms,
+                grad,
+                &mut grads[norm],
+            );
+        }
+        backend.embed_backward(
+            grad,
+            batch.tokens,
+            &mut grads[self.layout.embedding.clone()],
+        );
+    }
+}

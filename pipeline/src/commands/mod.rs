@@ -1,0 +1,92 @@
+//! The commands, one file each.
+
+mod assets;
+mod check;
+mod classifier;
+mod describe;
+mod inspect;
+mod plan;
+mod prompts;
+mod run;
+mod search;
+mod trace;
+
+use std::process::ExitCode;
+
+use miette::{Diagnostic, IntoDiagnostic, Report};
+use tracing_subscriber::EnvFilter;
+
+use crate::cli::{Cli, Command};
+use crate::runner::error::{Fault, RunError};
+use crate::workflow::problem::Problems;
+
+/// What a command ends with when it fails: a report for people and whose fault it was.
+pub struct Failure {
+    report: Report,
+    fault: Fault,
+}
+
+impl Failure {
+    /// The input was wrong.
+    pub fn input(error: impl Diagnostic + Send + Sync + 'static) -> Self {
+        Self { report: Report::new(error), fault: Fault::Input }
+    }
+
+    /// The work failed.
+    pub fn run(error: impl std::error::Error + Send + Sync + 'static) -> Self {
+        Self { report: Report::from_err(error), fault: Fault::Run }
+    }
+
+    /// The input was wrong, in plain words.
+    pub fn message(message: impl std::fmt::Display, help: &str) -> Self {
+        let report = miette::miette!(help = help.to_owned(), "{message}");
+        Self { report, fault: Fault::Input }
+    }
+}
+
+impl From<Problems> for Failure {
+    fn from(problems: Problems) -> Self {
+        Self::input(problems)
+    }
+}
+
+impl From<RunError> for Failure {
+    fn from(error: RunError) -> Self {
+        let fault = error.fault();
+        Self { report: Report::new(error), fault }
+    }
+}
+
+/// Runs a command and turns its end into an exit code.
+pub fn main(cli: Cli) -> ExitCode {
+    let filter = EnvFilter::try_from_env("CORPUSMITH_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let result = match cli.command {
+        Command::Run(args) => run::run(&args),
+        Command::Retry(args) => run::retry(&args),
+        Command::Check(args) => check::check(&args),
+        Command::Plan(args) => plan::plan(&args),
+        Command::Stages => describe::stages(),
+        Command::Explain { kind } => describe::explain(&kind),
+        Command::Schema => describe::schema(),
+        Command::Assets(command) => assets::assets(&command),
+        Command::Inspect(args) => inspect::inspect(&args),
+        Command::Trace { run, id } => trace::trace(&run, &id),
+        Command::Search { query, index, k } => search::search(&query, &index, k),
+        Command::Classifier(command) => classifier::classifier(&command),
+        Command::Prompts(command) => prompts::prompts(&command),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure { report, fault }) => {
+            eprintln!("{report:?}");
+            ExitCode::from(if fault == Fault::Input { 2 } else { 1 })
+        }
+    }
+}
+
+/// A runtime whose workers are the run's threads.
+fn runtime(threads: usize) -> Result<tokio::runtime::Runtime, Failure> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build();
+    runtime.into_diagnostic().map_err(|report| Failure { report, fault: Fault::Run })
+}

@@ -1,0 +1,169 @@
+//! `pipeline run` and `pipeline retry`.
+
+use std::time::Instant;
+
+use serde_json::json;
+use tokio_util::sync::CancellationToken;
+
+use super::plan::{self, run_options};
+use super::{Failure, runtime};
+use crate::cli::{PlanArgs, RunArgs};
+use crate::runner::error::RunError;
+use crate::runner::progress::{ProgressMode, Reporter, emit, group, size};
+use crate::runner::{self, RunOptions, StageStatus, Summary, retry};
+use crate::workflow::{self, Workflow};
+
+/// Runs a workflow.
+///
+/// # Errors
+/// The workflow has problems, or a stage fails.
+pub fn run(args: &RunArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    let workflow = workflow::load(&args.workflow.workflow, &args.workflow.overrides())?;
+    if args.dry_run {
+        return dry_run(args);
+    }
+    execute(&workflow, args, started)
+}
+
+/// Asks again for the rows that failed.
+///
+/// # Errors
+/// The workflow has problems, or a stage fails.
+pub fn retry(args: &RunArgs) -> Result<(), Failure> {
+    let started = Instant::now();
+    let workflow = workflow::load(&args.workflow.workflow, &args.workflow.overrides())?;
+    let folder = runner::run_folder(&args.resources.runs_folder, &workflow);
+    let failed = retry::quarantined_tasks(&workflow, &folder)?;
+    if failed.is_empty() {
+        println!("no row has failed in {}", folder.display());
+        return Ok(());
+    }
+    for task in &failed {
+        println!("{}: {} of task {} to ask again", task.stage, group(task.rows), task.name);
+    }
+    if args.dry_run {
+        return Ok(());
+    }
+    let lock = runner::lock(&folder)?;
+    retry::reopen(&folder, &failed)?;
+    drop(lock);
+    execute(&workflow, args, started)
+}
+
+fn dry_run(args: &RunArgs) -> Result<(), Failure> {
+    let RunArgs { workflow, resources, json, .. } = args;
+    let workflow = crate::cli::WorkflowArgs {
+        workflow: workflow.workflow.clone(),
+        profile: workflow.profile.clone(),
+        set: workflow.set.clone(),
+    };
+    let resources = crate::cli::ResourceArgs {
+        runs_folder: resources.runs_folder.clone(),
+        until: resources.until.clone(),
+        ..*resources
+    };
+    plan::plan(&PlanArgs { workflow, resources, json: *json })
+}
+
+fn execute(workflow: &Workflow, args: &RunArgs, started: Instant) -> Result<(), Failure> {
+    let options = run_options(&args.resources);
+    let stop = CancellationToken::new();
+    let mode = if args.json { ProgressMode::Json } else { ProgressMode::Human };
+    let env = runner::environment(workflow, &options, stop.clone())?;
+    let _lock = runner::lock(&env.run_folder)?;
+    // The pool's size is part of how CPU-bound stages share the machine; a second set-up in the
+    // same process (tests) keeps the first pool.
+    let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
+    let runtime = runtime(options.threads)?;
+    let reporter = Reporter::start(mode);
+    let result = runtime.block_on(async {
+        tokio::spawn(watch_interrupts(stop));
+        runner::run(workflow, &options, &env, &reporter).await
+    });
+    // Blocking work of a failed run must not hold up the exit.
+    runtime.shutdown_background();
+    let summary = result?;
+    finish(workflow, args, &options, &summary, started)
+}
+
+/// The first Ctrl-C finishes what is in flight; the second stops at once, which is as safe as a
+/// kill: whatever is not published does not exist.
+async fn watch_interrupts(stop: CancellationToken) {
+    if tokio::signal::ctrl_c().await.is_ok() {
+        eprintln!("stopping: shards in flight are finished first; press Ctrl-C again to stop at once");
+        stop.cancel();
+        if tokio::signal::ctrl_c().await.is_ok() {
+            std::process::exit(1);
+        }
+    }
+}
+
+fn finish(
+    workflow: &Workflow,
+    args: &RunArgs,
+    _options: &RunOptions,
+    summary: &Summary,
+    started: Instant,
+) -> Result<(), Failure> {
+    let ran = summary.stages.iter().filter(|(_, status)| matches!(status, StageStatus::Ran(_))).count();
+    let seconds = started.elapsed().as_secs_f64();
+    let report = summary.folder.join("report.html");
+    if ran > 0 || !report.exists() {
+        let html = crate::report::render(workflow, summary).map_err(Failure::run)?;
+        crate::durable::write_file(&report, html.as_bytes()).map_err(RunError::from)?;
+    }
+    if args.json {
+        emit(
+            &json!({"event": "run_finished", "stages_run": ran, "seconds": seconds, "folder": summary.folder}),
+        );
+        return Ok(());
+    }
+    if ran == 0 {
+        println!("nothing to do: all {} stages are up to date ({seconds:.2} s)", summary.stages.len());
+        println!("outputs: {}", summary.folder.display());
+        return Ok(());
+    }
+    print!("{}", table(summary));
+    println!("\n{ran} of {} stages run in {seconds:.1} s", summary.stages.len());
+    println!("outputs: {}", summary.folder.display());
+    println!("report:  {}", report.display());
+    Ok(())
+}
+
+/// The table at the end of a run.
+fn table(summary: &Summary) -> String {
+    let header = ["stage", "rows in", "rows out", "time", "peak memory", "dropped and failed"];
+    let mut rows = vec![header.map(str::to_owned)];
+    for (id, status) in &summary.stages {
+        let Some(manifest) = status.manifest() else {
+            rows.push([id, "", "", "fused", "", ""].map(str::to_owned));
+            continue;
+        };
+        let lost = manifest.dropped.iter().map(|(reason, n)| format!("{reason} {}", group(*n)));
+        let failed = manifest.quarantined.iter().map(|(reason, n)| format!("failed: {reason} {}", group(*n)));
+        let time = match status {
+            StageStatus::UpToDate(_) => "up to date".to_owned(),
+            _ => format!("{:.1} s", manifest.seconds),
+        };
+        rows.push([
+            id.clone(),
+            if manifest.rows_in > 0 { group(manifest.rows_in) } else { "-".to_owned() },
+            group(manifest.rows_out),
+            time,
+            size(manifest.peak_memory_bytes),
+            lost.chain(failed).collect::<Vec<_>>().join(", "),
+        ]);
+    }
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: Vec<usize> = (0..header.len()).map(width).collect();
+    let mut out = String::new();
+    for row in &rows {
+        let cells = row.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
+            if i == 0 || i == 5 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
+        });
+        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        out.push('\n');
+    }
+    out
+}

@@ -1,0 +1,31 @@
+//! `pipeline trace`: the way of one document through a run.
+
+use std::path::Path;
+
+use super::{Failure, runtime};
+use crate::inspect::trace;
+use crate::{engine, units};
+
+/// Shows where a document stands in a run's outputs, and where it was dropped.
+///
+/// # Errors
+/// The folder is no run, or the document is nowhere in it.
+pub fn trace(run_folder: &Path, id: &str) -> Result<(), Failure> {
+    let session = engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
+    let runtime = runtime(units::machine_threads())?;
+    let sightings = runtime.block_on(trace::trace(&session, run_folder, id));
+    let sightings = sightings.map_err(|message| Failure::message(message, ""))?;
+    if sightings.is_empty() {
+        return Err(Failure::message(
+            format!("`{id}` is in no output of {}", run_folder.display()),
+            "`pipeline inspect <stage's folder> --sample 5` shows ids; dropped rows are listed by stages with keep_dropped = true",
+        ));
+    }
+    for sighting in sightings {
+        println!("{} · {}", sighting.stage, sighting.fate);
+        for (column, cell) in &sighting.row {
+            println!("    {column}: {cell}");
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,148 @@
+//! Files that appear whole or not at all: written under a temporary name, synced, renamed, and the
+//! folder synced. Everything the runner writes goes through here.
+
+use std::fs::{self, File};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+/// Writing failed.
+#[derive(Debug, Error)]
+#[error("cannot {action} {}: {source}{}", path.display(), hint(source))]
+pub struct WriteError {
+    action: &'static str,
+    path: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+fn hint(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; make room on that disk and run the same command again: finished work is kept"
+        }
+        io::ErrorKind::PermissionDenied => "; check who owns that folder",
+        _ => "",
+    }
+}
+
+impl WriteError {
+    /// Names what was being done to which path.
+    pub fn new(action: &'static str, path: &Path, source: io::Error) -> Self {
+        Self { action, path: path.to_owned(), source }
+    }
+}
+
+/// Adds the action and the path to an I/O error.
+pub trait WriteContext<T> {
+    /// Names what was being done to which path.
+    ///
+    /// # Errors
+    /// The I/O error with its path.
+    fn doing(self, action: &'static str, path: &Path) -> Result<T, WriteError>;
+}
+
+impl<T> WriteContext<T> for io::Result<T> {
+    fn doing(self, action: &'static str, path: &Path) -> Result<T, WriteError> {
+        self.map_err(|source| WriteError::new(action, path, source))
+    }
+}
+
+/// Makes a folder and its parents.
+///
+/// # Errors
+/// The folder cannot be made.
+pub fn make_folder(path: &Path) -> Result<(), WriteError> {
+    fs::create_dir_all(path).doing("make folder", path)
+}
+
+/// Writes a whole file.
+///
+/// # Errors
+/// Any step fails; no half-written file stands under the final name.
+pub fn write_file(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    let temporary = temporary_name(path);
+    let mut file = File::create(&temporary).doing("create", &temporary)?;
+    file.write_all(bytes).doing("write", &temporary)?;
+    file.sync_all().doing("sync", &temporary)?;
+    publish(&temporary, path)
+}
+
+/// Renames a complete, synced file or folder into place and syncs the parent.
+///
+/// # Errors
+/// The rename or the sync fails.
+pub fn publish(from: &Path, to: &Path) -> Result<(), WriteError> {
+    fs::rename(from, to).doing("rename into", to)?;
+    match to.parent() {
+        Some(parent) => sync_folder(parent),
+        None => Ok(()),
+    }
+}
+
+/// The name that a file has until it is complete.
+pub fn temporary_name(path: &Path) -> PathBuf {
+    let mut name = std::ffi::OsString::from(".tmp-");
+    name.push(path.file_name().unwrap_or_default());
+    path.with_file_name(name)
+}
+
+/// Syncs a folder, so that a rename in it survives a power cut.
+///
+/// # Errors
+/// The folder cannot be opened or synced.
+pub fn sync_folder(path: &Path) -> Result<(), WriteError> {
+    File::open(path).and_then(|folder| folder.sync_all()).doing("sync", path)
+}
+
+/// Syncs every file and folder under a folder.
+///
+/// # Errors
+/// Any of them cannot be opened or synced.
+pub fn sync_tree(path: &Path) -> Result<(), WriteError> {
+    for entry in fs::read_dir(path).doing("read", path)? {
+        let entry = entry.doing("read", path)?;
+        let child = entry.path();
+        if entry.file_type().doing("read", &child)?.is_dir() {
+            sync_tree(&child)?;
+        } else {
+            File::open(&child).and_then(|file| file.sync_all()).doing("sync", &child)?;
+        }
+    }
+    sync_folder(path)
+}
+
+/// Removes a folder if it is there.
+///
+/// # Errors
+/// It is there and cannot be removed.
+pub fn remove_folder(path: &Path) -> Result<(), WriteError> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.doing("remove", path),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_appears_whole_and_leaves_no_temporary() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_file(&path, b"one").unwrap();
+        write_file(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"two");
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn an_error_names_the_path_and_the_mend() {
+        let error =
+            WriteError::new("write", Path::new("/full/x"), io::Error::from(io::ErrorKind::StorageFull));
+        let text = error.to_string();
+        assert!(text.contains("/full/x") && text.contains("make room"), "{text}");
+    }
+}

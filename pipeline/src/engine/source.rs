@@ -1,0 +1,270 @@
+//! Where data comes from: `hf://` and local paths and globs become a sorted list of files, each with
+//! the digest of its content.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::time::UNIX_EPOCH;
+
+use datafusion::prelude::SessionContext;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use super::hub::{Hub, HubError};
+use super::scan::FileSlice;
+use crate::durable;
+
+/// How a file is encoded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Format {
+    /// Parquet.
+    Parquet,
+    /// One JSON object a line, plain or gzipped.
+    JsonLines,
+}
+
+/// A file to read.
+#[derive(Clone, Debug)]
+pub struct SourceFile {
+    /// Where it is.
+    pub slice: FileSlice,
+    /// How it is encoded.
+    pub format: Format,
+    /// blake3 of a local file's content, or a remote file's ETag and size.
+    pub digest: String,
+}
+
+impl SourceFile {
+    /// The path of a local file.
+    pub fn local_path(&self) -> PathBuf {
+        PathBuf::from(format!("/{}", self.slice.path))
+    }
+}
+
+/// A source cannot be read.
+#[derive(Debug, Error)]
+pub enum SourceError {
+    /// No file under that name.
+    #[error("`{0}` matches no file; check the path, or its pattern")]
+    Empty(String),
+    /// A pattern that is none.
+    #[error(
+        "`{0}` is not a path this program reads; give a local path or glob, or hf://datasets/<owner>/<name>/<path>"
+    )]
+    Unsupported(String),
+    /// A file that cannot be opened.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// The file.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A file whose name tells no format.
+    #[error("{0}: the name must end in .parquet, .jsonl or .jsonl.gz")]
+    Format(String),
+    /// The hub does not give it.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+}
+
+/// Resolves paths and patterns to files, sorted within each pattern.
+///
+/// # Errors
+/// A pattern matches nothing, or a file cannot be read.
+pub async fn resolve(
+    session: &SessionContext,
+    patterns: &[String],
+    digest_cache: &Path,
+) -> Result<Vec<SourceFile>, SourceError> {
+    let mut files = Vec::new();
+    let mut cache = DigestCache::load(digest_cache);
+    for pattern in patterns {
+        let before = files.len();
+        if let Some(path) = pattern.strip_prefix("hf://") {
+            let hub = Hub::from_environment()?;
+            hub.register(session)?;
+            for file in hub.list(path).await? {
+                let format = format_of(&file.slice.path)?;
+                files.push(SourceFile { slice: file.slice, format, digest: file.digest });
+            }
+        } else if pattern.contains("://") {
+            return Err(SourceError::Unsupported(pattern.clone()));
+        } else {
+            for path in expand(pattern)? {
+                let name = path.display().to_string();
+                let format = format_of(&name)?;
+                let (digest, bytes) =
+                    cache.digest(&path).map_err(|source| SourceError::Read { path: name, source })?;
+                files.push(SourceFile { slice: FileSlice::local(&path, bytes), format, digest });
+            }
+        }
+        if files.len() == before {
+            return Err(SourceError::Empty(pattern.clone()));
+        }
+    }
+    cache.save();
+    Ok(files)
+}
+
+fn format_of(name: &str) -> Result<Format, SourceError> {
+    let name = name.to_ascii_lowercase();
+    if name.ends_with(".parquet") {
+        Ok(Format::Parquet)
+    } else if [".jsonl", ".jsonl.gz", ".ndjson", ".json.gz"].iter().any(|end| name.ends_with(end)) {
+        Ok(Format::JsonLines)
+    } else {
+        Err(SourceError::Format(name))
+    }
+}
+
+/// Expands `*` and `?` in a local path, folder by folder.
+fn expand(pattern: &str) -> Result<Vec<PathBuf>, SourceError> {
+    let absolute = std::path::absolute(pattern)
+        .map_err(|source| SourceError::Read { path: pattern.to_owned(), source })?;
+    let mut found = vec![PathBuf::from("/")];
+    for part in absolute.components().skip(1) {
+        let part = part.as_os_str().to_string_lossy();
+        if !part.contains(['*', '?']) {
+            found.iter_mut().for_each(|path| path.push(part.as_ref()));
+            continue;
+        }
+        let mut next = Vec::new();
+        for folder in found {
+            let Ok(entries) = std::fs::read_dir(&folder) else { continue };
+            let names = entries.flatten().map(|entry| entry.file_name());
+            next.extend(
+                names.filter(|name| wildcard(&part, &name.to_string_lossy())).map(|name| folder.join(name)),
+            );
+        }
+        next.sort();
+        found = next;
+    }
+    found.retain(|path| path.is_file());
+    Ok(found)
+}
+
+/// Whether a name matches a pattern of `*` and `?`.
+pub fn wildcard(pattern: &str, name: &str) -> bool {
+    let (pattern, name): (Vec<char>, Vec<char>) = (pattern.chars().collect(), name.chars().collect());
+    let (mut p, mut n) = (0, 0);
+    let mut star: Option<(usize, usize)> = None;
+    while n < name.len() {
+        if p < pattern.len() && (pattern[p] == '?' || (pattern[p] == name[n] && pattern[p] != '*')) {
+            p += 1;
+            n += 1;
+        } else if p < pattern.len() && pattern[p] == '*' {
+            star = Some((p, n));
+            p += 1;
+        } else if let Some((star_p, star_n)) = star {
+            // Let the last star swallow one character more.
+            star = Some((star_p, star_n + 1));
+            p = star_p + 1;
+            n = star_n + 1;
+        } else {
+            return false;
+        }
+    }
+    pattern[p..].iter().all(|&c| c == '*')
+}
+
+/// Digests of files that have not changed since they were hashed, so that an up-to-date run does
+/// not read its inputs again.
+struct DigestCache {
+    path: PathBuf,
+    known: Vec<KnownDigest>,
+    changed: Changed,
+}
+
+#[derive(PartialEq, Eq)]
+enum Changed {
+    No,
+    Yes,
+}
+
+#[derive(Clone, Serialize, Deserialize)]
+struct KnownDigest {
+    path: PathBuf,
+    bytes: u64,
+    modified_nanoseconds: u128,
+    blake3: String,
+}
+
+impl DigestCache {
+    fn load(path: &Path) -> Self {
+        let known = std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Self { path: path.to_owned(), known: known.unwrap_or_default(), changed: Changed::No }
+    }
+
+    fn digest(&mut self, path: &Path) -> std::io::Result<(String, u64)> {
+        let file = File::open(path)?;
+        let metadata = file.metadata()?;
+        let modified = metadata.modified()?.duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos();
+        let bytes = metadata.len();
+        if let Some(known) = self.known.iter().find(|known| known.path == path)
+            && (known.bytes, known.modified_nanoseconds) == (bytes, modified)
+        {
+            return Ok((known.blake3.clone(), bytes));
+        }
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(file)?;
+        let blake3 = hasher.finalize().to_hex().to_string();
+        self.known.retain(|known| known.path != path);
+        self.known.push(KnownDigest {
+            path: path.to_owned(),
+            bytes,
+            modified_nanoseconds: modified,
+            blake3: blake3.clone(),
+        });
+        self.changed = Changed::Yes;
+        Ok((blake3, bytes))
+    }
+
+    fn save(&self) {
+        if self.changed == Changed::Yes
+            && let Ok(json) = serde_json::to_vec(&self.known)
+        {
+            // A cache that cannot be kept costs time, nothing else.
+            let _ = durable::write_file(&self.path, &json);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wildcards_match_as_in_a_shell() {
+        assert!(wildcard("*.parquet", "a.parquet"));
+        assert!(wildcard("train-?????-of-*", "train-00000-of-00012.parquet"));
+        assert!(wildcard("a*b*c", "aXbYbZc"));
+        assert!(!wildcard("*.parquet", "a.jsonl"));
+        assert!(!wildcard("a?", "a"));
+    }
+
+    #[tokio::test]
+    async fn an_empty_pattern_and_an_unknown_scheme_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let session = SessionContext::new();
+        let pattern = folder.path().join("*.parquet").display().to_string();
+        let error =
+            resolve(&session, std::slice::from_ref(&pattern), &folder.path().join("c")).await.unwrap_err();
+        assert!(error.to_string().contains(&pattern));
+        let error = resolve(&session, &["ftp://x/y".into()], &folder.path().join("c")).await.unwrap_err();
+        assert!(error.to_string().contains("ftp://x/y"));
+    }
+
+    #[tokio::test]
+    async fn a_digest_follows_the_content() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, cache) = (folder.path().join("a.jsonl"), folder.path().join("cache"));
+        let session = SessionContext::new();
+        let mut digests = Vec::new();
+        for text in ["{}", "{\"a\":1}"] {
+            std::fs::write(&file, text).unwrap();
+            let files = resolve(&session, &[file.display().to_string()], &cache).await.unwrap();
+            digests.push(files[0].digest.clone());
+        }
+        assert_ne!(digests[0], digests[1]);
+    }
+}

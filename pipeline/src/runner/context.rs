@@ -1,0 +1,105 @@
+//! What a stage sees of the run.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::error::DataFusionError;
+use datafusion::prelude::SessionContext;
+use tokio_util::sync::CancellationToken;
+
+use super::error::{Fault, StageError, chain};
+use super::ledger::Ledger;
+use super::progress::StageProgress;
+use crate::assets::{Asset, AssetStore};
+use crate::durable::WriteError;
+
+/// What all stages of a run share.
+pub struct Environment {
+    /// The engine.
+    pub session: SessionContext,
+    /// Models and data fetched from package registries.
+    pub assets: AssetStore,
+    /// The run's folder: `<runs>/<workflow>/<profile>`.
+    pub run_folder: PathBuf,
+    /// CPU threads to use.
+    pub threads: usize,
+    /// Shards are closed at this size, in bytes.
+    pub shard_bytes: u64,
+    /// Cancelled by the first Ctrl-C: finish the shards in flight, start nothing new.
+    pub stop: CancellationToken,
+}
+
+/// What one task of one stage sees.
+#[derive(Clone)]
+pub struct StageContext {
+    /// The stage's name.
+    pub stage: String,
+    /// The run.
+    pub env: Arc<Environment>,
+    /// Where lost rows go.
+    pub ledger: Ledger,
+    /// Where work is counted.
+    pub progress: StageProgress,
+}
+
+impl fmt::Debug for StageContext {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StageContext").field("stage", &self.stage).finish_non_exhaustive()
+    }
+}
+
+impl StageContext {
+    /// The engine.
+    pub fn session(&self) -> &SessionContext {
+        &self.env.session
+    }
+
+    /// The file of an asset, checked against its digest.
+    ///
+    /// # Errors
+    /// It has not been fetched, or is damaged.
+    pub fn asset(&self, asset: Asset) -> Result<PathBuf, StageError> {
+        self.env
+            .assets
+            .path(asset)
+            .map_err(|error| self.input(chain(&error)).help("`pipeline assets pull` fetches what is missing"))
+    }
+
+    /// The folder of this stage's answer log. It outlives the fingerprints: an answer once paid
+    /// for stays.
+    pub fn answers_folder(&self) -> PathBuf {
+        self.env.run_folder.join(".answers").join(&self.stage)
+    }
+
+    /// The user has asked to stop.
+    pub fn stopping(&self) -> bool {
+        self.env.stop.is_cancelled()
+    }
+
+    /// Wrong input.
+    pub fn input(&self, message: impl Into<String>) -> StageError {
+        StageError::input(&self.stage, message)
+    }
+
+    /// A failure of the run.
+    pub fn failed(&self, error: &(dyn std::error::Error + 'static)) -> StageError {
+        StageError::run(&self.stage, chain(error))
+    }
+
+    /// A rule inside the program is broken.
+    pub fn internal(&self, message: &str) -> StageError {
+        let message = format!("{message} (a defect of this program: please report it)");
+        StageError { fault: Fault::Internal, ..StageError::run(&self.stage, message) }
+    }
+
+    /// A plan failed.
+    pub fn plan_error(&self, error: &DataFusionError) -> StageError {
+        StageError::plan(&self.stage, "", error)
+    }
+
+    /// A file could not be written.
+    pub fn write_error(&self, error: &WriteError) -> StageError {
+        StageError::run(&self.stage, error.to_string())
+    }
+}

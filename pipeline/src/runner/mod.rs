@@ -1,0 +1,245 @@
+//! Runs a workflow: stages in the order of the graph, independent ones at once, each under its
+//! fingerprint.
+
+pub mod context;
+pub mod error;
+pub mod inputs;
+pub mod ledger;
+pub mod progress;
+pub mod retry;
+pub mod shards;
+pub mod stage_run;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use tokio_util::sync::CancellationToken;
+
+use crate::assets::AssetStore;
+use crate::durable::{self, WriteContext};
+use crate::engine;
+use crate::manifest::Manifest;
+use crate::workflow::{OutputMode, StageNode, Workflow};
+use context::{Environment, StageContext};
+use error::{Fault, RunError, StageError};
+use inputs::InputResolver;
+use ledger::Ledger;
+use progress::{Reporter, StageProgress};
+use stage_run::{StageRun, stage_folder};
+
+/// How a run is to be made.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// The folder of all runs.
+    pub runs_folder: PathBuf,
+    /// Memory for the whole run, in bytes.
+    pub memory_bytes: u64,
+    /// CPU threads.
+    pub threads: usize,
+    /// Shards are closed at this size, in bytes.
+    pub shard_bytes: u64,
+    /// Run only this stage and what it reads.
+    pub until: Option<String>,
+}
+
+/// What became of a stage.
+#[derive(Clone, Debug)]
+pub enum StageStatus {
+    /// Its output was already there.
+    UpToDate(Box<Manifest>),
+    /// It ran.
+    Ran(Box<Manifest>),
+    /// It is fused into its consumers.
+    Fused,
+}
+
+impl StageStatus {
+    /// The manifest, of a stage that has one.
+    pub fn manifest(&self) -> Option<&Manifest> {
+        match self {
+            Self::UpToDate(manifest) | Self::Ran(manifest) => Some(manifest),
+            Self::Fused => None,
+        }
+    }
+}
+
+/// What a run did, in stage order.
+pub struct Summary {
+    /// The run's folder.
+    pub folder: PathBuf,
+    /// Each stage and what became of it.
+    pub stages: Vec<(String, StageStatus)>,
+}
+
+/// The folder of a workflow's run.
+pub fn run_folder(runs_folder: &Path, workflow: &Workflow) -> PathBuf {
+    runs_folder.join(&workflow.name).join(&workflow.profile)
+}
+
+/// Keeps other processes out of a run's folder until it is dropped.
+pub struct RunLock(#[allow(dead_code, reason = "holding the file holds the lock")] File);
+
+/// Locks a run's folder.
+///
+/// # Errors
+/// Another process holds it.
+pub fn lock(folder: &Path) -> Result<RunLock, RunError> {
+    durable::make_folder(folder)?;
+    let path = folder.join(".lock");
+    let file = File::create(&path).doing("create", &path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(RunLock(file)),
+        Err(_) => Err(RunError::Locked { folder: folder.display().to_string() }),
+    }
+}
+
+/// The environment of a run.
+///
+/// # Errors
+/// The engine or its spill folder cannot be set up.
+pub fn environment(
+    workflow: &Workflow,
+    options: &RunOptions,
+    stop: CancellationToken,
+) -> Result<Arc<Environment>, RunError> {
+    let run_folder = run_folder(&options.runs_folder, workflow);
+    let spill = run_folder.join(".spill");
+    durable::make_folder(&spill)?;
+    Ok(Arc::new(Environment {
+        // Half for plans that sort and join; the stages' own needs are admitted against the rest.
+        session: engine::session(options.memory_bytes / 2, &spill)?,
+        assets: AssetStore::from_environment().map_err(|error| RunError::Assets(Box::new(error)))?,
+        run_folder,
+        threads: options.threads,
+        shard_bytes: options.shard_bytes,
+        stop,
+    }))
+}
+
+/// A resolver of a stage's inputs, for planning and running alike.
+pub fn resolver<'a>(
+    workflow: &'a Workflow,
+    env: &Arc<Environment>,
+    node: &StageNode,
+    progress: &StageProgress,
+) -> InputResolver<'a> {
+    let ctx = StageContext {
+        stage: node.id.clone(),
+        env: env.clone(),
+        ledger: Ledger::default(),
+        progress: progress.clone(),
+    };
+    InputResolver { workflow, env: env.clone(), ctx }
+}
+
+/// The stages that `until` needs, itself included; all of them when it is `None`.
+///
+/// # Errors
+/// There is no such stage.
+pub fn selection<'a>(workflow: &'a Workflow, until: Option<&str>) -> Result<Vec<&'a StageNode>, StageError> {
+    let Some(until) = until else {
+        return Ok(workflow.stages.iter().collect());
+    };
+    let find = |id: &str| workflow.stages.iter().find(|node| node.id == id);
+    let Some(last) = find(until) else {
+        let names = workflow.stages.iter().map(|node| node.id.as_str()).collect::<Vec<_>>().join(", ");
+        return Err(
+            StageError::input(until, "there is no such stage").help(format!("the stages are: {names}"))
+        );
+    };
+    let mut wanted = BTreeSet::new();
+    let mut queue = vec![last];
+    while let Some(node) = queue.pop() {
+        if wanted.insert(node.id.as_str()) {
+            queue.extend(node.upstream().iter().filter_map(|id| find(id)));
+        }
+    }
+    Ok(workflow.stages.iter().filter(|node| wanted.contains(node.id.as_str())).collect())
+}
+
+/// Runs every stage that is not up to date.
+///
+/// # Errors
+/// The first stage that failed; stages that were running beside it are finished first.
+pub async fn run(
+    workflow: &Workflow,
+    options: &RunOptions,
+    env: &Arc<Environment>,
+    reporter: &Reporter,
+) -> Result<Summary, RunError> {
+    let nodes = selection(workflow, options.until.as_deref())?;
+    let mut waiting: Vec<&StageNode> = nodes.clone();
+    let mut done: BTreeMap<String, StageStatus> = BTreeMap::new();
+    let mut failure: Option<StageError> = None;
+    let mut running = FuturesUnordered::new();
+    let mut memory_in_use = 0;
+    loop {
+        let mut i = 0;
+        while i < waiting.len() && failure.is_none() && !env.stop.is_cancelled() {
+            let node = waiting[i];
+            let ready = node.upstream().iter().all(|id| done.contains_key(*id));
+            let memory_bytes = node.stage.needs().memory_bytes;
+            // A stage that needs more than the limit still runs, alone.
+            let fits = running.is_empty() || memory_in_use + memory_bytes <= options.memory_bytes;
+            if ready && fits {
+                waiting.remove(i);
+                memory_in_use += memory_bytes;
+                running.push(async move { (node, run_stage(workflow, env, node, reporter).await) });
+            } else {
+                i += 1;
+            }
+        }
+        let Some((node, result)) = running.next().await else {
+            break;
+        };
+        memory_in_use -= node.stage.needs().memory_bytes;
+        match result {
+            Ok(status) => {
+                done.insert(node.id.clone(), status);
+            }
+            Err(error) => {
+                reporter.stage_ended(&node.id, None);
+                // A failure says more than the stops that follow it.
+                if failure.as_ref().is_none_or(|old| old.fault == Fault::Stopped) {
+                    failure = Some(error);
+                }
+            }
+        }
+    }
+    if let Some(error) = failure {
+        return Err(error.into());
+    }
+    if let Some(node) = waiting.first() {
+        return Err(StageError::stopped(&node.id).into());
+    }
+    let stages = nodes.iter().filter_map(|node| Some((node.id.clone(), done.remove(&node.id)?)));
+    Ok(Summary { folder: env.run_folder.clone(), stages: stages.collect() })
+}
+
+async fn run_stage(
+    workflow: &Workflow,
+    env: &Arc<Environment>,
+    node: &StageNode,
+    reporter: &Reporter,
+) -> Result<StageStatus, StageError> {
+    if node.output == OutputMode::Fuse {
+        return Ok(StageStatus::Fused);
+    }
+    let progress = StageProgress::default();
+    let inputs = resolver(workflow, env, node, &progress);
+    let run = StageRun { env: env.clone(), node, inputs, progress: progress.clone() };
+    let fingerprint = run.fingerprint().await?;
+    let folder = stage_folder(&env.run_folder, &node.id);
+    let manifest = Manifest::read(&folder).map_err(|error| run.context().failed(&error))?;
+    if let Some(manifest) = manifest.filter(|manifest| manifest.fingerprint == fingerprint) {
+        return Ok(StageStatus::UpToDate(Box::new(manifest)));
+    }
+    reporter.stage_started(&node.id, &progress);
+    let manifest = run.execute(&fingerprint).await?;
+    reporter.stage_ended(&node.id, Some(&manifest));
+    Ok(StageStatus::Ran(Box::new(manifest)))
+}

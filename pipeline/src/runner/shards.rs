@@ -1,0 +1,199 @@
+//! Parquet shards: bounded in size, hashed while they are written, synced, renamed into place.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Write};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use parquet::arrow::ArrowWriter;
+use parquet::basic::{Compression, ZstdLevel};
+use parquet::file::properties::WriterProperties;
+
+use crate::durable::{self, WriteContext, WriteError};
+use crate::manifest::OutputFile;
+
+/// Rows of a row group: small enough that a preview or a resumed task reads little.
+const ROW_GROUP_ROWS: usize = 4096;
+
+/// A file writer that hashes and counts what goes through it.
+struct HashingFile {
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Write for HashingFile {
+    fn write(&mut self, buffer: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(buffer)?;
+        self.hasher.update(&buffer[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+struct OpenShard {
+    writer: ArrowWriter<HashingFile>,
+    temporary: PathBuf,
+    path: PathBuf,
+    rows: u64,
+}
+
+/// Writes one task's rows into shards `data/<task>-<n>.parquet` of a stage's folder.
+pub struct ShardWriter {
+    folder: PathBuf,
+    task: usize,
+    schema: SchemaRef,
+    shard_bytes: u64,
+    open: Option<OpenShard>,
+    done: Vec<OutputFile>,
+}
+
+impl ShardWriter {
+    /// A writer whose shards are closed at about `shard_bytes` of Parquet.
+    pub fn new(stage_folder: &Path, task: usize, schema: SchemaRef, shard_bytes: u64) -> Self {
+        let folder = stage_folder.join("data");
+        Self { folder, task, schema, shard_bytes, open: None, done: Vec::new() }
+    }
+
+    /// Adds rows.
+    ///
+    /// # Errors
+    /// The disk is full or not writable; the message names the file.
+    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
+        if batch.num_rows() == 0 {
+            return Ok(());
+        }
+        let mut shard = match self.open.take() {
+            Some(shard) => shard,
+            None => self.start()?,
+        };
+        let wrote = shard.writer.write(batch).map_err(io::Error::other);
+        wrote.doing("write", &shard.temporary)?;
+        shard.rows += batch.num_rows() as u64;
+        let size = shard.writer.bytes_written() + shard.writer.in_progress_size();
+        if size as u64 >= self.shard_bytes {
+            self.close(shard)
+        } else {
+            self.open = Some(shard);
+            Ok(())
+        }
+    }
+
+    /// Closes the last shard and returns them all. A task without rows leaves one empty shard, so
+    /// that its schema is known.
+    ///
+    /// # Errors
+    /// As [`Self::write`].
+    pub fn finish(mut self) -> Result<Vec<OutputFile>, WriteError> {
+        if let Some(shard) = self.open.take() {
+            self.close(shard)?;
+        } else if self.done.is_empty() {
+            let shard = self.start()?;
+            self.close(shard)?;
+        }
+        Ok(self.done)
+    }
+
+    fn start(&self) -> Result<OpenShard, WriteError> {
+        durable::make_folder(&self.folder)?;
+        let name = format!("{:05}-{:05}.parquet", self.task, self.done.len());
+        let path = self.folder.join(name);
+        let temporary = durable::temporary_name(&path);
+        let writer = open_writer(&temporary, self.schema.clone())?;
+        Ok(OpenShard { writer, temporary, path, rows: 0 })
+    }
+
+    fn close(&mut self, shard: OpenShard) -> Result<(), WriteError> {
+        let (bytes, digest) = close_writer(shard.writer, &shard.temporary)?;
+        durable::publish(&shard.temporary, &shard.path)?;
+        let name = shard.path.file_name().unwrap_or_default().to_string_lossy();
+        self.done.push(OutputFile {
+            path: format!("data/{name}"),
+            bytes,
+            rows: Some(shard.rows),
+            blake3: digest,
+        });
+        Ok(())
+    }
+}
+
+fn open_writer(path: &Path, schema: SchemaRef) -> Result<ArrowWriter<HashingFile>, WriteError> {
+    let level = ZstdLevel::try_new(3).unwrap_or_default();
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::ZSTD(level))
+        .set_max_row_group_row_count(Some(ROW_GROUP_ROWS))
+        .build();
+    let file = File::create(path).doing("create", path)?;
+    let file = HashingFile { file: BufWriter::new(file), hasher: blake3::Hasher::new(), bytes: 0 };
+    ArrowWriter::try_new(file, schema, Some(properties)).map_err(io::Error::other).doing("create", path)
+}
+
+fn close_writer(writer: ArrowWriter<HashingFile>, path: &Path) -> Result<(u64, String), WriteError> {
+    let mut file = writer.into_inner().map_err(io::Error::other).doing("write", path)?;
+    file.flush().doing("write", path)?;
+    file.file.get_ref().sync_all().doing("sync", path)?;
+    Ok((file.bytes, file.hasher.finalize().to_hex().to_string()))
+}
+
+/// Writes one small table as a whole Parquet file.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<(), WriteError> {
+    if let Some(parent) = path.parent() {
+        durable::make_folder(parent)?;
+    }
+    let temporary = durable::temporary_name(path);
+    let mut writer = open_writer(&temporary, Arc::clone(batch.schema_ref()))?;
+    writer.write(batch).map_err(io::Error::other).doing("write", &temporary)?;
+    close_writer(writer, &temporary)?;
+    durable::publish(&temporary, path)
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow::array::Int64Array;
+
+    use super::*;
+
+    fn batch(from: i64) -> RecordBatch {
+        let column = Int64Array::from_iter_values((0..5000).map(|x| (x + from) * 7919 % 104_729));
+        RecordBatch::try_from_iter([("x", Arc::new(column) as _)]).unwrap()
+    }
+
+    fn write_all(folder: &Path) -> Vec<OutputFile> {
+        let mut writer = ShardWriter::new(folder, 3, batch(0).schema(), 40_000);
+        for i in 0..6 {
+            writer.write(&batch(i)).unwrap();
+        }
+        writer.finish().unwrap()
+    }
+
+    #[test]
+    fn shards_are_bounded_hashed_and_the_same_each_time() {
+        let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let files = write_all(a.path());
+        let again = write_all(b.path());
+        assert!(files.len() > 1);
+        assert_eq!(files.iter().filter_map(|file| file.rows).sum::<u64>(), 30_000);
+        for (file, other) in files.iter().zip(&again) {
+            let bytes = std::fs::read(a.path().join(&file.path)).unwrap();
+            assert_eq!(blake3::hash(&bytes).to_hex().to_string(), file.blake3);
+            assert_eq!(bytes.len() as u64, file.bytes);
+            assert_eq!(file.blake3, other.blake3);
+        }
+    }
+
+    #[test]
+    fn a_task_without_rows_leaves_its_schema() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = ShardWriter::new(folder.path(), 0, batch(0).schema(), 1000).finish().unwrap();
+        assert_eq!((files.len(), files[0].rows), (1, Some(0)));
+    }
+}

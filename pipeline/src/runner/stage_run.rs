@@ -1,0 +1,344 @@
+//! Executes one stage: tasks into shards, shards into a folder that appears whole.
+//!
+//! ```text
+//! <run>/.partial-<stage>-<fingerprint>/   while it runs
+//!     data/00000-00000.parquet            each renamed in when complete and synced
+//!     tasks/00000.json                    written after a task's shards: the task is done
+//!     dropped/, quarantine/               side tables, one file a task
+//!     manifest.json                       last
+//! <run>/<stage>/                          the same folder, renamed
+//! ```
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
+
+use datafusion::error::DataFusionError;
+use datafusion::prelude::DataFrame;
+use futures::{StreamExt, TryStreamExt, stream};
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+use super::context::{Environment, StageContext};
+use super::error::StageError;
+use super::inputs::InputResolver;
+use super::ledger::{self, Ledger};
+use super::progress::StageProgress;
+use super::shards::ShardWriter;
+use crate::durable::{self, WriteError};
+use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
+use crate::stages::{Shape, Task};
+use crate::workflow::{DroppedRows, StageNode};
+
+/// What a finished task leaves: enough to skip it later.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct TaskRecord {
+    /// What it read, for people.
+    pub name: String,
+    /// Its shards.
+    pub files: Vec<OutputFile>,
+    /// Dropped rows by reason.
+    pub dropped: BTreeMap<String, u64>,
+    /// Failed rows by reason.
+    pub quarantined: BTreeMap<String, u64>,
+    /// Wall-clock time, in seconds.
+    pub seconds: f64,
+}
+
+/// The folder in which a stage's work under a fingerprint is collected.
+pub fn partial_folder(run_folder: &Path, stage: &str, fingerprint: &Fingerprint) -> PathBuf {
+    run_folder.join(format!(".partial-{stage}-{}", fingerprint.short()))
+}
+
+/// The folder of a finished stage.
+pub fn stage_folder(run_folder: &Path, stage: &str) -> PathBuf {
+    run_folder.join(stage)
+}
+
+/// The file of a task's record.
+pub fn task_record_path(folder: &Path, task: usize) -> PathBuf {
+    folder.join("tasks").join(format!("{task:05}.json"))
+}
+
+/// Runs one stage to its manifest.
+pub struct StageRun<'a> {
+    /// The run.
+    pub env: Arc<Environment>,
+    /// The stage.
+    pub node: &'a StageNode,
+    /// Its inputs.
+    pub inputs: InputResolver<'a>,
+    /// Where its work is counted.
+    pub progress: StageProgress,
+}
+
+impl StageRun<'_> {
+    /// A context for a task.
+    pub fn context(&self) -> StageContext {
+        StageContext {
+            stage: self.node.id.clone(),
+            env: self.env.clone(),
+            ledger: Ledger::default(),
+            progress: self.progress.clone(),
+        }
+    }
+
+    /// What the stage's output is a function of.
+    ///
+    /// # Errors
+    /// An external file or asset is missing.
+    pub async fn fingerprint(&self) -> Result<Fingerprint, StageError> {
+        let externals = self.node.stage.externals(&self.context()).await?;
+        let inputs = self.inputs.contents(self.node).await?;
+        let StageNode { kind, config, .. } = self.node;
+        Ok(Fingerprint::of(kind.name, kind.version, config, &inputs, &externals))
+    }
+
+    /// Does what is left of the work and publishes the folder.
+    ///
+    /// # Errors
+    /// Any task fails; finished tasks stay finished.
+    pub async fn execute(&self, fingerprint: &Fingerprint) -> Result<Manifest, StageError> {
+        let started = Instant::now();
+        let ctx = self.context();
+        let partial = partial_folder(&self.env.run_folder, &self.node.id, fingerprint);
+        let write_error = |error: WriteError| ctx.write_error(&error);
+        // A kill between the manifest and the rename leaves a complete folder: publish it.
+        if let Some(manifest) = Manifest::read(&partial).map_err(|e| ctx.failed(&e))? {
+            self.publish(&partial).map_err(write_error)?;
+            return Ok(manifest);
+        }
+        durable::make_folder(&partial).map_err(write_error)?;
+        let rows_in = self.inputs.rows_in(self.node)?;
+        self.progress.set_total(rows_in.unwrap_or(0));
+        let mut manifest = Manifest {
+            format: manifest::FORMAT,
+            stage: self.node.id.clone(),
+            kind: self.node.kind.name.to_owned(),
+            fingerprint: fingerprint.clone(),
+            content: String::new(),
+            config: self.node.config.clone(),
+            inputs: self.inputs.contents(self.node).await?,
+            files: Vec::new(),
+            rows_in: rows_in.unwrap_or(0),
+            rows_out: 0,
+            dropped: BTreeMap::new(),
+            quarantined: BTreeMap::new(),
+            metrics: BTreeMap::new(),
+            seconds: 0.0,
+            peak_memory_bytes: 0,
+        };
+        match self.node.stage.shape() {
+            Shape::PerShard | Shape::Whole => self.run_tasks(&partial, &mut manifest).await?,
+            Shape::Folder => self.run_folder(&ctx, &partial, &mut manifest).await?,
+        }
+        manifest.seconds += started.elapsed().as_secs_f64();
+        manifest.content = Manifest::content_of(&manifest.files);
+        manifest.peak_memory_bytes = self.progress.peak_memory_bytes();
+        durable::sync_tree(&partial).map_err(write_error)?;
+        let json = serde_json::to_vec_pretty(&manifest).map_err(|e| ctx.failed(&e))?;
+        durable::write_file(&partial.join(manifest::FILE_NAME), &json).map_err(write_error)?;
+        self.publish(&partial).map_err(write_error)?;
+        Ok(manifest)
+    }
+
+    /// Puts the complete folder in the place of the last one. Between the two renames there is no
+    /// folder under the stage's name; a kill there leaves the complete partial folder, which the
+    /// next run publishes.
+    fn publish(&self, partial: &Path) -> Result<(), WriteError> {
+        let folder = stage_folder(&self.env.run_folder, &self.node.id);
+        let stale = self.env.run_folder.join(format!(".stale-{}", self.node.id));
+        durable::remove_folder(&stale)?;
+        if folder.exists() {
+            durable::publish(&folder, &stale)?;
+        }
+        durable::publish(partial, &folder)?;
+        durable::remove_folder(&stale)
+    }
+
+    async fn run_folder(
+        &self,
+        ctx: &StageContext,
+        partial: &Path,
+        manifest: &mut Manifest,
+    ) -> Result<(), StageError> {
+        let inputs = self.inputs.resolve(self.node, None).await?;
+        let outcome = self.node.stage.run(ctx, &inputs, partial).await?;
+        manifest.rows_in = outcome.rows_in.unwrap_or(manifest.rows_in);
+        manifest.rows_out = outcome.rows_out;
+        manifest.metrics = outcome.metrics;
+        let (dropped, quarantined) = (ctx.ledger.dropped(), ctx.ledger.quarantined());
+        manifest.dropped = ledger::count(&dropped);
+        manifest.quarantined = ledger::count(&quarantined);
+        self.write_side_tables(partial, 0, &dropped, &quarantined).map_err(|e| ctx.write_error(&e))?;
+        manifest.files = list_files(partial, partial).map_err(|e| ctx.write_error(&e))?;
+        Ok(())
+    }
+
+    fn write_side_tables(
+        &self,
+        partial: &Path,
+        task: usize,
+        dropped: &[ledger::LostRow],
+        quarantined: &[ledger::LostRow],
+    ) -> Result<(), WriteError> {
+        let name = format!("{task:05}.parquet");
+        if self.node.dropped_rows == DroppedRows::Keep && !dropped.is_empty() {
+            ledger::write(&partial.join("dropped").join(&name), dropped)?;
+        }
+        if !quarantined.is_empty() {
+            ledger::write(&partial.join("quarantine").join(&name), quarantined)?;
+        }
+        Ok(())
+    }
+
+    async fn run_tasks(&self, partial: &Path, manifest: &mut Manifest) -> Result<(), StageError> {
+        let ctx = self.context();
+        let tasks = self.tasks(&ctx).await?;
+        let records: Vec<TaskRecord> = stream::iter(tasks.iter().enumerate())
+            .map(|(index, task)| self.run_task(partial, index, task))
+            .buffered(self.env.threads.max(1))
+            .try_collect()
+            .await?;
+        for record in records {
+            manifest.rows_out += record.files.iter().filter_map(|file| file.rows).sum::<u64>();
+            manifest.files.extend(record.files);
+            for (reason, rows) in record.dropped {
+                *manifest.dropped.entry(reason).or_insert(0) += rows;
+            }
+            for (reason, rows) in record.quarantined {
+                *manifest.quarantined.entry(reason).or_insert(0) += rows;
+            }
+        }
+        Ok(())
+    }
+
+    async fn tasks(&self, ctx: &StageContext) -> Result<Vec<Task>, StageError> {
+        if let Some(tasks) = self.node.stage.tasks(ctx).await? {
+            return Ok(tasks);
+        }
+        let whole = || vec![Task { name: "all".to_owned(), slice: None }];
+        let Some(role) = self.node.kind.inputs.first() else {
+            return Ok(whole());
+        };
+        if self.node.stage.shape() != Shape::PerShard {
+            return Ok(whole());
+        }
+        let shards = self.inputs.shards(self.node, role.role)?;
+        Ok(shards
+            .into_iter()
+            .map(|slice| Task { name: format!("/{}", slice.path), slice: Some(vec![slice]) })
+            .collect())
+    }
+
+    async fn run_task(&self, partial: &Path, index: usize, task: &Task) -> Result<TaskRecord, StageError> {
+        let ctx = self.context();
+        let record_path = task_record_path(partial, index);
+        if let Ok(bytes) = std::fs::read(&record_path)
+            && let Ok(record) = serde_json::from_slice::<TaskRecord>(&bytes)
+        {
+            self.progress.add_rows(record.files.iter().filter_map(|file| file.rows).sum());
+            return Ok(record);
+        }
+        if ctx.stopping() {
+            return Err(StageError::stopped(&self.node.id));
+        }
+        let started = Instant::now();
+        let inputs = self.inputs.resolve(self.node, task.slice.clone()).await?;
+        let frame = self.node.stage.plan(&ctx, task, &inputs).await?;
+        let files = self.write_rows(partial, index, task, frame).await?;
+        let (dropped, quarantined) = (ctx.ledger.dropped(), ctx.ledger.quarantined());
+        let record = TaskRecord {
+            name: task.name.clone(),
+            files,
+            dropped: ledger::count(&dropped),
+            quarantined: ledger::count(&quarantined),
+            seconds: started.elapsed().as_secs_f64(),
+        };
+        let write = || {
+            self.write_side_tables(partial, index, &dropped, &quarantined)?;
+            durable::make_folder(&partial.join("tasks"))?;
+            durable::write_file(&record_path, serde_json::json!(record).to_string().as_bytes())
+        };
+        write().map_err(|error| ctx.write_error(&error))?;
+        Ok(record)
+    }
+
+    /// Streams a plan into shards. Encoding and compressing run on a blocking thread behind a short
+    /// queue, which is the back-pressure.
+    async fn write_rows(
+        &self,
+        partial: &Path,
+        index: usize,
+        task: &Task,
+        frame: DataFrame,
+    ) -> Result<Vec<OutputFile>, StageError> {
+        let stage = &self.node.id;
+        let place = if task.slice.is_some() { task.name.as_str() } else { "" };
+        let plan_error = |error| StageError::plan(stage, place, &error);
+        let mut rows = frame.execute_stream().await.map_err(plan_error)?;
+        let mut writer = ShardWriter::new(partial, index, rows.schema(), self.env.shard_bytes);
+        let (sender, mut receiver) = mpsc::channel(2);
+        let finished = tokio::task::spawn_blocking(move || {
+            while let Some(message) = receiver.blocking_recv() {
+                match message {
+                    Some(batch) => writer.write(&batch)?,
+                    None => return writer.finish().map(Some),
+                }
+            }
+            // The stream failed: its last shard must not appear.
+            Ok(None)
+        });
+        // Spawned, so that the tasks of a stage really run side by side.
+        let progress = self.progress.clone();
+        let pulled = tokio::spawn(async move {
+            while let Some(batch) = rows.next().await {
+                let batch = batch?;
+                progress.add_rows(batch.num_rows() as u64);
+                if sender.send(Some(batch)).await.is_err() {
+                    return Ok(());
+                }
+            }
+            // Fails only when the writer has stopped, and then `finished` has the error.
+            let _ = sender.send(None).await;
+            Ok::<(), DataFusionError>(())
+        });
+        let pulled = pulled.await.map_err(|e| StageError::run(stage, format!("a task died: {e}")))?;
+        let files = finished.await.map_err(|e| StageError::run(stage, format!("the writer died: {e}")))?;
+        let files = files.map_err(|error| StageError::run(stage, error.to_string()))?;
+        pulled.map_err(plan_error)?;
+        files.ok_or_else(|| StageError::run(stage, "the writer stopped early"))
+    }
+}
+
+/// The files of a folder stage, hashed; what begins with `.` or belongs to the runner is left out.
+fn list_files(root: &Path, folder: &Path) -> Result<Vec<OutputFile>, WriteError> {
+    let wrap = |source, path: &Path| WriteError::new("read", path, source);
+    let mut files = Vec::new();
+    let entries = std::fs::read_dir(folder).map_err(|e| wrap(e, folder))?;
+    for entry in entries {
+        let path = entry.map_err(|e| wrap(e, folder))?.path();
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let of_the_runner = folder == root && matches!(name.as_str(), "dropped" | "quarantine" | "tasks");
+        if name.starts_with('.') || of_the_runner {
+            continue;
+        }
+        if path.is_dir() {
+            files.extend(list_files(root, &path)?);
+            continue;
+        }
+        let mut hasher = blake3::Hasher::new();
+        let file = std::fs::File::open(&path).map_err(|e| wrap(e, &path))?;
+        hasher.update_reader(file).map_err(|e| wrap(e, &path))?;
+        let inside = path.strip_prefix(root).unwrap_or(&path);
+        files.push(OutputFile {
+            path: inside.to_string_lossy().replace('\\', "/"),
+            bytes: path.metadata().map_err(|e| wrap(e, &path))?.len(),
+            rows: None,
+            blake3: hasher.finalize().to_hex().to_string(),
+        });
+    }
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    Ok(files)
+}

@@ -1,0 +1,237 @@
+//! The language model of the stages that ask one: the embedded one, or an OpenAI-compatible server.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Instant;
+
+use async_trait::async_trait;
+use model::infer::{Engine, EngineOptions, GenerateRequest, Message, Model, ModelOptions, SamplingOptions};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use synth::answer_log::AnswerLog;
+use synth::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest, FinishReason, Role};
+use synth::client::{Budget, BudgetOptions, ClientOptions, OpenAiClient, ServerKind};
+
+use super::{External, asset_external};
+use crate::assets::Asset;
+use crate::runner::context::StageContext;
+use crate::runner::error::{StageError, chain};
+
+/// The embedded model's name.
+pub const EMBEDDED_MODEL: &str = "SmolLM2-135M-Instruct";
+
+/// Memory of the embedded model: f32 weights, and the caches of its sequences.
+pub const EMBEDDED_MEMORY_BYTES: u64 = 1300 << 20;
+
+/// Which language model is asked. Without `base_urls` it is the embedded SmolLM2-135M-Instruct.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct LlmConfig {
+    /// OpenAI-compatible servers (vLLM, TGI, llama-server, hosted), for example
+    /// `["http://localhost:8000/v1"]`; requests go to whichever has room.
+    pub base_urls: Vec<String>,
+    /// The model's name on the servers.
+    pub model: String,
+    /// The environment variable that holds the API key.
+    pub api_key_env: Option<String>,
+    /// The dialect of the servers: `vllm`, `llama_server` or `open_ai`.
+    pub server_kind: String,
+    /// Requests in flight at one server at most; the embedded model's sequences side by side.
+    pub max_in_flight: usize,
+    /// Attempts of one request that fails for a reason that may pass; 6 [huggingface/cosmopedia
+    /// `generation/`].
+    pub max_attempts: u32,
+    /// Longest wait for a whole answer, in seconds.
+    pub request_timeout_seconds: f64,
+    /// Wait before the second attempt, in seconds; doubles with each one.
+    pub backoff_seconds: f64,
+    /// Seconds without any usable server after which the run ends.
+    pub down_after_seconds: f64,
+    /// Requests sent at most; no limit when left out.
+    pub max_requests: Option<u64>,
+    /// Tokens of prompts and answers at most, in tokens; no limit when left out.
+    pub max_tokens: Option<u64>,
+    /// Spend at most, in US dollars by the two prices; no limit when left out.
+    pub max_usd: Option<f64>,
+    /// US dollars for a million prompt tokens.
+    pub usd_per_million_prompt_tokens: f64,
+    /// US dollars for a million answer tokens.
+    pub usd_per_million_completion_tokens: f64,
+}
+
+impl Default for LlmConfig {
+    fn default() -> Self {
+        Self {
+            base_urls: Vec::new(),
+            model: EMBEDDED_MODEL.to_owned(),
+            api_key_env: None,
+            server_kind: "vllm".to_owned(),
+            max_in_flight: 32,
+            max_attempts: 6,
+            request_timeout_seconds: 600.0,
+            backoff_seconds: 4.0,
+            down_after_seconds: 120.0,
+            max_requests: None,
+            max_tokens: None,
+            max_usd: None,
+            usd_per_million_prompt_tokens: 0.0,
+            usd_per_million_completion_tokens: 0.0,
+        }
+    }
+}
+
+impl LlmConfig {
+    /// Whether the embedded model answers.
+    pub fn is_embedded(&self) -> bool {
+        self.base_urls.is_empty()
+    }
+
+    /// The memory that the model takes in this process.
+    pub fn memory_bytes(&self) -> u64 {
+        if self.is_embedded() { EMBEDDED_MEMORY_BYTES } else { 64 << 20 }
+    }
+
+    /// What decides the answers: the model, not where it runs or how fast it is asked.
+    pub fn identity(&self) -> serde_json::Value {
+        serde_json::json!({"model": self.model, "embedded": self.is_embedded()})
+    }
+
+    /// The embedded model's digest.
+    ///
+    /// # Errors
+    /// It has not been fetched.
+    pub fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
+        if self.is_embedded() {
+            Ok(vec![asset_external(ctx, Asset::Smollm2Instruct)?])
+        } else {
+            Ok(Vec::new())
+        }
+    }
+
+    /// The model, ready to be asked.
+    ///
+    /// # Errors
+    /// The embedded model cannot be loaded, or a setting is wrong.
+    pub async fn connect(&self, ctx: &StageContext) -> Result<Arc<dyn ChatModel>, StageError> {
+        if self.is_embedded() {
+            return Ok(embedded(ctx, self.max_in_flight).await?);
+        }
+        let server_kind: ServerKind =
+            serde_json::from_value(self.server_kind.clone().into()).map_err(|_| {
+                ctx.input(format!(
+                    "llm.server_kind `{}` is not vllm, llama_server or open_ai",
+                    self.server_kind
+                ))
+            })?;
+        let options = ClientOptions {
+            base_urls: self.base_urls.clone(),
+            model: self.model.clone(),
+            server_kind,
+            api_key_env: self.api_key_env.clone(),
+            max_in_flight: self.max_in_flight,
+            start_in_flight: self.max_in_flight.min(16),
+            max_attempts: self.max_attempts,
+            request_timeout_seconds: self.request_timeout_seconds,
+            backoff_first_seconds: self.backoff_seconds,
+            down_after_seconds: self.down_after_seconds,
+            ..ClientOptions::default()
+        };
+        let budget = Budget::new(BudgetOptions {
+            max_requests: self.max_requests,
+            max_tokens: self.max_tokens,
+            max_usd: self.max_usd,
+            usd_per_million_prompt_tokens: self.usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens: self.usd_per_million_completion_tokens,
+            max_seconds: None,
+        });
+        let budget = budget.map_err(|error| ctx.input(error.to_string()))?;
+        let client = OpenAiClient::new(&options, budget).map_err(|error| ctx.input(error.to_string()))?;
+        Ok(Arc::new(client))
+    }
+}
+
+/// Opens the stage's answer log.
+///
+/// # Errors
+/// Another process has it open, or it is damaged.
+pub fn answer_log(ctx: &StageContext) -> Result<Arc<AnswerLog>, StageError> {
+    let log = AnswerLog::open(ctx.answers_folder()).map_err(|error| ctx.failed(&error))?;
+    Ok(Arc::new(log))
+}
+
+/// The embedded model, loaded once for the stages that use it at the same time.
+async fn embedded(ctx: &StageContext, sequences: usize) -> Result<Arc<EmbeddedModel>, StageError> {
+    static LOADED: Mutex<Weak<EmbeddedModel>> = Mutex::new(Weak::new());
+    let path = ctx.asset(Asset::Smollm2Instruct)?;
+    let (threads, ctx) = (ctx.env.threads, ctx.clone());
+    let load = move || {
+        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(model) = loaded.upgrade() {
+            return Ok(model);
+        }
+        let weights =
+            Model::load(&path, &ModelOptions::default()).map_err(|error| ctx.input(chain(&error)))?;
+        let options = EngineOptions { max_sequences: sequences.max(1), threads, ..EngineOptions::default() };
+        let engine = Engine::new(Arc::new(weights), &options).map_err(|error| ctx.failed(&error))?;
+        let model = Arc::new(EmbeddedModel { engine, sequences: sequences.max(1) });
+        *loaded = Arc::downgrade(&model);
+        Ok(model)
+    };
+    super::blocking("llm", load).await
+}
+
+/// The embedded model behind the trait that the prompting crate asks through.
+struct EmbeddedModel {
+    engine: Engine,
+    sequences: usize,
+}
+
+#[async_trait]
+impl ChatModel for EmbeddedModel {
+    fn name(&self) -> &str {
+        EMBEDDED_MODEL
+    }
+
+    fn max_in_flight(&self) -> usize {
+        // A few more than run at once, so that a free place is filled between two steps.
+        self.sequences + self.sequences / 2
+    }
+
+    async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
+        let started = Instant::now();
+        let messages: Vec<Message> = request
+            .messages
+            .iter()
+            .map(|message| Message {
+                role: match message.role {
+                    Role::System => model::infer::Role::System,
+                    Role::User => model::infer::Role::User,
+                    Role::Assistant => model::infer::Role::Assistant,
+                },
+                content: message.content.clone(),
+            })
+            .collect();
+        let mut job = GenerateRequest::chat(messages);
+        job.max_new_tokens = request.max_new_tokens as usize;
+        job.sampling = SamplingOptions {
+            temperature: request.temperature as f32,
+            top_p: request.top_p as f32,
+            top_k: request.top_k,
+            repetition_penalty: request.repetition_penalty as f32,
+        };
+        job.stop = request.stop.clone();
+        job.seed = request.seed;
+        let answer =
+            self.engine.generate(job).await.map_err(|error| ChatError::Model { model: EMBEDDED_MODEL.to_owned(), detail: chain(&error) })?;
+        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
+        Ok(ChatAnswer {
+            text: answer.text,
+            finish_reason: FinishReason::from(answer.finish_reason.as_str().to_owned()),
+            prompt_tokens: count(answer.prompt_tokens),
+            completion_tokens: count(answer.completion_tokens),
+            model: EMBEDDED_MODEL.to_owned(),
+            endpoint: "embedded".to_owned(),
+            attempts: 1,
+            latency_ms: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
+        })
+    }
+}

@@ -1,0 +1,370 @@
+//! The stages: one file each, holding the config struct, the [`Stage`] implementation and its tests.
+//!
+//! Adding a stage is a new file and one line in [`STAGES`]; the command-line help, the JSON schema,
+//! `pipeline stages` and the checks come from that table.
+
+mod card;
+mod clean;
+mod columns;
+mod corpus;
+mod evaluate;
+mod export;
+mod filter;
+mod generate;
+mod index;
+mod llm;
+mod mix;
+mod pack;
+mod pretrain;
+mod prompts;
+mod read;
+mod retrieve;
+mod sample_dump;
+mod score;
+#[cfg(test)]
+pub(crate) mod testing;
+mod tokenizer;
+mod topics;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use async_trait::async_trait;
+use datafusion::prelude::DataFrame;
+use schemars::{JsonSchema, Schema};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value as Json;
+
+use columns::keep_where;
+pub(crate) use columns::text_column;
+
+use crate::assets::Asset;
+use crate::engine::scan::FileSlice;
+use crate::engine::{operator, streams};
+use crate::runner::context::StageContext;
+use crate::runner::error::StageError;
+
+/// Every stage kind there is.
+pub static STAGES: &[StageKind] = &[
+    read::KIND,
+    sample_dump::KIND,
+    topics::KIND,
+    index::KIND,
+    retrieve::KIND,
+    prompts::KIND,
+    generate::KIND,
+    clean::KIND,
+    score::KIND,
+    filter::KIND,
+    mix::KIND,
+    tokenizer::KIND,
+    pack::KIND,
+    pretrain::KIND,
+    evaluate::KIND,
+    export::KIND,
+    card::KIND,
+];
+
+/// The kind of that name.
+pub fn find(name: &str) -> Option<&'static StageKind> {
+    STAGES.iter().find(|kind| kind.name == name)
+}
+
+/// What the registry knows of a stage kind.
+pub struct StageKind {
+    /// Its name in TOML.
+    pub name: &'static str,
+    /// What it does, in a sentence.
+    pub summary: &'static str,
+    /// Raised whenever the same config and inputs give other bytes: a part of the fingerprint.
+    pub version: u32,
+    /// The stages that it reads, by role; the first role is the one whose rows are counted as in.
+    pub inputs: &'static [InputRole],
+    /// What it leaves.
+    pub output: OutputKind,
+    /// The JSON schema of its config.
+    pub schema: fn() -> Schema,
+    /// Makes the stage from its config.
+    pub build: fn(Json) -> Result<Arc<dyn Stage>, serde_json::Error>,
+}
+
+/// A role that an upstream stage plays for this one.
+pub struct InputRole {
+    /// Its name in `inputs = { … }`.
+    pub role: &'static str,
+    /// What must stand in it: columns, or the kind of folder.
+    pub about: &'static str,
+    /// How many stages may play it.
+    pub count: InputCount,
+}
+
+/// How many stages a role takes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InputCount {
+    /// Exactly one.
+    One,
+    /// None or one.
+    Optional,
+    /// One or more.
+    Many,
+}
+
+/// What a stage leaves in its folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OutputKind {
+    /// Parquet shards under `data/`.
+    Table,
+    /// Files of its own form (an index, a tokenizer, a checkpoint).
+    Folder,
+}
+
+/// A mistake in a config that its schema cannot express.
+pub struct ConfigMistake {
+    /// The field it is about.
+    pub field: &'static str,
+    /// What is wrong.
+    pub message: String,
+    /// What to do.
+    pub help: String,
+}
+
+/// How a stage's work is cut into tasks, the unit of resume: a finished task is never run again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// Rows depend on nothing but themselves: one task for each shard of the first input.
+    PerShard,
+    /// One plan over everything.
+    Whole,
+    /// Not a plan: [`Stage::run`] writes into the folder and resumes by itself.
+    Folder,
+}
+
+/// One piece of a stage's work.
+#[derive(Clone, Debug)]
+pub struct Task {
+    /// What it is, for logs: a file name, a package.
+    pub name: String,
+    /// The part of the first input that it reads; `None` reads all of it.
+    pub slice: Option<Vec<FileSlice>>,
+}
+
+/// Something outside the workflow that an output depends on: an asset, a file, a model.
+#[derive(Clone, Debug, Serialize)]
+pub struct External {
+    /// What it is.
+    pub name: String,
+    /// The digest of its content.
+    pub digest: String,
+}
+
+/// What a stage needs while it runs, for admission under the run's memory limit.
+#[derive(Clone, Copy, Debug)]
+pub struct Needs {
+    /// Memory beside DataFusion's pool, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// What a folder stage reports; goes into the manifest.
+#[derive(Clone, Debug, Default)]
+pub struct Outcome {
+    /// Rows in, when the stage knows better than the first input's manifest.
+    pub rows_in: Option<u64>,
+    /// Rows, pages, steps: what the stage counts as its product.
+    pub rows_out: u64,
+    /// Named figures.
+    pub metrics: BTreeMap<String, Json>,
+}
+
+/// A stage: what its config says, done.
+#[async_trait]
+pub trait Stage: Send + Sync {
+    /// The config with all defaults filled in.
+    fn config(&self) -> Json;
+
+    /// How the work is cut.
+    fn shape(&self) -> Shape;
+
+    /// Mistakes that the schema cannot express.
+    fn validate(&self, _inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
+        Vec::new()
+    }
+
+    /// What the output depends on beside the config and the inputs.
+    async fn externals(&self, _ctx: &StageContext) -> Result<Vec<External>, StageError> {
+        Ok(Vec::new())
+    }
+
+    /// What it needs while it runs.
+    fn needs(&self) -> Needs {
+        Needs { memory_bytes: 64 << 20 }
+    }
+
+    /// The tasks, for a stage without inputs that is cut in its own way.
+    async fn tasks(&self, _ctx: &StageContext) -> Result<Option<Vec<Task>>, StageError> {
+        Ok(None)
+    }
+
+    /// The rows of one task, as a lazy plan.
+    async fn plan(
+        &self,
+        ctx: &StageContext,
+        _task: &Task,
+        _inputs: &Inputs,
+    ) -> Result<DataFrame, StageError> {
+        Err(ctx.internal("this stage has no plan"))
+    }
+
+    /// Writes a folder. The folder may hold what an earlier, killed call left: the stage must
+    /// continue from it and end with the same bytes.
+    async fn run(&self, ctx: &StageContext, _inputs: &Inputs, _out: &Path) -> Result<Outcome, StageError> {
+        Err(ctx.internal("this stage writes no folder"))
+    }
+}
+
+/// The inputs of one task.
+pub struct Inputs {
+    tables: BTreeMap<String, Vec<InputTable>>,
+    folders: BTreeMap<String, Vec<PathBuf>>,
+}
+
+/// An upstream stage's rows.
+#[derive(Clone)]
+pub struct InputTable {
+    /// The upstream stage's name.
+    pub stage: String,
+    /// Its rows.
+    pub frame: DataFrame,
+    /// How many rows it has, when it is written out.
+    pub rows: Option<u64>,
+}
+
+impl Inputs {
+    /// Collects the inputs by role.
+    pub fn new(tables: BTreeMap<String, Vec<InputTable>>, folders: BTreeMap<String, Vec<PathBuf>>) -> Self {
+        Self { tables, folders }
+    }
+
+    /// The rows of a role that one stage plays.
+    ///
+    /// # Errors
+    /// The role's stage leaves a folder where a table is needed.
+    pub fn table(&self, ctx: &StageContext, role: &str) -> Result<DataFrame, StageError> {
+        match self.tables.get(role).and_then(|tables| tables.first()) {
+            Some(table) => Ok(table.frame.clone()),
+            None => Err(ctx.input(format!("input `{role}` must be a stage that leaves a table"))),
+        }
+    }
+
+    /// The rows of a role that several stages may play.
+    pub fn tables(&self, role: &str) -> &[InputTable] {
+        self.tables.get(role).map_or(&[], Vec::as_slice)
+    }
+
+    /// The folder of a role (of a table stage: the folder with `data/`).
+    ///
+    /// # Errors
+    /// No stage plays the role.
+    pub fn folder(&self, ctx: &StageContext, role: &str) -> Result<&Path, StageError> {
+        match self.folders.get(role).and_then(|folders| folders.first()) {
+            Some(folder) => Ok(folder),
+            None => Err(ctx.input(format!("input `{role}` is missing"))),
+        }
+    }
+
+    /// The folder of a role that may be left out.
+    pub fn optional_folder(&self, role: &str) -> Option<&Path> {
+        self.folders.get(role).and_then(|folders| folders.first()).map(PathBuf::as_path)
+    }
+}
+
+/// The `schema` of a [`StageKind`].
+fn schema_of<C: JsonSchema>() -> Schema {
+    schemars::schema_for!(C)
+}
+
+/// The `build` of a [`StageKind`].
+fn build_from<C: Stage + DeserializeOwned + 'static>(
+    config: Json,
+) -> Result<Arc<dyn Stage>, serde_json::Error> {
+    Ok(Arc::new(serde_json::from_value::<C>(config)?))
+}
+
+/// A config as JSON; config structs hold nothing that JSON cannot.
+fn config_json<C: Serialize>(config: &C) -> Json {
+    serde_json::to_value(config).unwrap_or(Json::Null)
+}
+
+/// The rows that an iterator makes, as a plan. The iterator may block: it runs on its own thread.
+fn from_batches<I>(
+    ctx: &StageContext,
+    schema: SchemaRef,
+    make: impl Fn() -> I + Send + Sync + 'static,
+) -> Result<DataFrame, StageError>
+where
+    I: Iterator<Item = Result<RecordBatch, ArrowError>>,
+{
+    source_plan(ctx, schema, move |sender| {
+        for batch in make() {
+            if sender.blocking_send(batch).is_err() {
+                break;
+            }
+        }
+    })
+}
+
+fn source_plan(
+    ctx: &StageContext,
+    schema: SchemaRef,
+    produce: impl Fn(tokio::sync::mpsc::Sender<Result<RecordBatch, ArrowError>>) + Send + Sync + 'static,
+) -> Result<DataFrame, StageError> {
+    let empty = ctx.session().read_empty().map_err(|error| ctx.plan_error(&error))?;
+    let produce = Arc::new(produce);
+    let out_schema = schema.clone();
+    let function = move |_empty| {
+        let (sender, mut receiver) = tokio::sync::mpsc::channel(2);
+        let produce = produce.clone();
+        tokio::task::spawn_blocking(move || produce(sender));
+        let batches = futures::stream::poll_fn(move |cx| receiver.poll_recv(cx));
+        Ok(streams::from_domain(out_schema.clone(), batches))
+    };
+    operator::apply(ctx.session(), empty, "source", schema, Arc::new(function))
+        .map_err(|error| ctx.plan_error(&error))
+}
+
+/// Runs CPU-bound or blocking work away from the async threads.
+async fn blocking<T: Send + 'static>(
+    stage: &str,
+    work: impl FnOnce() -> Result<T, StageError> + Send + 'static,
+) -> Result<T, StageError> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(result) => result,
+        Err(error) => Err(StageError::run(stage, format!("the work died: {error}"))),
+    }
+}
+
+/// An asset as a part of a fingerprint: its digest is pinned in the asset table.
+fn asset_external(ctx: &StageContext, asset: Asset) -> Result<External, StageError> {
+    let path = ctx.asset(asset)?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let digest = asset.spec().files.iter().find(|file| file.file_name == name).map(|file| file.blake3);
+    let digest = digest.ok_or_else(|| ctx.internal("an asset's file is not in its table"))?;
+    Ok(External { name: asset.name().to_owned(), digest: digest.to_owned() })
+}
+
+/// A user's file as a part of a fingerprint.
+fn file_external(ctx: &StageContext, path: &Path) -> Result<External, StageError> {
+    let digest = || {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update_reader(std::fs::File::open(path)?)?;
+        Ok::<_, std::io::Error>(hasher.finalize().to_hex().to_string())
+    };
+    match digest() {
+        Ok(digest) => Ok(External { name: "file".to_owned(), digest }),
+        Err(error) => Err(ctx.input(format!("cannot read {}: {error}", path.display()))),
+    }
+}

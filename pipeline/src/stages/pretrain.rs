@@ -1,0 +1,158 @@
+//! `pretrain`: trains a SmolLM-shaped model on token shards.
+
+use std::collections::BTreeMap;
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+
+use async_trait::async_trait;
+use model::pretrain::{Ending, PretrainOptions, StepReport, pretrain};
+use model::shards::{Source, TokenDataset, Verify};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::{
+    ConfigMistake, InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind,
+};
+use crate::runner::context::StageContext;
+use crate::runner::error::StageError;
+
+/// The registry's entry.
+pub const KIND: StageKind = StageKind {
+    name: "pretrain",
+    summary: "Trains a SmolLM-shaped model on token shards, with checkpoints and exact resume.",
+    version: 1,
+    inputs: &[InputRole { role: "tokens", about: "a `pack` stage", count: InputCount::One }],
+    output: OutputKind::Folder,
+    schema: super::schema_of::<PretrainConfig>,
+    build: super::build_from::<PretrainConfig>,
+};
+
+/// Trains a model. Leaves `final/`, the newest checkpoints `step-…/` and `loss.jsonl`.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PretrainConfig {
+    /// The share of each subset in the training tokens, relative to the others. SmolLM: 0.70
+    /// fineweb-edu-dedup, 0.15 cosmopedia-v2, 0.08 python-edu [huggingface/smollm `smollm1/`].
+    pub weights: BTreeMap<String, f64>,
+    /// The model and how it is trained; the defaults are SmolLM-135M's.
+    #[serde(default)]
+    pub training: PretrainOptions,
+    /// Seed of the order of the data.
+    #[serde(default)]
+    pub data_seed: u64,
+}
+
+impl PretrainConfig {
+    fn dataset(&self, ctx: &StageContext, folder: &Path) -> Result<TokenDataset, StageError> {
+        let mut sources = Vec::new();
+        for (name, &weight) in &self.weights {
+            let mut shards: Vec<PathBuf> = std::fs::read_dir(folder.join(name))
+                .map_err(|_| {
+                    let have = subsets(folder).join(", ");
+                    ctx.input(format!("weights name the subset `{name}`, which has no tokens"))
+                        .help(format!("the subsets are: {have}"))
+                })?
+                .flatten()
+                .map(|entry| entry.path())
+                .filter(|path| path.extension().is_some_and(|extension| extension == "bin"))
+                .collect();
+            shards.sort();
+            sources.push(Source { name: name.clone(), weight, shards });
+        }
+        TokenDataset::open(&sources, self.training.context_tokens, self.data_seed, Verify::Everything)
+            .map_err(|error| ctx.input(error.to_string()))
+    }
+}
+
+fn subsets(folder: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+#[async_trait]
+impl Stage for PretrainConfig {
+    fn config(&self) -> Json {
+        let mut config = super::config_json(self);
+        // More threads make the same model.
+        if let Some(training) = config["training"].as_object_mut() {
+            training.remove("threads");
+        }
+        config
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Folder
+    }
+
+    fn validate(&self, _inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
+        let usable = |weight: &f64| weight.is_finite() && *weight >= 0.0;
+        if self.weights.values().all(usable) && self.weights.values().sum::<f64>() > 0.0 {
+            return Vec::new();
+        }
+        vec![ConfigMistake {
+            field: "weights",
+            message: "the weights must be numbers of 0 or more, one of them above 0".to_owned(),
+            help: "for example weights = { \"fineweb-edu-dedup\" = 0.7, \"cosmopedia-v2\" = 0.15 }"
+                .to_owned(),
+        }]
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { memory_bytes: 512 << 20 }
+    }
+
+    async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
+        let folder = inputs.folder(ctx, "tokens")?;
+        let dataset = self.dataset(ctx, folder)?;
+        let mut options = self.training.clone();
+        if options.threads == 0 {
+            options.threads = ctx.env.threads;
+        }
+        let (ctx, out) = (ctx.clone(), out.to_owned());
+        ctx.progress.set_total(options.steps);
+        let train = move || {
+            let batch_tokens = (options.batch_sequences * options.context_tokens) as u64;
+            let mut steps_seen = 0;
+            let mut losses: Vec<(u64, f64)> = Vec::new();
+            let mut progress = |report: StepReport| {
+                let step = report.line.step;
+                ctx.progress.add_rows(step.saturating_sub(steps_seen));
+                ctx.progress.add_tokens(step.saturating_sub(steps_seen) * batch_tokens);
+                ctx.progress.set_note(format!("loss {:.3}", report.line.loss));
+                steps_seen = step;
+                losses.push((step, report.line.loss));
+                if ctx.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let summary =
+                pretrain(&options, &dataset, &out, &mut progress).map_err(|error| ctx.failed(&error))?;
+            if summary.ending == Ending::Stopped {
+                return Err(StageError::stopped(&ctx.stage));
+            }
+            let sequences = options.steps * options.batch_sequences as u64;
+            let uses: BTreeMap<String, Json> = dataset
+                .uses(sequences)
+                .into_iter()
+                .map(|part| (part.name.clone(), json!({"tokens": part.tokens, "epochs": part.epochs})))
+                .collect();
+            let last = losses.last().map(|(_, loss)| *loss);
+            Ok(Outcome {
+                rows_in: None,
+                rows_out: summary.step,
+                metrics: [
+                    ("parameters".to_owned(), json!(summary.parameters)),
+                    ("tokens".to_owned(), json!(summary.step * batch_tokens)),
+                    ("final_loss".to_owned(), json!(last)),
+                    ("data".to_owned(), json!(uses)),
+                ]
+                .into(),
+            })
+        };
+        super::blocking(KIND.name, train).await
+    }
+}

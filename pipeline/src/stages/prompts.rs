@@ -1,0 +1,94 @@
+//! `prompts`: topic × seed page × audience × style.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use datafusion::common::JoinType;
+use datafusion::prelude::{DataFrame, col};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use synth::prompts::{PromptOptions, PromptSet, plan_prompts, prompts_schema};
+
+use super::columns::require;
+use super::{External, InputCount, InputRole, Inputs, OutputKind, Shape, Stage, StageKind, Task};
+use crate::engine::operator;
+use crate::engine::streams::{from_domain, to_domain};
+use crate::runner::context::StageContext;
+use crate::runner::error::StageError;
+
+/// The registry's entry.
+pub const KIND: StageKind = StageKind {
+    name: "prompts",
+    summary: "Makes prompts from topics and seed pages, dealing audiences and styles by share.",
+    version: 1,
+    inputs: &[
+        InputRole {
+            role: "seeds",
+            about: "a `retrieve` stage: `topic_id, rank, doc_id, text`",
+            count: InputCount::One,
+        },
+        InputRole { role: "topics", about: "the topics that were retrieved for", count: InputCount::One },
+    ],
+    output: OutputKind::Table,
+    schema: super::schema_of::<PromptsConfig>,
+    build: super::build_from::<PromptsConfig>,
+};
+
+/// Makes prompts: 40 % for middle school, 30 % for college, 30 % for the other families (SmolLM
+/// blog post). The best page of every topic comes first, then the second best, and so on.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct PromptsConfig(PromptOptions);
+
+#[async_trait]
+impl Stage for PromptsConfig {
+    fn config(&self) -> Json {
+        super::config_json(self)
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Whole
+    }
+
+    async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
+        let set =
+            PromptSet::load(self.0.templates_dir.as_deref()).map_err(|error| ctx.input(error.to_string()))?;
+        Ok(vec![External { name: "templates".to_owned(), digest: set.digest() }])
+    }
+
+    async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
+        let plan_error = |error| ctx.plan_error(&error);
+        let seeds = inputs.table(ctx, "seeds")?;
+        require(ctx, &seeds, "seeds", &["topic_id", "rank", "doc_id", "text"])?;
+        let topics = inputs.table(ctx, "topics")?;
+        let columns = ["topic_id", "top_category", "subcategory", "subtopic"];
+        require(ctx, &topics, "topics", &columns)?;
+        let topics = topics.select_columns(&columns).map_err(plan_error)?;
+        let topics = topics.with_column_renamed("topic_id", "topic").map_err(plan_error)?;
+        let seeds = seeds.select_columns(&["topic_id", "rank", "doc_id", "text"]).map_err(plan_error)?;
+        let rows = topics
+            .join(seeds, JoinType::Inner, &["topic"], &["topic_id"], None)
+            .and_then(|rows| {
+                rows.sort(vec![col("rank").sort(true, false), col("topic_id").sort(true, false)])
+            })
+            .map_err(plan_error)?;
+        let (options, sink) = (self.0.clone(), ctx.ledger.drop_sink());
+        operator::apply(
+            ctx.session(),
+            rows,
+            "prompts",
+            prompts_schema(),
+            Arc::new(move |stream| {
+                let sink = sink.clone();
+                let on_reject =
+                    Arc::new(move |reject: synth::Reject| sink(reject.id, reject.reason, reject.detail));
+                let prompts = plan_prompts(&options, to_domain(stream), on_reject);
+                let prompts =
+                    prompts.map_err(|error| datafusion::error::DataFusionError::External(Box::new(error)))?;
+                Ok(from_domain(prompts_schema(), prompts))
+            }),
+        )
+        .map_err(plan_error)
+    }
+}

@@ -1,0 +1,153 @@
+//! `score`: the educational value of pages, by a classifier.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use classifiers::{
+    Backbone, BackboneOptions, Head, Runtime, ScoreOptions, Scorer, score_stream, scored_schema,
+};
+use datafusion::prelude::DataFrame;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+
+use super::columns::{require, schema_of};
+use super::{
+    External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external,
+};
+use crate::assets::Asset;
+use crate::engine::operator;
+use crate::engine::streams::{from_domain, to_domain};
+use crate::runner::context::StageContext;
+use crate::runner::error::{StageError, chain};
+
+/// The registry's entry.
+pub const KIND: StageKind = StageKind {
+    name: "score",
+    summary: "Scores the educational value of texts, 0 to 5, by an ONNX backbone and a regression head.",
+    version: 1,
+    inputs: &[InputRole { role: "rows", about: "any table with a text and an id", count: InputCount::One }],
+    output: OutputKind::Table,
+    schema: super::schema_of::<ScoreConfig>,
+    build: super::build_from::<ScoreConfig>,
+};
+
+/// The heads that ship with the program; `classifiers/heads/` has their cards.
+const EDU_WEB: &[u8] = b"{}";
+const EDU_PYTHON: &[u8] = b"{}";
+
+/// Adds `score` and `int_score = round(clip(score, 0, 5))` to every row, as FineWeb-Edu does
+/// [huggingface/cosmopedia `classification/`].
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct ScoreConfig {
+    /// The head: `edu_web` or `edu_python`, which ship with the program, or the path of a head file
+    /// made by `pipeline classifier train`.
+    pub head: String,
+    /// The backbone's ONNX file; the embedded MiniLM (int8) when left out.
+    pub backbone: Option<PathBuf>,
+    /// The backbone's tokenizer.json; the embedded MiniLM's when left out.
+    pub tokenizer: Option<PathBuf>,
+    /// The column with the text.
+    pub text_column: String,
+    /// The column with the row's id.
+    pub id_column: String,
+}
+
+impl Default for ScoreConfig {
+    fn default() -> Self {
+        Self {
+            head: "edu_web".to_owned(),
+            backbone: None,
+            tokenizer: None,
+            text_column: "text".to_owned(),
+            id_column: "id".to_owned(),
+        }
+    }
+}
+
+impl ScoreConfig {
+    fn load_head(&self, ctx: &StageContext) -> Result<Head, StageError> {
+        let head = match self.head.as_str() {
+            "edu_web" => Head::from_bytes("edu_web", EDU_WEB),
+            "edu_python" => Head::from_bytes("edu_python", EDU_PYTHON),
+            path => Head::load(path.as_ref()),
+        };
+        head.map_err(|error| {
+            ctx.input(chain(&error)).help("heads that ship with the program: edu_web, edu_python")
+        })
+    }
+
+    fn backbone_paths(&self, ctx: &StageContext) -> Result<(PathBuf, PathBuf), StageError> {
+        let own_or = |own: &Option<PathBuf>, asset| own.clone().map_or_else(|| ctx.asset(asset), Ok);
+        Ok((own_or(&self.backbone, Asset::MinilmInt8)?, own_or(&self.tokenizer, Asset::MinilmTokenizer)?))
+    }
+}
+
+#[async_trait]
+impl Stage for ScoreConfig {
+    fn config(&self) -> Json {
+        super::config_json(self)
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::PerShard
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { memory_bytes: 400 << 20 }
+    }
+
+    async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
+        let head = self.load_head(ctx)?;
+        let mut externals = vec![External { name: "head".to_owned(), digest: head.digest() }];
+        for (own, asset) in [(&self.backbone, Asset::MinilmInt8), (&self.tokenizer, Asset::MinilmTokenizer)] {
+            externals.push(match own {
+                Some(path) => super::file_external(ctx, path)?,
+                None => asset_external(ctx, asset)?,
+            });
+        }
+        Ok(externals)
+    }
+
+    async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
+        let rows = inputs.table(ctx, "rows")?;
+        require(ctx, &rows, "rows", &[&self.text_column, &self.id_column])?;
+        let (model, tokenizer) = self.backbone_paths(ctx)?;
+        let library = ctx.asset(Asset::OnnxRuntime)?;
+        let head = self.load_head(ctx)?;
+        let sessions = Some(1);
+        let options = BackboneOptions { max_tokens: head.max_tokens(), sessions };
+        let load = move || -> Result<Scorer, Box<dyn std::error::Error + Send + Sync>> {
+            let runtime = Runtime::load(&library)?;
+            let backbone = Backbone::load(&runtime, &model, &tokenizer, &options)?;
+            Ok(Scorer::new(Arc::new(backbone), head)?)
+        };
+        let scorer = tokio::task::spawn_blocking(load).await.map_err(|error| ctx.failed(&error))?;
+        let scorer = Arc::new(scorer.map_err(|error| ctx.input(chain(error.as_ref())))?);
+        let options = ScoreOptions {
+            text_column: self.text_column.clone(),
+            id_column: self.id_column.clone(),
+            ..ScoreOptions::default()
+        };
+        let schema =
+            scored_schema(&schema_of(&rows), &options).map_err(|error| ctx.input(error.to_string()))?;
+        let (sink, out_schema) = (ctx.ledger.drop_sink(), schema.clone());
+        operator::apply(
+            ctx.session(),
+            rows,
+            "score",
+            schema,
+            Arc::new(move |stream| {
+                let sink = sink.clone();
+                let on_reject = Arc::new(move |reject: classifiers::Reject| {
+                    sink(reject.id, reject.reason, reject.detail)
+                });
+                let scored = score_stream(scorer.clone(), &options, on_reject, to_domain(stream));
+                Ok(from_domain(out_schema.clone(), scored))
+            }),
+        )
+        .map_err(|error| ctx.plan_error(&error))
+    }
+}

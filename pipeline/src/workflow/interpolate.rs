@@ -1,0 +1,106 @@
+//! `"${name}"` in a workflow: variables of `[vars]` and the environment.
+//!
+//! A string that is nothing but one reference takes the variable's value with its type, so that
+//! `target = "${topics}"` can be an integer. `${env:NAME}` reads the environment, and
+//! `${env:NAME:-text}` falls back to `text`. `$${` stands for a plain `${`.
+
+use super::problem::{Problem, nearest};
+use super::tree::{Node, Place, Table, Value};
+
+/// Replaces every reference in the tree outside `[vars]`, and in `[vars]` those to the environment.
+pub fn interpolate(root: &mut Node, problems: &mut Vec<Problem>) {
+    let Value::Table(table) = &mut root.value else {
+        return;
+    };
+    let mut vars = Table::new();
+    if let Some(entry) = table.get_mut("vars") {
+        walk(&mut entry.node, &Table::new(), problems);
+        vars = entry.node.as_table().cloned().unwrap_or_default();
+    }
+    for (key, entry) in table.iter_mut() {
+        if key != "vars" {
+            walk(&mut entry.node, &vars, problems);
+        }
+    }
+}
+
+fn walk(node: &mut Node, vars: &Table, problems: &mut Vec<Problem>) {
+    match &mut node.value {
+        Value::Array(items) => items.iter_mut().for_each(|item| walk(item, vars, problems)),
+        Value::Table(table) => {
+            table.values_mut().for_each(|entry| walk(&mut entry.node, vars, problems));
+        }
+        Value::String(text) if text.contains("${") => match replace(text, &node.place, vars) {
+            Ok(value) => node.value = value,
+            Err(problem) => problems.push(problem),
+        },
+        _ => {}
+    }
+}
+
+fn replace(text: &str, place: &Place, vars: &Table) -> Result<Value, Problem> {
+    if let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'))
+        && !name.contains("${")
+    {
+        return lookup(name, place, vars);
+    }
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(start) = rest.find("${") {
+        if rest[..start].ends_with('$') {
+            out.push_str(&rest[..start - 1]);
+            out.push_str("${");
+            rest = &rest[start + 2..];
+            continue;
+        }
+        out.push_str(&rest[..start]);
+        let Some(end) = rest[start..].find('}') else {
+            return Err(Problem::at(place, "a reference `${` without its `}`", "not closed"));
+        };
+        match lookup(&rest[start + 2..start + end], place, vars)? {
+            Value::String(value) => out.push_str(&value),
+            Value::Integer(value) => out.push_str(&value.to_string()),
+            Value::Float(value) => out.push_str(&value.to_string()),
+            Value::Boolean(value) => out.push_str(&value.to_string()),
+            other => {
+                return Err(Problem::at(
+                    place,
+                    format!("a variable inside a text cannot be of type {}", other.type_name()),
+                    "used here",
+                ));
+            }
+        }
+        rest = &rest[start + end + 1..];
+    }
+    out.push_str(rest);
+    Ok(Value::String(out))
+}
+
+fn lookup(name: &str, place: &Place, vars: &Table) -> Result<Value, Problem> {
+    if let Some(variable) = name.strip_prefix("env:") {
+        let (variable, fallback) = match variable.split_once(":-") {
+            Some((variable, fallback)) => (variable, Some(fallback)),
+            None => (variable, None),
+        };
+        return match (std::env::var(variable), fallback) {
+            (Ok(value), _) => Ok(Value::String(value)),
+            (Err(_), Some(fallback)) => Ok(Value::String(fallback.to_owned())),
+            (Err(_), None) => Err(Problem::at(
+                place,
+                format!("the environment variable `{variable}` is not set"),
+                "read here",
+            )
+            .help(format!("set it, or write ${{env:{variable}:-default}}"))),
+        };
+    }
+    match vars.get(name) {
+        Some(entry) => Ok(entry.node.value.clone()),
+        None => {
+            let problem = Problem::at(place, format!("there is no variable `{name}`"), "used here");
+            Err(match nearest(name, vars.keys().map(String::as_str)) {
+                Some(near) => problem.help(format!("did you mean `${{{near}}}`?")),
+                None => problem.help("variables stand under [vars]"),
+            })
+        }
+    }
+}

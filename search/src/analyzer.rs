@@ -1,0 +1,232 @@
+//! English analysis: text to terms, the same for pages and queries.
+//!
+//! Split at everything that is not alphanumeric, lower-case, drop stop words, stem
+//! (Snowball English). The published search tool does the same with Manticore's `stem_en`
+//! morphology and English stop words [cosmo: huggingface/cosmopedia `fulltext_search/`].
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use tantivy::tokenizer::{
+    Language, LowerCaser, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token,
+    TokenStream, Tokenizer,
+};
+
+/// Name under which the analyser is known in the index schema.
+pub(crate) const TOKENIZER_NAME: &str = "english";
+
+/// Words longer than this many bytes are noise (base64, hashes, scripts without spaces).
+const MAX_WORD_BYTES: usize = 64;
+
+/// Words whose stem is remembered. Stemming costs more than everything else in the analysis, and
+/// a few ten thousand words make up nearly all running text.
+const MEMO_WORDS: usize = 1 << 16;
+
+/// Characters that mean something to the published query language and are replaced by spaces
+/// [cosmo: huggingface/cosmopedia `fulltext_search/search_sharded.py`].
+pub const QUERY_OPERATORS: [char; 13] = [
+    '!', '"', '$', '\'', '(', ')', '/', '<', '@', '\\', '^', '|', '~',
+];
+
+/// Replaces every query operator with a space and trims the ends.
+pub fn clean_query(query: &str) -> String {
+    query.replace(QUERY_OPERATORS, " ").trim().to_owned()
+}
+
+/// The terms of a text in reading order, repeats included.
+pub fn analyze(text: &str) -> Vec<String> {
+    let mut english = English::new();
+    let mut stream = english.token_stream(text);
+    let mut terms = Vec::new();
+    while stream.advance() {
+        terms.push(stream.token().text.clone());
+    }
+    terms
+}
+
+/// The analyser as a Tantivy tokenizer, with a memory of stems.
+#[derive(Clone)]
+pub(crate) struct English {
+    chain: TextAnalyzer,
+    memo: HashMap<Box<str>, Option<Box<str>>>,
+    token: Token,
+    terms_in_last_text: Arc<AtomicU32>,
+}
+
+impl English {
+    pub(crate) fn new() -> Self {
+        Self {
+            chain: chain(),
+            memo: HashMap::new(),
+            token: Token::default(),
+            terms_in_last_text: Arc::default(),
+        }
+    }
+
+    /// Holds the number of terms of the text that was analysed last, by this analyser or a clone
+    /// of it (Tantivy clones the tokenizers it is given).
+    pub(crate) fn terms_in_last_text(&self) -> Arc<AtomicU32> {
+        self.terms_in_last_text.clone()
+    }
+
+    /// Puts the term of `word` into the token. False if the word has none.
+    fn load_term(&mut self, word: &str) -> bool {
+        if word.len() > MAX_WORD_BYTES {
+            return false;
+        }
+        self.token.text.clear();
+        if let Some(term) = self.memo.get(word) {
+            return match term {
+                Some(term) => {
+                    self.token.text.push_str(term);
+                    true
+                }
+                None => false,
+            };
+        }
+        let mut stream = self.chain.token_stream(word);
+        let has_term = stream.advance();
+        if has_term {
+            self.token.text.push_str(&stream.token().text);
+        }
+        drop(stream);
+        if self.memo.len() < MEMO_WORDS {
+            let term = has_term.then(|| self.token.text.as_str().into());
+            self.memo.insert(word.into(), term);
+        }
+        has_term
+    }
+}
+
+/// The steps a single word goes through.
+fn chain() -> TextAnalyzer {
+    // The fallback is never taken: the list exists whenever the `stopwords` feature is on.
+    let stop_words = StopWordFilter::new(Language::English)
+        .unwrap_or_else(|| StopWordFilter::remove(Vec::new()));
+    TextAnalyzer::builder(SimpleTokenizer::default())
+        .filter(LowerCaser)
+        .filter(stop_words)
+        .filter(Stemmer::new(Language::English))
+        .build()
+}
+
+impl Tokenizer for English {
+    type TokenStream<'a> = EnglishStream<'a>;
+
+    fn token_stream<'a>(&'a mut self, text: &'a str) -> EnglishStream<'a> {
+        self.token.reset();
+        EnglishStream {
+            english: self,
+            text,
+            at: 0,
+            terms: 0,
+        }
+    }
+}
+
+/// The terms of one text.
+pub(crate) struct EnglishStream<'a> {
+    english: &'a mut English,
+    text: &'a str,
+    at: usize,
+    terms: u32,
+}
+
+impl EnglishStream<'_> {
+    /// Start and end of the next run of alphanumeric characters.
+    fn next_word(&mut self) -> Option<(usize, usize)> {
+        let rest = &self.text[self.at..];
+        let start = self.at + rest.find(char::is_alphanumeric)?;
+        let word = &self.text[start..];
+        let end = word
+            .find(|c: char| !c.is_alphanumeric())
+            .map_or(self.text.len(), |length| start + length);
+        self.at = end;
+        Some((start, end))
+    }
+}
+
+impl TokenStream for EnglishStream<'_> {
+    fn advance(&mut self) -> bool {
+        while let Some((start, end)) = self.next_word() {
+            let text = self.text;
+            if self.english.load_term(&text[start..end]) {
+                let token = &mut self.english.token;
+                token.position = token.position.wrapping_add(1);
+                token.offset_from = start;
+                token.offset_to = end;
+                self.terms += 1;
+                return true;
+            }
+        }
+        self.english
+            .terms_in_last_text
+            .store(self.terms, Ordering::Relaxed);
+        false
+    }
+
+    fn token(&self) -> &Token {
+        &self.english.token
+    }
+
+    fn token_mut(&mut self) -> &mut Token {
+        &mut self.english.token
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn text_becomes_lower_case_stems_without_stop_words() {
+        assert_eq!(
+            analyze("The Dogs are RUNNING in Zürich, 42 times!"),
+            ["dog", "run", "zürich", "42", "time"]
+        );
+    }
+
+    #[test]
+    fn operators_become_spaces() {
+        assert_eq!(clean_query("(C/C++) \"x^2\" ~a|b!"), "C C++   x 2   a b");
+        assert_eq!(analyze(&clean_query("\\ / ( ) the")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn overlong_words_are_dropped() {
+        let word = "x".repeat(MAX_WORD_BYTES + 1);
+        assert_eq!(analyze(&format!("cat {word} dog")), ["cat", "dog"]);
+    }
+
+    #[test]
+    fn counts_the_terms_of_the_last_text() {
+        let mut english = English::new();
+        let count = english.terms_in_last_text();
+        let mut stream = english.token_stream("the cat sat on a mat");
+        while stream.advance() {}
+        drop(stream);
+        assert_eq!(count.load(Ordering::Relaxed), 3);
+    }
+
+    proptest! {
+        /// The memory of stems changes speed only: the terms are those of the plain chain.
+        #[test]
+        fn memo_equals_plain_chain(text in "\\PC{0,80}") {
+            let mut plain = chain();
+            let mut stream = plain.token_stream(&text);
+            let mut expected = Vec::new();
+            while stream.advance() {
+                let token = stream.token();
+                if token.offset_to - token.offset_from <= MAX_WORD_BYTES {
+                    expected.push(token.text.clone());
+                }
+            }
+            let twice = format!("{text} {text}");
+            let both: Vec<String> = expected.iter().chain(&expected).cloned().collect();
+            prop_assert_eq!(analyze(&text), expected);
+            prop_assert_eq!(analyze(&twice), both);
+        }
+    }
+}

@@ -1,0 +1,359 @@
+//! One shard: a thread that indexes its pages run by run and publishes the merged result.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tantivy::directory::OwnedBytes;
+use tantivy::fastfield::AliveBitSet;
+use tantivy::indexer::merge_filtered_segments;
+use tantivy::{BitSet, Index, Segment, SegmentReader};
+use tokio::sync::mpsc;
+
+use crate::columns::PageBatch;
+use crate::dedupe::{self, OpenRun};
+use crate::error::IndexError;
+use crate::layout::{
+    self, ANALYZER, FORMAT_VERSION, LENGTHS_FILE, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace,
+    ShardRecord, StreamMark,
+};
+use crate::run::{self, RunWriter};
+use crate::schema;
+use crate::{OnReject, Reject};
+
+/// Segment name of a merged shard; runs are numbered from 1.
+const MERGED_SEGMENT: u32 = 0;
+
+/// What a shard's thread is sent.
+pub(crate) enum Feed {
+    /// Rows of a batch that belong to the shard.
+    Pages(Arc<PageBatch>, Vec<u32>),
+    /// The stream has ended; without this message nothing is published.
+    End,
+}
+
+/// When a run is full.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RunLimits {
+    pub(crate) memory_bytes: usize,
+    pub(crate) pages: usize,
+}
+
+/// The indexing of one shard.
+pub(crate) struct ShardWorker {
+    place: ShardPlace,
+    limits: RunLimits,
+    on_reject: OnReject,
+    /// The shard as an earlier build finished it: then the pages are only compared with it.
+    finished: Option<ShardRecord>,
+    runs: Vec<RunRecord>,
+    writer: Option<RunWriter>,
+    read: StreamReader,
+}
+
+impl ShardWorker {
+    /// Takes up what an earlier build left.
+    pub(crate) fn open(
+        place: ShardPlace,
+        limits: RunLimits,
+        on_reject: OnReject,
+    ) -> Result<Self, IndexError> {
+        let finished = finished_shard(&place)?;
+        let runs = match finished {
+            Some(_) => Vec::new(),
+            None => finished_runs(&place)?,
+        };
+        Ok(Self {
+            place,
+            limits,
+            on_reject,
+            finished,
+            runs,
+            writer: None,
+            read: StreamReader::default(),
+        })
+    }
+
+    /// Whether an earlier build finished this shard.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.finished.is_some()
+    }
+
+    /// Works until the end of the stream. `None` if the build was given up.
+    pub(crate) fn work(
+        mut self,
+        mut feed: mpsc::Receiver<Feed>,
+    ) -> Result<Option<ShardRecord>, IndexError> {
+        while let Some(message) = feed.blocking_recv() {
+            match message {
+                Feed::Pages(pages, rows) => {
+                    for row in rows {
+                        self.take(&pages, row as usize)?;
+                    }
+                }
+                Feed::End => return self.finish().map(Some),
+            }
+        }
+        Ok(None)
+    }
+
+    fn take(&mut self, pages: &PageBatch, row: usize) -> Result<(), IndexError> {
+        self.read.add(pages.id.value(row), pages.text.value(row));
+        if self.finished.is_some() {
+            return Ok(());
+        }
+        if let Some(last) = self.runs.last()
+            && self.read.pages <= last.read.pages
+        {
+            return match self.read.pages == last.read.pages && self.read.mark() != last.read {
+                true => Err(self.pages_changed(self.place.partial())),
+                false => Ok(()),
+            };
+        }
+        let mut writer = match self.writer.take() {
+            Some(writer) => writer,
+            None => RunWriter::create(&self.run_in_the_making(), self.limits.memory_bytes)?,
+        };
+        writer.add(pages, row)?;
+        let full = writer.pages() >= self.limits.pages
+            || writer.memory_bytes() >= self.limits.memory_bytes;
+        match full {
+            true => self.close_run(writer),
+            false => {
+                self.writer = Some(writer);
+                Ok(())
+            }
+        }
+    }
+
+    fn run_in_the_making(&self) -> PathBuf {
+        self.place.run(self.runs.len()).with_extension("tmp")
+    }
+
+    fn close_run(&mut self, writer: RunWriter) -> Result<(), IndexError> {
+        let number = self.runs.len();
+        let record = RunRecord {
+            format_version: FORMAT_VERSION,
+            analyzer: ANALYZER.to_owned(),
+            shards: self.place.shards,
+            read: self.read.mark(),
+        };
+        writer.finish(&self.place.run(number), number as u32 + 1, &record)?;
+        tracing::debug!(shard = self.place.shard, run = number, "run written");
+        self.runs.push(record);
+        Ok(())
+    }
+
+    fn pages_changed(&self, path: PathBuf) -> IndexError {
+        IndexError::PagesChanged {
+            path,
+            page: self.read.pages,
+        }
+    }
+
+    fn finish(mut self) -> Result<ShardRecord, IndexError> {
+        if let Some(record) = &self.finished {
+            return match record.read == self.read.mark() {
+                true => Ok(record.clone()),
+                false => Err(self.pages_changed(self.place.finished())),
+            };
+        }
+        if let Some(last) = self.runs.last()
+            && self.read.pages < last.read.pages
+        {
+            return Err(self.pages_changed(self.place.partial()));
+        }
+        if let Some(writer) = self.writer.take() {
+            self.close_run(writer)?;
+        }
+        let (folder, mut record) = self.merge()?;
+        record.files = tantivy_files(&folder)?;
+        layout::write_record(&folder.join(SHARD_FILE), &record)?;
+        layout::publish_folder(&folder, &self.place.finished())?;
+        layout::remove(&self.place.partial())?;
+        tracing::info!(
+            shard = self.place.shard,
+            pages = record.pages,
+            runs = self.runs.len(),
+            "shard finished"
+        );
+        Ok(record)
+    }
+
+    /// Brings all runs into one segment without duplicates; the folder it lies in.
+    fn merge(&self) -> Result<(PathBuf, ShardRecord), IndexError> {
+        let mut record = ShardRecord {
+            format_version: FORMAT_VERSION,
+            analyzer: ANALYZER.to_owned(),
+            shard: self.place.shard,
+            shards: self.place.shards,
+            pages: 0,
+            text_bytes: 0,
+            text_terms: 0,
+            duplicate_pages: 0,
+            read: self.read.mark(),
+            files: BTreeMap::new(),
+        };
+        let mut segments: Vec<Segment> = Vec::new();
+        let mut open = Vec::new();
+        for number in 0..self.runs.len() {
+            let folder = self.place.run(number);
+            let segment = only_segment(&folder)?;
+            let reader = SegmentReader::open(&segment).map_err(IndexError::tantivy(&folder))?;
+            open.push(OpenRun::new(&folder, reader)?);
+            segments.push(segment);
+        }
+        let keep = dedupe::pages_to_keep(&open, &mut |id| {
+            record.duplicate_pages += 1;
+            (self.on_reject)(Reject {
+                id: id.to_owned(),
+                reason: "duplicate_id".to_owned(),
+                detail: "a page with this id came earlier in the stream".to_owned(),
+            });
+        })
+        .map_err(IndexError::io(&self.place.partial()))?;
+        for (number, keep) in keep.iter().enumerate() {
+            for (page, length) in run::read_lengths(&self.place.run(number))?.iter().enumerate() {
+                if keep.as_ref().is_none_or(|keep| keep.contains(page as u32)) {
+                    record.pages += 1;
+                    record.text_terms += u64::from(length.terms);
+                    record.text_bytes += u64::from(length.text_bytes);
+                }
+            }
+        }
+        drop(open);
+        if segments.len() == 1 && keep[0].is_none() {
+            return Ok((self.place.run(0), record));
+        }
+        let folder = self.place.partial().join("merged.tmp");
+        let directory = run::fresh_directory(&folder)?;
+        if !segments.is_empty() {
+            let (segments, alive) = non_empty(segments, &keep)
+                .map_err(IndexError::io(&self.place.partial()))?;
+            let merged = merge_filtered_segments(&segments, schema::settings(), alive, directory)
+                .map_err(IndexError::tantivy(&folder))?;
+            drop(merged);
+            run::name_segment(&folder, MERGED_SEGMENT)?;
+        }
+        Ok((folder, record))
+    }
+}
+
+/// The segments that keep a page, with what they keep as Tantivy wants it.
+fn non_empty(
+    segments: Vec<Segment>,
+    keep: &[Option<BitSet>],
+) -> std::io::Result<(Vec<Segment>, Vec<Option<AliveBitSet>>)> {
+    let mut kept = (Vec::new(), Vec::new());
+    for (segment, keep) in segments.into_iter().zip(keep) {
+        if keep.as_ref().is_some_and(|keep| keep.len() == 0) {
+            continue;
+        }
+        let alive = match keep {
+            Some(keep) => {
+                let mut bytes = Vec::new();
+                keep.serialize(&mut bytes)?;
+                Some(AliveBitSet::open(OwnedBytes::new(bytes)))
+            }
+            None => None,
+        };
+        kept.0.push(segment);
+        kept.1.push(alive);
+    }
+    Ok(kept)
+}
+
+fn only_segment(folder: &Path) -> Result<Segment, IndexError> {
+    let index = Index::open_in_dir(folder).map_err(IndexError::tantivy(folder))?;
+    let segments = index
+        .searchable_segments()
+        .map_err(IndexError::tantivy(folder))?;
+    segments.into_iter().next().ok_or_else(|| IndexError::Io {
+        path: folder.to_owned(),
+        source: std::io::Error::other("the run holds no segment"),
+    })
+}
+
+/// Name and bytes of the Tantivy files of a folder.
+fn tantivy_files(folder: &Path) -> Result<BTreeMap<String, u64>, IndexError> {
+    let mut files = BTreeMap::new();
+    for path in layout::files_of(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if ![SHARD_FILE, RUN_FILE, LENGTHS_FILE].contains(&name.as_ref()) {
+            let bytes = path.metadata().map_err(IndexError::io(&path))?.len();
+            files.insert(name.into_owned(), bytes);
+        }
+    }
+    Ok(files)
+}
+
+fn finished_shard(place: &ShardPlace) -> Result<Option<ShardRecord>, IndexError> {
+    let folder = place.finished();
+    let path = folder.join(SHARD_FILE);
+    let record = layout::read_record::<ShardRecord>(&path)?;
+    match &record {
+        // A shard folder appears whole; without its record it is not ours.
+        None if folder.exists() => Err(IndexError::ForeignFile { path: folder }),
+        None => Ok(None),
+        Some(found) => {
+            let version = (found.format_version, found.analyzer.as_str());
+            check_layout(&path, version, found.shards, place.shards)?;
+            Ok(record)
+        }
+    }
+}
+
+fn finished_runs(place: &ShardPlace) -> Result<Vec<RunRecord>, IndexError> {
+    let mut runs = Vec::new();
+    loop {
+        let path = place.run(runs.len()).join(RUN_FILE);
+        let Some(run) = layout::read_record::<RunRecord>(&path)? else {
+            return Ok(runs);
+        };
+        let version = (run.format_version, run.analyzer.as_str());
+        check_layout(&path, version, run.shards, place.shards)?;
+        runs.push(run);
+    }
+}
+
+fn check_layout(
+    path: &Path,
+    (version, analyzer): (u32, &str),
+    shards: u32,
+    wanted_shards: u32,
+) -> Result<(), IndexError> {
+    let found = format!("format {version}, analysis {analyzer}, {shards} shards");
+    let wanted = format!("format {FORMAT_VERSION}, analysis {ANALYZER}, {wanted_shards} shards");
+    match found == wanted {
+        true => Ok(()),
+        false => Err(IndexError::OtherLayout {
+            path: path.to_owned(),
+            found,
+            wanted,
+        }),
+    }
+}
+
+/// Counts and digests the pages a shard has read, to notice a stream that is not the old one.
+#[derive(Default)]
+struct StreamReader {
+    pages: u64,
+    hasher: blake3::Hasher,
+}
+
+impl StreamReader {
+    /// The text goes in by its length alone: hashing all text would cost as much as reading it.
+    fn add(&mut self, id: &str, text: &str) {
+        self.pages += 1;
+        self.hasher.update(&(id.len() as u64).to_le_bytes());
+        self.hasher.update(id.as_bytes());
+        self.hasher.update(&(text.len() as u64).to_le_bytes());
+    }
+
+    fn mark(&self) -> StreamMark {
+        StreamMark {
+            pages: self.pages,
+            digest: self.hasher.finalize().to_hex().to_string(),
+        }
+    }
+}
