@@ -51,20 +51,16 @@ enum Pace {
 fn serve(runtime: &Runtime, pace: Pace) -> TestServer {
     runtime.block_on(TestServer::deciding(move |_, number| match pace {
         Pace::AtOnce => Act::Answer { tokens: 200 },
-        Pace::Uneven => Act::Slow {
-            wait: Duration::from_millis(if number % 50 == 0 { 200 } else { 4 }),
-            tokens: 200,
-        },
+        Pace::Uneven => {
+            Act::Slow { wait: Duration::from_millis(if number % 50 == 0 { 200 } else { 4 }), tokens: 200 }
+        }
     }))
 }
 
 fn operator(runtime: &Runtime, server: &TestServer) {
-    let ids: ArrayRef = Arc::new(StringArray::from_iter_values(
-        (0..ROWS).map(|row| format!("p{row}")),
-    ));
-    let prompts: ArrayRef = Arc::new(StringArray::from_iter_values(
-        (0..ROWS).map(|row| format!("write {row}")),
-    ));
+    let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("p{row}"))));
+    let prompts: ArrayRef =
+        Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("write {row}"))));
     let batch = RecordBatch::try_from_iter([("prompt_id", ids), ("prompt", prompts)]).unwrap();
     let options = ClientOptions {
         base_urls: vec![server.base_url.clone()],
@@ -76,41 +72,24 @@ fn operator(runtime: &Runtime, server: &TestServer) {
     let client = Arc::new(OpenAiClient::new(&options, Budget::unlimited()).unwrap());
     let rows = runtime.block_on(async {
         let input = stream::iter([Ok(batch)]).boxed();
-        generate_stream(
-            client,
-            None,
-            &GenerateOptions::default(),
-            input,
-            Arc::new(|_| {}),
-            Arc::new(|_| {}),
-        )
-        .map_ok(|batch| batch.num_rows())
-        .try_fold(0, async |sum, rows| Ok(sum + rows))
-        .await
-        .unwrap()
+        generate_stream(client, None, &GenerateOptions::default(), input, Arc::new(|_| {}), Arc::new(|_| {}))
+            .map_ok(|batch| batch.num_rows())
+            .try_fold(0, async |sum, rows| Ok(sum + rows))
+            .await
+            .unwrap()
     });
     assert_eq!(rows, ROWS);
 }
 
 fn buffered(runtime: &Runtime, server: &TestServer) {
-    let http = reqwest::Client::builder()
-        .no_proxy()
-        .tls_certs_only([])
-        .build()
-        .unwrap();
+    let http = reqwest::Client::builder().no_proxy().tls_certs_only([]).build().unwrap();
     let url = format!("{}/chat/completions", server.base_url);
     let rows = runtime.block_on(async {
         stream::iter(0..ROWS)
             .map(|row| {
                 let request = ChatRequest::new("m", vec![Message::user(format!("write {row}"))]);
                 let sent = http.post(&url).json(&request).send();
-                async move {
-                    sent.await
-                        .unwrap()
-                        .json::<serde_json::Value>()
-                        .await
-                        .unwrap()
-                }
+                async move { sent.await.unwrap().json::<serde_json::Value>().await.unwrap() }
             })
             .buffered(IN_FLIGHT)
             .count()
@@ -150,10 +129,7 @@ fn log_appends(runtime: &Runtime, log: &Arc<AnswerLog>) {
 fn json_files(runtime: &Runtime, dir: &Path) {
     let write = |dir: std::path::PathBuf| {
         let key = fresh_key();
-        let (temporary, path) = (
-            dir.join(format!("{key}.tmp")),
-            dir.join(format!("{key}.json")),
-        );
+        let (temporary, path) = (dir.join(format!("{key}.tmp")), dir.join(format!("{key}.json")));
         fs::write(&temporary, serde_json::to_vec(&answer()).unwrap()).unwrap();
         File::open(&temporary).unwrap().sync_all().unwrap();
         fs::rename(&temporary, path).unwrap();
@@ -206,30 +182,18 @@ fn main() {
     let mut criterion = Criterion::default().configure_from_args().sample_size(10);
     let mut group = criterion.benchmark_group("requests");
     group.throughput(Throughput::Elements(ROWS as u64));
-    group.bench_function("operator", |bencher| {
-        bencher.iter(|| operator(&runtime, &at_once))
-    });
-    group.bench_function("buffered_reqwest", |bencher| {
-        bencher.iter(|| buffered(&runtime, &at_once))
-    });
+    group.bench_function("operator", |bencher| bencher.iter(|| operator(&runtime, &at_once)));
+    group.bench_function("buffered_reqwest", |bencher| bencher.iter(|| buffered(&runtime, &at_once)));
     group.finish();
     let mut group = criterion.benchmark_group("uneven_requests");
     group.throughput(Throughput::Elements(ROWS as u64));
-    group.bench_function("operator", |bencher| {
-        bencher.iter(|| operator(&runtime, &uneven))
-    });
-    group.bench_function("buffered_reqwest", |bencher| {
-        bencher.iter(|| buffered(&runtime, &uneven))
-    });
+    group.bench_function("operator", |bencher| bencher.iter(|| operator(&runtime, &uneven)));
+    group.bench_function("buffered_reqwest", |bencher| bencher.iter(|| buffered(&runtime, &uneven)));
     group.finish();
     let mut group = criterion.benchmark_group("durable_answers");
     group.throughput(Throughput::Elements(ANSWERS));
-    group.bench_function("answer_log", |bencher| {
-        bencher.iter(|| log_appends(&runtime, &log))
-    });
-    group.bench_function("json_files", |bencher| {
-        bencher.iter(|| json_files(&runtime, files_dir.path()))
-    });
+    group.bench_function("answer_log", |bencher| bencher.iter(|| log_appends(&runtime, &log)));
+    group.bench_function("json_files", |bencher| bencher.iter(|| json_files(&runtime, files_dir.path())));
     group.finish();
     criterion.final_summary();
 
@@ -237,22 +201,13 @@ fn main() {
     report(
         "requests, answered at once",
         rows,
-        medians(
-            || operator(&runtime, &at_once),
-            || buffered(&runtime, &at_once),
-        ),
+        medians(|| operator(&runtime, &at_once), || buffered(&runtime, &at_once)),
     );
     report(
         "requests, each 50th slow",
         rows,
-        medians(
-            || operator(&runtime, &uneven),
-            || buffered(&runtime, &uneven),
-        ),
+        medians(|| operator(&runtime, &uneven), || buffered(&runtime, &uneven)),
     );
-    let appends = medians(
-        || log_appends(&runtime, &log),
-        || json_files(&runtime, files_dir.path()),
-    );
+    let appends = medians(|| log_appends(&runtime, &log), || json_files(&runtime, files_dir.path()));
     report("durable answers", ANSWERS as f64, appends);
 }

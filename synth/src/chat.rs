@@ -49,18 +49,12 @@ pub struct Message {
 impl Message {
     /// A message of the one who asks.
     pub fn user(content: impl Into<String>) -> Self {
-        Self {
-            role: Role::User,
-            content: content.into(),
-        }
+        Self { role: Role::User, content: content.into() }
     }
 
     /// Instructions for the whole conversation.
     pub fn system(content: impl Into<String>) -> Self {
-        Self {
-            role: Role::System,
-            content: content.into(),
-        }
+        Self { role: Role::System, content: content.into() }
     }
 }
 
@@ -248,50 +242,17 @@ mod tests {
     fn every_field_is_in_the_key() {
         let base = ChatRequest::new("m", vec![Message::user("ab")]);
         let changed: Vec<ChatRequest> = vec![
-            ChatRequest {
-                model: "n".into(),
-                ..base.clone()
-            },
-            ChatRequest {
-                messages: vec![Message::system("ab")],
-                ..base.clone()
-            },
-            ChatRequest {
-                messages: vec![Message::user("a"), Message::user("b")],
-                ..base.clone()
-            },
-            ChatRequest {
-                max_new_tokens: 1,
-                ..base.clone()
-            },
-            ChatRequest {
-                temperature: 0.7,
-                ..base.clone()
-            },
-            ChatRequest {
-                top_p: 0.6,
-                ..base.clone()
-            },
-            ChatRequest {
-                top_k: 1,
-                ..base.clone()
-            },
-            ChatRequest {
-                repetition_penalty: 1.0,
-                ..base.clone()
-            },
-            ChatRequest {
-                stop: vec![],
-                ..base.clone()
-            },
-            ChatRequest {
-                stop: vec!["<|".into(), "endoftext|>".into()],
-                ..base.clone()
-            },
-            ChatRequest {
-                seed: 1,
-                ..base.clone()
-            },
+            ChatRequest { model: "n".into(), ..base.clone() },
+            ChatRequest { messages: vec![Message::system("ab")], ..base.clone() },
+            ChatRequest { messages: vec![Message::user("a"), Message::user("b")], ..base.clone() },
+            ChatRequest { max_new_tokens: 1, ..base.clone() },
+            ChatRequest { temperature: 0.7, ..base.clone() },
+            ChatRequest { top_p: 0.6, ..base.clone() },
+            ChatRequest { top_k: 1, ..base.clone() },
+            ChatRequest { repetition_penalty: 1.0, ..base.clone() },
+            ChatRequest { stop: vec![], ..base.clone() },
+            ChatRequest { stop: vec!["<|".into(), "endoftext|>".into()], ..base.clone() },
+            ChatRequest { seed: 1, ..base.clone() },
         ];
         let mut keys: Vec<RequestKey> = changed.iter().map(ChatRequest::key).collect();
         keys.push(base.key());
@@ -304,10 +265,7 @@ mod tests {
     fn keys_stay_what_they_were() {
         // A changed key would make every log in the field ask again: change KEY_CONTEXT knowingly.
         let key = ChatRequest::new("m", vec![Message::user("ab")]).key();
-        assert_eq!(
-            key.to_string(),
-            "d0d09fb67fabce7022388231a37ab83b826a9b5dee63d2a385ce2ef28adb3ad4"
-        );
+        assert_eq!(key.to_string(), "d0d09fb67fabce7022388231a37ab83b826a9b5dee63d2a385ce2ef28adb3ad4");
     }
 
     #[test]

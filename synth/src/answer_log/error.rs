@@ -60,10 +60,6 @@ pub enum AnswerLogError {
 
 impl AnswerLogError {
     pub(super) fn io(doing: &'static str, path: &Path, error: std::io::Error) -> Self {
-        Self::Io {
-            doing,
-            path: path.to_owned(),
-            error: Arc::new(error),
-        }
+        Self::Io { doing, path: path.to_owned(), error: Arc::new(error) }
     }
 }

@@ -33,17 +33,10 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), String> {
     let expected = header();
     let magic_bytes = bytes.len().min(8);
     if bytes[..magic_bytes] != expected[..magic_bytes] {
-        return Err(format!(
-            "it begins with {:02x?} instead of {:02x?}",
-            &bytes[..magic_bytes],
-            MAGIC
-        ));
+        return Err(format!("it begins with {:02x?} instead of {:02x?}", &bytes[..magic_bytes], MAGIC));
     }
     if bytes.len() == HEADER_BYTES && bytes != expected {
-        return Err(format!(
-            "its format is {:02x?}, this version writes {VERSION}",
-            &bytes[8..]
-        ));
+        return Err(format!("its format is {:02x?}, this version writes {VERSION}", &bytes[8..]));
     }
     Ok(())
 }
@@ -52,10 +45,7 @@ pub(super) fn check_header(bytes: &[u8]) -> Result<(), String> {
 pub(super) fn encode(key: &RequestKey, answer: &ChatAnswer) -> Result<Vec<u8>, String> {
     let payload = serde_json::to_vec(answer).map_err(|error| error.to_string())?;
     if payload.len() > MAX_PAYLOAD_BYTES {
-        return Err(format!(
-            "it has {} bytes, {MAX_PAYLOAD_BYTES} is the most",
-            payload.len()
-        ));
+        return Err(format!("it has {} bytes, {MAX_PAYLOAD_BYTES} is the most", payload.len()));
     }
     let length = (payload.len() as u32).to_le_bytes();
     let mut record = Vec::with_capacity(RECORD_HEAD_BYTES + payload.len());
@@ -85,10 +75,7 @@ pub(super) fn checked_key(record: &[u8]) -> Option<RequestKey> {
 /// Key and answer of a whole record, or none if the record is damaged.
 pub(super) fn decode(record: &[u8]) -> Option<(RequestKey, ChatAnswer)> {
     let key = checked_key(record)?;
-    Some((
-        key,
-        serde_json::from_slice(&record[RECORD_HEAD_BYTES..]).ok()?,
-    ))
+    Some((key, serde_json::from_slice(&record[RECORD_HEAD_BYTES..]).ok()?))
 }
 
 fn checksum(length: &[u8], key: &[u8; 32], payload: &[u8]) -> [u8; 16] {

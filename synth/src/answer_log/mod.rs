@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -43,7 +44,7 @@ use writer::{Job, Writer};
 const QUEUED_JOBS: usize = 1024;
 
 /// Options of an [`AnswerLog`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnswerLogOptions {
     /// Size from which on a new segment is begun, in bytes; at most 2 GiB.
@@ -52,9 +53,7 @@ pub struct AnswerLogOptions {
 
 impl Default for AnswerLogOptions {
     fn default() -> Self {
-        Self {
-            segment_bytes: 1 << 30,
-        }
+        Self { segment_bytes: 1 << 30 }
     }
 }
 
@@ -121,18 +120,11 @@ impl Shared {
     }
 
     fn segment(&self, index: u32) -> Option<Segment> {
-        self.segments
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(index as usize)
-            .cloned()
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).get(index as usize).cloned()
     }
 
     fn push_segment(&self, segment: Segment) -> u32 {
-        let mut segments = self
-            .segments
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut segments = self.segments.write().unwrap_or_else(PoisonError::into_inner);
         segments.push(segment);
         (segments.len() - 1) as u32
     }
@@ -159,29 +151,17 @@ impl AnswerLog {
     /// Opens the log in the folder `dir`: locks it, reads and checks every record, and cuts off a torn tail.
     ///
     /// It reads the whole log: call it outside of async code.
-    pub fn open_with(
-        dir: impl AsRef<Path>,
-        options: &AnswerLogOptions,
-    ) -> Result<Self, AnswerLogError> {
+    pub fn open_with(dir: impl AsRef<Path>, options: &AnswerLogOptions) -> Result<Self, AnswerLogError> {
         let dir = dir.as_ref();
-        fs::create_dir_all(dir)
-            .map_err(|error| AnswerLogError::io("make the folder", dir, error))?;
+        fs::create_dir_all(dir).map_err(|error| AnswerLogError::io("make the folder", dir, error))?;
         let lock = lock(dir)?;
-        let shared = Arc::new(Shared {
-            index: RwLock::default(),
-            segments: RwLock::default(),
-        });
+        let shared = Arc::new(Shared { index: RwLock::default(), segments: RwLock::default() });
         let mut report = OpenReport::default();
         let numbered = segment_files(dir)?;
         let mut end = 0;
         for (position, (_, path)) in numbered.iter().enumerate() {
             let last = position + 1 == numbered.len();
-            end = load_segment(
-                &shared,
-                path,
-                if last { Tail::Cut } else { Tail::Keep },
-                &mut report,
-            )?;
+            end = load_segment(&shared, path, if last { Tail::Cut } else { Tail::Keep }, &mut report)?;
         }
         report.answers = shared.index().len() as u64;
         if report.torn_bytes > 0 || !report.damaged.is_empty() {
@@ -194,14 +174,7 @@ impl AnswerLog {
             .name("answer-log".into())
             .spawn(move || writer.run(queue))
             .map_err(|error| AnswerLogError::io("start a thread for", dir, error))?;
-        Ok(Self {
-            dir: dir.to_owned(),
-            shared,
-            report,
-            jobs: Some(jobs),
-            writer: Some(writer),
-            lock,
-        })
+        Ok(Self { dir: dir.to_owned(), shared, report, jobs: Some(jobs), writer: Some(writer), lock })
     }
 
     /// What opening found.
@@ -278,27 +251,18 @@ impl AnswerLog {
         answer: &ChatAnswer,
     ) -> Result<ChatAnswer, AnswerLogError> {
         let (reply, done) = oneshot::channel();
-        let record = format::encode(key, answer).map_err(|detail| AnswerLogError::Unwritable {
-            dir: self.dir.clone(),
-            detail,
-        })?;
-        let job = Job {
-            key: *key,
-            record,
-            reply,
-        };
-        let stopped = || AnswerLogError::WriterStopped {
-            dir: self.dir.clone(),
-        };
+        let record = format::encode(key, answer)
+            .map_err(|detail| AnswerLogError::Unwritable { dir: self.dir.clone(), detail })?;
+        let job = Job { key: *key, record, reply };
+        let stopped = || AnswerLogError::WriterStopped { dir: self.dir.clone() };
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
         jobs.send(job).await.map_err(|_| stopped())?;
         match done.await.map_err(|_| stopped())?? {
             Written::Now => Ok(answer.clone()),
             Written::Before => {
                 let (log, key) = (Arc::clone(self), *key);
-                let before = tokio::task::spawn_blocking(move || log.get(&key))
-                    .await
-                    .map_err(|_| stopped())??;
+                let before =
+                    tokio::task::spawn_blocking(move || log.get(&key)).await.map_err(|_| stopped())??;
                 // Gone bad in this very moment: then the answer at hand is as good as any.
                 Ok(before.unwrap_or_else(|| answer.clone()))
             }

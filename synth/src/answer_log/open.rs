@@ -6,9 +6,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{
-    AnswerLogError, DamagedPlace, OpenReport, Place, Segment, Shared, format, scan, short,
-};
+use super::{AnswerLogError, DamagedPlace, OpenReport, Place, Segment, Shared, format, scan, short};
 
 /// What to do with a torn end: only the last segment may be cut, the others are finished.
 pub(super) enum Tail {
@@ -40,10 +38,7 @@ pub(super) fn lock(dir: &Path) -> Result<File, AnswerLogError> {
             } else {
                 format!("process {}", holder.trim())
             };
-            return Err(AnswerLogError::Locked {
-                dir: dir.to_owned(),
-                holder,
-            });
+            return Err(AnswerLogError::Locked { dir: dir.to_owned(), holder });
         }
         Err(TryLockError::Error(error)) => return Err(io("lock")(error)),
     }
@@ -58,18 +53,11 @@ pub(super) fn segment_files(dir: &Path) -> Result<Vec<(u32, PathBuf)>, AnswerLog
     let mut found = Vec::new();
     let entries = fs::read_dir(dir).map_err(|error| AnswerLogError::io("list", dir, error))?;
     for entry in entries {
-        let path = entry
-            .map_err(|error| AnswerLogError::io("list", dir, error))?
-            .path();
+        let path = entry.map_err(|error| AnswerLogError::io("list", dir, error))?.path();
         let number = path
             .file_name()
             .and_then(|name| name.to_str())
-            .and_then(|name| {
-                name.strip_prefix("answers-")?
-                    .strip_suffix(".log")?
-                    .parse()
-                    .ok()
-            });
+            .and_then(|name| name.strip_prefix("answers-")?.strip_suffix(".log")?.parse().ok());
         if let Some(number) = number {
             found.push((number, path));
         }
@@ -90,37 +78,23 @@ pub(super) fn load_segment(
     report: &mut OpenReport,
 ) -> Result<u64, AnswerLogError> {
     let io = |doing: &'static str| move |error| AnswerLogError::io(doing, path, error);
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .open(path)
-        .map_err(io("open"))?;
-    let segment = shared.push_segment(Segment {
-        path: path.into(),
-        file: Arc::new(file),
-    });
+    let file = OpenOptions::new().read(true).write(true).open(path).map_err(io("open"))?;
+    let segment = shared.push_segment(Segment { path: path.into(), file: Arc::new(file) });
     let Some(Segment { file, .. }) = shared.segment(segment) else {
         return Ok(0);
     };
     let file_bytes = file.metadata().map_err(io("read"))?.len();
     if u32::try_from(file_bytes).is_err() {
-        return Err(AnswerLogError::Foreign {
-            path: path.to_owned(),
-            found: "a file of over 4 GiB".into(),
-        });
+        return Err(AnswerLogError::Foreign { path: path.to_owned(), found: "a file of over 4 GiB".into() });
     }
     let mut head = vec![0; format::HEADER_BYTES.min(file_bytes as usize)];
     file.read_exact_at(&mut head, 0).map_err(io("read"))?;
-    format::check_header(&head).map_err(|found| AnswerLogError::Foreign {
-        path: path.to_owned(),
-        found,
-    })?;
+    format::check_header(&head).map_err(|found| AnswerLogError::Foreign { path: path.to_owned(), found })?;
     if head.len() < format::HEADER_BYTES {
         // Torn while it was begun: nothing was ever in it.
         report.torn_bytes += file_bytes;
         if matches!(tail, Tail::Cut) {
-            file.write_all_at(&format::header(), 0)
-                .map_err(io("write"))?;
+            file.write_all_at(&format::header(), 0).map_err(io("write"))?;
             file.sync_all().map_err(io("sync"))?;
         }
         return Ok(format::HEADER_BYTES as u64);
@@ -128,26 +102,16 @@ pub(super) fn load_segment(
     let mut index = shared.index_mut();
     let scanned = scan::scan(&file, file_bytes, |key, offset| {
         // The first answer stays, as it did when they were written.
-        index.entry(short(&key)).or_insert(Place {
-            segment,
-            offset: offset as u32,
-        });
+        index.entry(short(&key)).or_insert(Place { segment, offset: offset as u32 });
     })
     .map_err(io("read"))?;
     drop(index);
-    let place = |(offset, bytes)| DamagedPlace {
-        path: path.to_owned(),
-        offset,
-        bytes,
-    };
-    report
-        .damaged
-        .extend(scanned.damaged.into_iter().map(place));
+    let place = |(offset, bytes)| DamagedPlace { path: path.to_owned(), offset, bytes };
+    report.damaged.extend(scanned.damaged.into_iter().map(place));
     let torn_bytes = file_bytes - scanned.end;
     match tail {
         Tail::Cut if torn_bytes > 0 => {
-            file.set_len(scanned.end)
-                .map_err(io("cut the torn end of"))?;
+            file.set_len(scanned.end).map_err(io("cut the torn end of"))?;
             file.sync_all().map_err(io("sync"))?;
             report.torn_bytes += torn_bytes;
         }

@@ -23,16 +23,8 @@ pub(super) fn scan(
     file_bytes: u64,
     mut on_record: impl FnMut(RequestKey, u64),
 ) -> io::Result<Scanned> {
-    let mut window = Window {
-        file,
-        file_bytes,
-        start: 0,
-        bytes: Vec::new(),
-    };
-    let mut scanned = Scanned {
-        end: HEADER_BYTES as u64,
-        damaged: Vec::new(),
-    };
+    let mut window = Window { file, file_bytes, start: 0, bytes: Vec::new() };
+    let mut scanned = Scanned { end: HEADER_BYTES as u64, damaged: Vec::new() };
     let mut offset = scanned.end;
     loop {
         if let Some((key, record_bytes)) = window.record(offset)? {
@@ -62,20 +54,14 @@ impl Window<'_> {
     /// The file's bytes from `offset`, `wanted` of them or as many as there are.
     fn slice(&mut self, offset: u64, wanted: usize) -> io::Result<&[u8]> {
         let wanted = self.file_bytes.saturating_sub(offset).min(wanted as u64) as usize;
-        let inside =
-            offset >= self.start && offset + wanted as u64 <= self.start + self.bytes.len() as u64;
+        let inside = offset >= self.start && offset + wanted as u64 <= self.start + self.bytes.len() as u64;
         if !inside {
             let left = self.file_bytes.saturating_sub(offset);
-            self.bytes
-                .resize(left.min(wanted.max(WINDOW_BYTES) as u64) as usize, 0);
+            self.bytes.resize(left.min(wanted.max(WINDOW_BYTES) as u64) as usize, 0);
             self.file.read_exact_at(&mut self.bytes, offset)?;
             self.start = offset;
         }
-        let from = if wanted == 0 {
-            0
-        } else {
-            (offset - self.start) as usize
-        };
+        let from = if wanted == 0 { 0 } else { (offset - self.start) as usize };
         Ok(&self.bytes[from..from + wanted])
     }
 
@@ -93,10 +79,7 @@ impl Window<'_> {
     fn find_marker(&mut self, mut offset: u64) -> io::Result<Option<u64>> {
         loop {
             let chunk = self.slice(offset, WINDOW_BYTES)?;
-            if let Some(at) = chunk
-                .windows(MARKER.len())
-                .position(|bytes| bytes == MARKER)
-            {
+            if let Some(at) = chunk.windows(MARKER.len()).position(|bytes| bytes == MARKER) {
                 return Ok(Some(offset + at as u64));
             }
             if chunk.len() < WINDOW_BYTES {

@@ -63,13 +63,7 @@ async fn answers_come_back_and_survive_a_reopening() {
     assert_eq!(log.get(&key(7)).unwrap(), Some(answer(7)));
     drop(log);
     let log = open(dir.path());
-    assert_eq!(
-        log.report(),
-        &OpenReport {
-            answers: 50,
-            ..OpenReport::default()
-        }
-    );
+    assert_eq!(log.report(), &OpenReport { answers: 50, ..OpenReport::default() });
     for number in 0..50 {
         assert!(log.contains(&key(number)));
         assert_eq!(log.get(&key(number)).unwrap(), Some(answer(number)));
@@ -84,10 +78,7 @@ async fn the_first_answer_stays() {
     assert_eq!(log.append(&key(1), &answer(1)).await.unwrap(), answer(1));
     assert_eq!(log.append(&key(1), &answer(2)).await.unwrap(), answer(1));
     let bytes = fs::metadata(segment_path(dir.path(), 0)).unwrap().len() as usize;
-    assert_eq!(
-        bytes,
-        format::HEADER_BYTES + format::encode(&key(1), &answer(1)).unwrap().len()
-    );
+    assert_eq!(bytes, format::HEADER_BYTES + format::encode(&key(1), &answer(1)).unwrap().len());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -98,11 +89,7 @@ async fn many_tasks_write_at_once() {
         .map(|number| {
             let log = Arc::clone(&log);
             // Each key twice, from two tasks.
-            tokio::spawn(async move {
-                log.append(&key(number / 2), &answer(number / 2))
-                    .await
-                    .unwrap()
-            })
+            tokio::spawn(async move { log.append(&key(number / 2), &answer(number / 2)).await.unwrap() })
         })
         .collect();
     for (number, task) in tasks.into_iter().enumerate() {
@@ -116,9 +103,7 @@ async fn many_tasks_write_at_once() {
 #[tokio::test]
 async fn segments_follow_one_another() {
     let dir = tempfile::tempdir().unwrap();
-    let options = AnswerLogOptions {
-        segment_bytes: 2_000,
-    };
+    let options = AnswerLogOptions { segment_bytes: 2_000 };
     let log = Arc::new(AnswerLog::open_with(dir.path(), &options).unwrap());
     fill(&log, 0..20).await;
     drop(log);
@@ -126,11 +111,7 @@ async fn segments_follow_one_another() {
     let log = Arc::new(AnswerLog::open_with(dir.path(), &options).unwrap());
     fill(&log, 20..30).await;
     for number in 0..30 {
-        assert_eq!(
-            log.get(&key(number)).unwrap(),
-            Some(answer(number)),
-            "{number}"
-        );
+        assert_eq!(log.get(&key(number)).unwrap(), Some(answer(number)), "{number}");
     }
 }
 
@@ -139,10 +120,7 @@ fn one_process_at_a_time() {
     let dir = tempfile::tempdir().unwrap();
     let log = open(dir.path());
     let error = AnswerLog::open(dir.path()).err().unwrap().to_string();
-    assert!(
-        error.contains(&format!("in use by process {}", std::process::id())),
-        "{error}"
-    );
+    assert!(error.contains(&format!("in use by process {}", std::process::id())), "{error}");
     drop(log);
     open(dir.path());
 }
@@ -156,26 +134,15 @@ fn damage_in_the_middle_costs_only_what_it_hits() {
     let dir = dir_with(&bytes);
     let log = open(dir.path());
     assert_eq!((log.report().answers, log.report().torn_bytes), (8, 0));
-    let places: Vec<_> = log
-        .report()
-        .damaged
-        .iter()
-        .map(|place| (place.offset as usize, place.bytes as usize))
-        .collect();
-    assert_eq!(
-        places,
-        [(ends[2], ends[3] - ends[2]), (ends[5], ends[6] - ends[5])]
-    );
+    let places: Vec<_> =
+        log.report().damaged.iter().map(|place| (place.offset as usize, place.bytes as usize)).collect();
+    assert_eq!(places, [(ends[2], ends[3] - ends[2]), (ends[5], ends[6] - ends[5])]);
     for number in 0..10 {
         let expected = (![3, 6].contains(&number)).then(|| answer(number));
         assert_eq!(log.get(&key(number)).unwrap(), expected, "{number}");
     }
     drop(log);
-    assert_eq!(
-        fs::read(segment_path(dir.path(), 0)).unwrap(),
-        bytes,
-        "nothing was changed"
-    );
+    assert_eq!(fs::read(segment_path(dir.path(), 0)).unwrap(), bytes, "nothing was changed");
 }
 
 #[tokio::test]
@@ -183,10 +150,7 @@ async fn a_record_gone_bad_while_open_is_forgotten_and_written_anew() {
     let (bytes, ends) = segment(0..3);
     let dir = dir_with(&bytes);
     let log = open(dir.path());
-    let file = OpenOptions::new()
-        .write(true)
-        .open(segment_path(dir.path(), 0))
-        .unwrap();
+    let file = OpenOptions::new().write(true).open(segment_path(dir.path(), 0)).unwrap();
     file.write_all_at(b"####", ends[0] as u64 + 80).unwrap();
     assert_eq!(log.get(&key(1)).unwrap(), None);
     assert!(!log.contains(&key(1)));
@@ -197,16 +161,10 @@ async fn a_record_gone_bad_while_open_is_forgotten_and_written_anew() {
 #[test]
 fn foreign_files_are_refused_and_left_alone() {
     let newer = [b"CSMTHLOG".as_slice(), &2u32.to_le_bytes(), &[0; 4]].concat();
-    for (bytes, word) in [
-        (b"{\"some\": \"json\"}, longer".to_vec(), "begins with"),
-        (newer, "format"),
-    ] {
+    for (bytes, word) in [(b"{\"some\": \"json\"}, longer".to_vec(), "begins with"), (newer, "format")] {
         let dir = dir_with(&bytes);
         let error = AnswerLog::open(dir.path()).err().unwrap().to_string();
-        assert!(
-            error.contains(word) && error.contains("answers-00000.log"),
-            "{error}"
-        );
+        assert!(error.contains(word) && error.contains("answers-00000.log"), "{error}");
         assert_eq!(fs::read(segment_path(dir.path(), 0)).unwrap(), bytes);
     }
 }
@@ -266,9 +224,7 @@ fn child_that_appends_until_killed() {
                     for number in (first + lane..).step_by(8) {
                         log.append(&key(number), &answer(number)).await.unwrap();
                         // One write call, so that the line appears whole and only after the append.
-                        std::io::stdout()
-                            .write_all(format!("\ndurable {number}\n").as_bytes())
-                            .unwrap();
+                        std::io::stdout().write_all(format!("\ndurable {number}\n").as_bytes()).unwrap();
                         std::io::stdout().flush().unwrap();
                     }
                 })
@@ -319,20 +275,12 @@ fn kill_nine_loses_nothing() {
         let log = open(dir.path());
         assert!(log.report().damaged.is_empty(), "{:?}", log.report());
         for number in &durable {
-            assert_eq!(
-                log.get(&key(*number)).unwrap(),
-                Some(answer(*number)),
-                "{number}"
-            );
+            assert_eq!(log.get(&key(*number)).unwrap(), Some(answer(*number)), "{number}");
         }
         // The lanes leave gaps; fill them so that the next child can begin at len().
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
         let end = (0..)
-            .find(|number| {
-                *number > 8 + durable.iter().max().unwrap() && !log.contains(&key(*number))
-            })
+            .find(|number| *number > 8 + durable.iter().max().unwrap() && !log.contains(&key(*number)))
             .unwrap();
         runtime.block_on(fill(&log, 0..end));
         durable.extend(0..end);

@@ -55,11 +55,7 @@ impl Writer {
             end,
             broken: None,
         };
-        let segments = writer
-            .shared
-            .segments
-            .read()
-            .map_or(0, |segments| segments.len());
+        let segments = writer.shared.segments.read().map_or(0, |segments| segments.len());
         match segments.checked_sub(1) {
             Some(last) => writer.segment = last as u32,
             None => writer.begin_segment()?,
@@ -85,10 +81,9 @@ impl Writer {
     fn commit(&mut self, group: Vec<Job>) {
         if let Some(cause) = &self.broken {
             for job in group {
-                let _ = job.reply.send(Err(AnswerLogError::Broken {
-                    dir: self.dir.clone(),
-                    cause: cause.clone(),
-                }));
+                let _ = job
+                    .reply
+                    .send(Err(AnswerLogError::Broken { dir: self.dir.clone(), cause: cause.clone() }));
             }
             return;
         }
@@ -99,11 +94,7 @@ impl Writer {
             let mut in_group = HashSet::new();
             for job in group {
                 let new = !index.contains_key(&short(&job.key)) && in_group.insert(short(&job.key));
-                if new {
-                    fresh.push(job)
-                } else {
-                    known.push(job)
-                }
+                if new { fresh.push(job) } else { known.push(job) }
             }
         }
         match self.write(&fresh) {
@@ -138,19 +129,11 @@ impl Writer {
         let mut places = Vec::with_capacity(jobs.len());
         for job in jobs {
             let offset = (self.end + bytes.len() as u64) as u32;
-            places.push((
-                short(&job.key),
-                Place {
-                    segment: self.segment,
-                    offset,
-                },
-            ));
+            places.push((short(&job.key), Place { segment: self.segment, offset }));
             bytes.extend_from_slice(&job.record);
         }
         let Some(Segment { path, file }) = self.shared.segment(self.segment) else {
-            return Err(AnswerLogError::WriterStopped {
-                dir: self.dir.clone(),
-            });
+            return Err(AnswerLogError::WriterStopped { dir: self.dir.clone() });
         };
         if let Err(error) = file.write_all_at(&bytes, self.end) {
             // A full disk leaves part of the group behind: take it back, so that the file ends whole.
@@ -184,16 +167,12 @@ impl Writer {
             .truncate(true)
             .open(&path)
             .map_err(io("make"))?;
-        file.write_all_at(&format::header(), 0)
-            .map_err(io("write"))?;
+        file.write_all_at(&format::header(), 0).map_err(io("write"))?;
         file.sync_all().map_err(io("sync"))?;
         File::open(&self.dir)
             .and_then(|dir| dir.sync_all())
             .map_err(|error| AnswerLogError::io("sync the folder", &self.dir, error))?;
-        self.segment = self.shared.push_segment(Segment {
-            path: path.into(),
-            file: Arc::new(file),
-        });
+        self.segment = self.shared.push_segment(Segment { path: path.into(), file: Arc::new(file) });
         self.next_number += 1;
         self.end = format::HEADER_BYTES as u64;
         Ok(())

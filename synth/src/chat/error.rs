@@ -170,10 +170,9 @@ impl ChatError {
     /// Whether the same request may succeed when sent again.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. }
-            | Self::Cut { .. }
-            | Self::TimedOut { .. }
-            | Self::BadJson { .. } => true,
+            Self::Unreachable { .. } | Self::Cut { .. } | Self::TimedOut { .. } | Self::BadJson { .. } => {
+                true
+            }
             Self::Status { status, .. } => matches!(status, 408 | 409 | 429 | 500..=599),
             _ => false,
         }
@@ -183,9 +182,7 @@ impl ChatError {
     /// or model that is not there (3xx, 404, 405), a used-up budget, all endpoints down.
     pub fn stops_run(&self) -> bool {
         match self {
-            Self::Unauthorized { .. }
-            | Self::BudgetExhausted { .. }
-            | Self::AllEndpointsDown { .. } => true,
+            Self::Unauthorized { .. } | Self::BudgetExhausted { .. } | Self::AllEndpointsDown { .. } => true,
             Self::Status { status, .. } => matches!(status, 300..=399 | 404 | 405),
             _ => false,
         }
@@ -212,11 +209,10 @@ impl ChatError {
 
 fn key_advice(key_env: Option<&str>) -> String {
     match key_env {
-        Some(name) => format!(
-            "Check the key in the environment variable {name}, and that it may use this model"
-        ),
-        None => "Put the key into an environment variable and name that variable in api_key_env"
-            .to_owned(),
+        Some(name) => {
+            format!("Check the key in the environment variable {name}, and that it may use this model")
+        }
+        None => "Put the key into an environment variable and name that variable in api_key_env".to_owned(),
     }
 }
 
@@ -244,42 +240,21 @@ mod tests {
     use super::*;
 
     fn status(status: u16) -> ChatError {
-        ChatError::Status {
-            url: "http://h/v1".into(),
-            status,
-            said: "no".into(),
-            retry_after_seconds: None,
-        }
+        ChatError::Status { url: "http://h/v1".into(), status, said: "no".into(), retry_after_seconds: None }
     }
 
     #[test]
     fn statuses_fall_into_their_classes() {
         for code in [408, 409, 429, 500, 502, 503, 504] {
-            assert!(
-                status(code).is_retryable() && !status(code).stops_run(),
-                "{code}"
-            );
+            assert!(status(code).is_retryable() && !status(code).stops_run(), "{code}");
         }
         for code in [301, 404, 405] {
-            assert!(
-                !status(code).is_retryable() && status(code).stops_run(),
-                "{code}"
-            );
+            assert!(!status(code).is_retryable() && status(code).stops_run(), "{code}");
         }
         for code in [400, 413, 422] {
-            assert!(
-                !status(code).is_retryable() && !status(code).stops_run(),
-                "{code}"
-            );
+            assert!(!status(code).is_retryable() && !status(code).stops_run(), "{code}");
         }
-        assert_eq!(
-            ChatError::GaveUp {
-                attempts: 6,
-                last: Box::new(status(503))
-            }
-            .reason(),
-            "llm_http_503"
-        );
+        assert_eq!(ChatError::GaveUp { attempts: 6, last: Box::new(status(503)) }.reason(), "llm_http_503");
     }
 
     #[test]
@@ -290,21 +265,9 @@ mod tests {
             key_env: Some("MY_KEY".into()),
             said: "bad key".into(),
         };
-        assert!(
-            refused.to_string().contains("environment variable MY_KEY"),
-            "{refused}"
-        );
-        let used = ChatError::BudgetExhausted {
-            kind: BudgetKind::Usd,
-            limit: 5.0,
-            used: 4.5,
-            needed: 0.75,
-        };
+        assert!(refused.to_string().contains("environment variable MY_KEY"), "{refused}");
+        let used = ChatError::BudgetExhausted { kind: BudgetKind::Usd, limit: 5.0, used: 4.5, needed: 0.75 };
         assert!(used.to_string().contains("raise max_usd"), "{used}");
-        assert!(
-            status(404).to_string().contains("base_url"),
-            "{}",
-            status(404)
-        );
+        assert!(status(404).to_string().contains("base_url"), "{}", status(404));
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use crate::chat::{BudgetKind, ChatAnswer, ChatError, ChatRequest};
 const TEMPLATE_TOKENS: u64 = 16;
 
 /// Limits of a [`Budget`]. A limit that is not set does not bind.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetOptions {
     /// Requests sent at most, failed ones among them.
@@ -81,23 +82,13 @@ impl Budget {
     /// A budget that starts now.
     pub fn new(options: BudgetOptions) -> Result<Arc<Self>, ClientError> {
         let prices = [
-            (
-                "usd_per_million_prompt_tokens",
-                options.usd_per_million_prompt_tokens,
-            ),
-            (
-                "usd_per_million_completion_tokens",
-                options.usd_per_million_completion_tokens,
-            ),
+            ("usd_per_million_prompt_tokens", options.usd_per_million_prompt_tokens),
+            ("usd_per_million_completion_tokens", options.usd_per_million_completion_tokens),
             ("max_usd", options.max_usd.unwrap_or_default()),
         ];
         for (option, value) in prices {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(ClientError::BadNumber {
-                    option,
-                    value,
-                    rule: "0 or more",
-                });
+                return Err(ClientError::BadNumber { option, value, rule: "0 or more" });
             }
         }
         if options.max_usd.is_some() && prices[0].1 + prices[1].1 == 0.0 {
@@ -121,12 +112,7 @@ impl Budget {
     }
 
     fn starting_now(options: BudgetOptions) -> Self {
-        Self {
-            options,
-            started: Instant::now(),
-            state: Mutex::default(),
-            settled: Notify::new(),
-        }
+        Self { options, started: Instant::now(), state: Mutex::default(), settled: Notify::new() }
     }
 
     /// What was spent so far.
@@ -141,35 +127,24 @@ impl Budget {
 
     /// When `max_seconds` are over.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        self.options
-            .max_seconds
-            .map(|seconds| self.started + Duration::from_secs_f64(seconds))
+        self.options.max_seconds.map(|seconds| self.started + Duration::from_secs_f64(seconds))
     }
 
     /// The error that says that a limit is reached; `needed` is in the limit's unit.
     pub(super) fn out_of(&self, kind: BudgetKind, needed: f64) -> ChatError {
         let spent = self.spent();
         let (limit, used) = match kind {
-            BudgetKind::Requests => (
-                self.options.max_requests.map(|limit| limit as f64),
-                spent.requests as f64,
-            ),
+            BudgetKind::Requests => {
+                (self.options.max_requests.map(|limit| limit as f64), spent.requests as f64)
+            }
             BudgetKind::Tokens => (
                 self.options.max_tokens.map(|limit| limit as f64),
                 (spent.prompt_tokens + spent.completion_tokens) as f64,
             ),
             BudgetKind::Usd => (self.options.max_usd, spent.usd),
-            BudgetKind::Seconds => (
-                self.options.max_seconds,
-                self.started.elapsed().as_secs_f64().floor(),
-            ),
+            BudgetKind::Seconds => (self.options.max_seconds, self.started.elapsed().as_secs_f64().floor()),
         };
-        ChatError::BudgetExhausted {
-            kind,
-            limit: limit.unwrap_or_default(),
-            used,
-            needed,
-        }
+        ChatError::BudgetExhausted { kind, limit: limit.unwrap_or_default(), used, needed }
     }
 
     fn usd(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
@@ -179,16 +154,10 @@ impl Budget {
     }
 
     fn worst(&self, request: &ChatRequest) -> Worst {
-        let prompt_tokens: u64 = request
-            .messages
-            .iter()
-            .map(|message| message.content.len() as u64 + TEMPLATE_TOKENS)
-            .sum();
+        let prompt_tokens: u64 =
+            request.messages.iter().map(|message| message.content.len() as u64 + TEMPLATE_TOKENS).sum();
         let completion_tokens = u64::from(request.max_new_tokens);
-        Worst {
-            tokens: prompt_tokens + completion_tokens,
-            usd: self.usd(prompt_tokens, completion_tokens),
-        }
+        Worst { tokens: prompt_tokens + completion_tokens, usd: self.usd(prompt_tokens, completion_tokens) }
     }
 
     /// Counts a request and holds its worst case; waits while that depends on requests in flight.
@@ -201,10 +170,7 @@ impl Budget {
             settled.as_mut().enable();
             match self.try_hold(worst) {
                 Trial::Held => {
-                    return Ok(Hold {
-                        budget: self,
-                        worst,
-                    });
+                    return Ok(Hold { budget: self, worst });
                 }
                 Trial::Exhausted(error) => return Err(error),
                 Trial::Wait => settled.await,
@@ -216,25 +182,13 @@ impl Budget {
         let mut state = self.lock();
         let State { spent, held, holds } = &mut *state;
         let tokens = spent.prompt_tokens + spent.completion_tokens;
-        let short = if self
-            .options
-            .max_requests
-            .is_some_and(|max| spent.requests >= max)
-        {
+        let short = if self.options.max_requests.is_some_and(|max| spent.requests >= max) {
             // A request sent is spent, whatever becomes of it: waiting gives nothing back.
             drop(state);
             return Trial::Exhausted(self.out_of(BudgetKind::Requests, 1.0));
-        } else if self
-            .options
-            .max_tokens
-            .is_some_and(|max| tokens + held.tokens + worst.tokens > max)
-        {
+        } else if self.options.max_tokens.is_some_and(|max| tokens + held.tokens + worst.tokens > max) {
             Some((BudgetKind::Tokens, worst.tokens as f64))
-        } else if self
-            .options
-            .max_usd
-            .is_some_and(|max| spent.usd + held.usd + worst.usd > max)
-        {
+        } else if self.options.max_usd.is_some_and(|max| spent.usd + held.usd + worst.usd > max) {
             Some((BudgetKind::Usd, worst.usd))
         } else {
             None
@@ -265,10 +219,8 @@ pub(super) struct Hold<'a> {
 impl Hold<'_> {
     /// Counts what the answer cost in truth.
     pub(super) fn settle(self, answer: &ChatAnswer) {
-        let (prompt_tokens, completion_tokens) = (
-            u64::from(answer.prompt_tokens),
-            u64::from(answer.completion_tokens),
-        );
+        let (prompt_tokens, completion_tokens) =
+            (u64::from(answer.prompt_tokens), u64::from(answer.completion_tokens));
         let mut state = self.budget.lock();
         state.spent.prompt_tokens += prompt_tokens;
         state.spent.completion_tokens += completion_tokens;
@@ -283,11 +235,7 @@ impl Drop for Hold<'_> {
             state.holds -= 1;
             state.held.tokens -= self.worst.tokens;
             // Sums of dollars carry rounding; with nothing in flight there is nothing held.
-            state.held.usd = if state.holds == 0 {
-                0.0
-            } else {
-                state.held.usd - self.worst.usd
-            };
+            state.held.usd = if state.holds == 0 { 0.0 } else { state.held.usd - self.worst.usd };
         }
         self.budget.settled.notify_waiters();
     }
@@ -302,10 +250,7 @@ mod tests {
 
     fn request() -> ChatRequest {
         // Worst case: 84 + 16 prompt tokens and 100 of the answer.
-        ChatRequest {
-            max_new_tokens: 100,
-            ..ChatRequest::new("m", vec![Message::user("x".repeat(84))])
-        }
+        ChatRequest { max_new_tokens: 100, ..ChatRequest::new("m", vec![Message::user("x".repeat(84))]) }
     }
 
     fn answer(completion_tokens: u32) -> ChatAnswer {
@@ -330,11 +275,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_request_is_the_last() {
-        let budget = Budget::new(BudgetOptions {
-            max_requests: Some(2),
-            ..BudgetOptions::default()
-        })
-        .unwrap();
+        let budget =
+            Budget::new(BudgetOptions { max_requests: Some(2), ..BudgetOptions::default() }).unwrap();
         drop(budget.hold(&request()).await.unwrap());
         drop(budget.hold(&request()).await.unwrap());
         let error = budget.hold(&request()).await.err().unwrap();
@@ -343,36 +285,18 @@ mod tests {
 
     #[tokio::test]
     async fn tokens_in_flight_are_waited_for() {
-        let budget = Budget::new(BudgetOptions {
-            max_tokens: Some(300),
-            ..BudgetOptions::default()
-        })
-        .unwrap();
+        let budget =
+            Budget::new(BudgetOptions { max_tokens: Some(300), ..BudgetOptions::default() }).unwrap();
         let request = request();
         let first = budget.hold(&request).await.unwrap();
         let mut second = Box::pin(budget.hold(&request));
-        assert!(
-            (&mut second).now_or_never().is_none(),
-            "200 held of 300: the next 200 must wait"
-        );
+        assert!((&mut second).now_or_never().is_none(), "200 held of 300: the next 200 must wait");
         first.settle(&answer(10));
         let second = second.await.unwrap();
         second.settle(&answer(80));
-        assert_eq!(
-            budget.spent(),
-            Spent {
-                requests: 2,
-                prompt_tokens: 40,
-                completion_tokens: 90,
-                usd: 0.0
-            }
-        );
+        assert_eq!(budget.spent(), Spent { requests: 2, prompt_tokens: 40, completion_tokens: 90, usd: 0.0 });
         let error = budget.hold(&request).await.err().unwrap();
-        assert_eq!(
-            kind(&error),
-            Some(BudgetKind::Tokens),
-            "130 + 200 > 300 and nothing in flight"
-        );
+        assert_eq!(kind(&error), Some(BudgetKind::Tokens), "130 + 200 > 300 and nothing in flight");
     }
 
     #[tokio::test]
@@ -392,18 +316,9 @@ mod tests {
 
     #[test]
     fn wrong_settings_are_named() {
-        let no_price = BudgetOptions {
-            max_usd: Some(1.0),
-            ..BudgetOptions::default()
-        };
+        let no_price = BudgetOptions { max_usd: Some(1.0), ..BudgetOptions::default() };
         assert!(matches!(Budget::new(no_price), Err(ClientError::NoPrice)));
-        let negative = BudgetOptions {
-            usd_per_million_prompt_tokens: -1.0,
-            ..BudgetOptions::default()
-        };
-        assert!(matches!(
-            Budget::new(negative),
-            Err(ClientError::BadNumber { .. })
-        ));
+        let negative = BudgetOptions { usd_per_million_prompt_tokens: -1.0, ..BudgetOptions::default() };
+        assert!(matches!(Budget::new(negative), Err(ClientError::BadNumber { .. })));
     }
 }

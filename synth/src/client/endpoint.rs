@@ -202,10 +202,7 @@ impl EndpointState {
             // A request sent before the circuit opened says nothing new.
             Circuit::Closed | Circuit::Open { .. } => return,
         };
-        self.circuit = Circuit::Open {
-            until: now + wait,
-            wait,
-        };
+        self.circuit = Circuit::Open { until: now + wait, wait };
     }
 
     fn grow(&mut self) {
@@ -228,10 +225,7 @@ impl EndpointState {
     fn pause(&mut self, pause: Option<Duration>, now: Instant) {
         if let Some(pause) = pause {
             let until = now + pause.min(self.tuning.retry_after_max);
-            self.paused_until = Some(
-                self.paused_until
-                    .map_or(until, |already| already.max(until)),
-            );
+            self.paused_until = Some(self.paused_until.map_or(until, |already| already.max(until)));
         }
     }
 }
@@ -318,23 +312,10 @@ mod tests {
         let (mut state, now) = endpoint();
         state.take();
         state.finish(now, Verdict::Overloaded(Some(Duration::from_secs(7))), now);
-        assert_eq!(
-            state.readiness(now),
-            Readiness::At(now + Duration::from_secs(7))
-        );
-        state.finish(
-            now,
-            Verdict::Overloaded(Some(Duration::from_secs(1_000_000))),
-            now,
-        );
-        assert_eq!(
-            state.readiness(now),
-            Readiness::At(now + Duration::from_secs(300))
-        );
-        assert!(matches!(
-            state.readiness(now + Duration::from_secs(300)),
-            Readiness::Now(_)
-        ));
+        assert_eq!(state.readiness(now), Readiness::At(now + Duration::from_secs(7)));
+        state.finish(now, Verdict::Overloaded(Some(Duration::from_secs(1_000_000))), now);
+        assert_eq!(state.readiness(now), Readiness::At(now + Duration::from_secs(300)));
+        assert!(matches!(state.readiness(now + Duration::from_secs(300)), Readiness::Now(_)));
     }
 
     #[test]
@@ -351,18 +332,10 @@ mod tests {
         assert_eq!(fill(&mut state, first), 1, "one probe at a time");
         state.finish(first, Verdict::Failed(None), first);
         let second = first + Duration::from_secs(20);
-        assert_eq!(
-            state.readiness(first),
-            Readiness::At(second),
-            "twice as long"
-        );
+        assert_eq!(state.readiness(first), Readiness::At(second), "twice as long");
         state.take();
         state.give_up(second);
-        assert_eq!(
-            fill(&mut state, second),
-            1,
-            "a probe that was given up makes room for another"
-        );
+        assert_eq!(fill(&mut state, second), 1, "a probe that was given up makes room for another");
         state.finish(second, Verdict::Answered, second);
         assert!(state.works());
         assert_eq!(fill(&mut state, second), 4);

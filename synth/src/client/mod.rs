@@ -55,16 +55,8 @@ impl OpenAiClient {
         options.check()?;
         let urls = options.completion_urls()?;
         let sender = Sender::new(options, &urls)?;
-        let pool = Pool::new(
-            options,
-            urls.iter().map(|(base_url, _)| base_url.clone()).collect(),
-        );
-        Ok(Self {
-            options: options.clone(),
-            sender,
-            pool,
-            budget,
-        })
+        let pool = Pool::new(options, urls.iter().map(|(base_url, _)| base_url.clone()).collect());
+        Ok(Self { options: options.clone(), sender, pool, budget })
     }
 
     /// How each endpoint fares, in the order of `base_urls`.
@@ -100,10 +92,7 @@ impl OpenAiClient {
                 return Err(error);
             }
             if attempt >= self.options.max_attempts {
-                return Err(ChatError::GaveUp {
-                    attempts: attempt,
-                    last: Box::new(error),
-                });
+                return Err(ChatError::GaveUp { attempts: attempt, last: Box::new(error) });
             }
             let wait = retry::backoff(
                 attempt,
@@ -126,9 +115,7 @@ impl ChatModel for OpenAiClient {
     }
 
     fn max_in_flight(&self) -> usize {
-        self.options
-            .max_in_flight
-            .saturating_mul(self.options.base_urls.len())
+        self.options.max_in_flight.saturating_mul(self.options.base_urls.len())
     }
 
     async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {

@@ -2,13 +2,14 @@
 
 use std::ops::RangeInclusive;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
 /// Which dialect of the OpenAI API the servers speak: it decides the names of sampling fields beyond
 /// OpenAI's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerKind {
     /// vLLM, SGLang, TGI: `top_k` and `repetition_penalty`.
@@ -21,7 +22,7 @@ pub enum ServerKind {
 }
 
 /// Options of [`OpenAiClient`](super::OpenAiClient).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientOptions {
     /// Base URLs of the servers, each up to and with its version, for example `http://127.0.0.1:8000/v1`.
@@ -154,12 +155,7 @@ impl ClientOptions {
         ] {
             in_range(value, 1.0..=f64::MAX, option, "1 or more")?;
         }
-        in_range(
-            self.max_body_bytes as f64,
-            1024.0..=f64::MAX,
-            "max_body_bytes",
-            "1024 or more",
-        )?;
+        in_range(self.max_body_bytes as f64, 1024.0..=f64::MAX, "max_body_bytes", "1024 or more")?;
         for (option, value) in [
             ("request_timeout_seconds", self.request_timeout_seconds),
             ("connect_timeout_seconds", self.connect_timeout_seconds),
@@ -169,12 +165,7 @@ impl ClientOptions {
             ("breaker_open_seconds", self.breaker_open_seconds),
             ("down_after_seconds", self.down_after_seconds),
         ] {
-            in_range(
-                value,
-                0.001..=MAX_SECONDS,
-                option,
-                "at least 0.001 and at most a year of seconds",
-            )?;
+            in_range(value, 0.001..=MAX_SECONDS, option, "at least 0.001 and at most a year of seconds")?;
         }
         Ok(())
     }
@@ -184,10 +175,7 @@ impl ClientOptions {
         if self.base_urls.is_empty() {
             return Err(ClientError::NoEndpoint);
         }
-        self.base_urls
-            .iter()
-            .map(|text| completion_url(text))
-            .collect()
+        self.base_urls.iter().map(|text| completion_url(text)).collect()
     }
 }
 
@@ -201,30 +189,15 @@ fn in_range(
     rule: &'static str,
 ) -> Result<(), ClientError> {
     // NaN lies in no range.
-    if range.contains(&value) {
-        Ok(())
-    } else {
-        Err(ClientError::BadNumber {
-            option,
-            value,
-            rule,
-        })
-    }
+    if range.contains(&value) { Ok(()) } else { Err(ClientError::BadNumber { option, value, rule }) }
 }
 
 fn completion_url(text: &str) -> Result<(String, Url), ClientError> {
-    let bad = |problem: String| ClientError::BadUrl {
-        text: text.to_owned(),
-        problem,
-    };
+    let bad = |problem: String| ClientError::BadUrl { text: text.to_owned(), problem };
     let base = text.trim_end_matches('/');
-    let url =
-        Url::parse(&format!("{base}/chat/completions")).map_err(|error| bad(error.to_string()))?;
+    let url = Url::parse(&format!("{base}/chat/completions")).map_err(|error| bad(error.to_string()))?;
     if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad(format!(
-            "its scheme is {:?}, not http or https",
-            url.scheme()
-        )));
+        return Err(bad(format!("its scheme is {:?}, not http or https", url.scheme())));
     }
     if !url.username().is_empty() || url.password().is_some() {
         // The URL stands in errors and in the `endpoint` column, so it may hold no secret.
@@ -244,62 +217,31 @@ mod tests {
     use super::*;
 
     fn urls(text: &str) -> Result<Vec<(String, Url)>, ClientError> {
-        ClientOptions {
-            base_urls: vec![text.into()],
-            ..ClientOptions::default()
-        }
-        .completion_urls()
+        ClientOptions { base_urls: vec![text.into()], ..ClientOptions::default() }.completion_urls()
     }
 
     #[test]
     fn base_urls_are_checked() {
         let (base, url) = urls("http://h:1/v1/").unwrap().remove(0);
-        assert_eq!(
-            (base.as_str(), url.as_str()),
-            ("http://h:1/v1", "http://h:1/v1/chat/completions")
-        );
+        assert_eq!((base.as_str(), url.as_str()), ("http://h:1/v1", "http://h:1/v1/chat/completions"));
         for text in ["", "h:1/v1", "ftp://h/v1", "http://h/v1?key=1", "/v1"] {
-            assert!(
-                matches!(urls(text), Err(ClientError::BadUrl { .. })),
-                "{text}"
-            );
+            assert!(matches!(urls(text), Err(ClientError::BadUrl { .. })), "{text}");
         }
         let secret = urls("https://me:hunter2@h/v1").unwrap_err().to_string();
-        assert!(
-            secret.contains("api_key_env") && !secret.contains("hunter2"),
-            "{secret}"
-        );
-        assert!(matches!(
-            ClientOptions::default().completion_urls(),
-            Err(ClientError::NoEndpoint)
-        ));
+        assert!(secret.contains("api_key_env") && !secret.contains("hunter2"), "{secret}");
+        assert!(matches!(ClientOptions::default().completion_urls(), Err(ClientError::NoEndpoint)));
     }
 
     #[test]
     fn numbers_are_checked() {
         ClientOptions::default().check().unwrap();
         for options in [
-            ClientOptions {
-                max_in_flight: 0,
-                ..ClientOptions::default()
-            },
-            ClientOptions {
-                max_attempts: 0,
-                ..ClientOptions::default()
-            },
-            ClientOptions {
-                request_timeout_seconds: f64::NAN,
-                ..ClientOptions::default()
-            },
-            ClientOptions {
-                down_after_seconds: -1.0,
-                ..ClientOptions::default()
-            },
+            ClientOptions { max_in_flight: 0, ..ClientOptions::default() },
+            ClientOptions { max_attempts: 0, ..ClientOptions::default() },
+            ClientOptions { request_timeout_seconds: f64::NAN, ..ClientOptions::default() },
+            ClientOptions { down_after_seconds: -1.0, ..ClientOptions::default() },
         ] {
-            assert!(
-                matches!(options.check(), Err(ClientError::BadNumber { .. })),
-                "{options:?}"
-            );
+            assert!(matches!(options.check(), Err(ClientError::BadNumber { .. })), "{options:?}");
         }
     }
 }

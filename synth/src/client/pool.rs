@@ -61,18 +61,11 @@ enum Choice {
 impl Pool {
     pub(super) fn new(options: &ClientOptions, urls: Vec<String>) -> Self {
         let tuning = Tuning::new(options);
-        let endpoints = urls
-            .iter()
-            .map(|_| EndpointState::new(tuning.clone()))
-            .collect();
+        let endpoints = urls.iter().map(|_| EndpointState::new(tuning.clone())).collect();
         Self {
             urls,
             down_after: Duration::from_secs_f64(options.down_after_seconds),
-            state: Mutex::new(PoolState {
-                endpoints,
-                down_since: None,
-                last_failure: String::new(),
-            }),
+            state: Mutex::new(PoolState { endpoints, down_since: None, last_failure: String::new() }),
             changed: Notify::new(),
         }
     }
@@ -94,12 +87,7 @@ impl Pool {
                 Ok(Choice::Endpoint(endpoint)) => {
                     // There may be more places: pass the word on.
                     self.changed.notify_one();
-                    return Ok(Slot {
-                        pool: self,
-                        endpoint,
-                        sent: now,
-                        state: SlotState::Held,
-                    });
+                    return Ok(Slot { pool: self, endpoint, sent: now, state: SlotState::Held });
                 }
                 Err(error) => {
                     self.changed.notify_one();
@@ -149,13 +137,7 @@ impl Pool {
         }
     }
 
-    fn finish(
-        &self,
-        endpoint: usize,
-        sent: Instant,
-        verdict: Option<Verdict>,
-        failure: Option<&ChatError>,
-    ) {
+    fn finish(&self, endpoint: usize, sent: Instant, verdict: Option<Verdict>, failure: Option<&ChatError>) {
         let now = Instant::now();
         {
             let mut state = self.lock();
@@ -187,11 +169,7 @@ impl Pool {
                 in_flight: endpoint.in_flight,
                 answered: endpoint.answered,
                 failed: endpoint.failed,
-                circuit: if endpoint.works() {
-                    CircuitStatus::Closed
-                } else {
-                    CircuitStatus::Open
-                },
+                circuit: if endpoint.works() { CircuitStatus::Closed } else { CircuitStatus::Open },
             })
             .collect()
     }
@@ -218,18 +196,12 @@ impl Slot<'_> {
 
     pub(super) fn finish(mut self, verdict: Verdict) {
         self.state = SlotState::GivenBack;
-        self.pool
-            .finish(self.endpoint, self.sent, Some(verdict), None);
+        self.pool.finish(self.endpoint, self.sent, Some(verdict), None);
     }
 
     pub(super) fn finish_failed(mut self, error: &ChatError) {
         self.state = SlotState::GivenBack;
-        self.pool.finish(
-            self.endpoint,
-            self.sent,
-            Some(verdict_of(error)),
-            Some(error),
-        );
+        self.pool.finish(self.endpoint, self.sent, Some(verdict_of(error)), Some(error));
     }
 }
 
@@ -244,11 +216,7 @@ impl Drop for Slot<'_> {
 /// What a failure says about the endpoint it came from.
 fn verdict_of(error: &ChatError) -> Verdict {
     match error {
-        ChatError::Status {
-            status,
-            retry_after_seconds,
-            ..
-        } => {
+        ChatError::Status { status, retry_after_seconds, .. } => {
             let pause = retry_after_seconds.map(Duration::from_secs_f64);
             match status {
                 429 => Verdict::Overloaded(pause),

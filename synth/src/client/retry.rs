@@ -46,11 +46,7 @@ fn http_date(text: &str) -> Option<i64> {
     };
     let year: i64 = parts.next()?.parse().ok()?;
     let mut clock = parts.next()?.split(':').map(str::parse::<i64>);
-    let (hour, minute, second) = (
-        clock.next()?.ok()?,
-        clock.next()?.ok()?,
-        clock.next()?.ok()?,
-    );
+    let (hour, minute, second) = (clock.next()?.ok()?, clock.next()?.ok()?, clock.next()?.ok()?);
     let zone_ends = (parts.next(), parts.next(), clock.next());
     let in_range = (1..=31).contains(&day)
         && (1970..=9999).contains(&year)
@@ -65,11 +61,7 @@ fn http_date(text: &str) -> Option<i64> {
 
 /// Days of the Gregorian calendar, with years that begin in March so that the leap day is the last.
 fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
+    let (year, month) = if month > 2 { (year, month - 3) } else { (year - 1, month + 9) };
     let day_of_year = (153 * month + 2) / 5 + day - 1;
     year * 365 + year / 4 - year / 100 + year / 400 + day_of_year - 719_468
 }
@@ -82,9 +74,8 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest() {
-        let waits: Vec<u64> = (1..=6)
-            .map(|attempt| backoff(attempt, SECOND, 10 * SECOND, 0.0).as_secs())
-            .collect();
+        let waits: Vec<u64> =
+            (1..=6).map(|attempt| backoff(attempt, SECOND, 10 * SECOND, 0.0).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
         assert_eq!(backoff(u32::MAX, SECOND, 10 * SECOND, 1.0), 5 * SECOND);
     }
@@ -93,18 +84,9 @@ mod tests {
     fn retry_after_is_read_in_both_forms() {
         let now = UNIX_EPOCH + Duration::from_secs(784_111_777);
         assert_eq!(retry_after_seconds(" 120 ", now), Some(120.0));
-        assert_eq!(
-            retry_after_seconds("Sun, 06 Nov 1994 08:49:47 GMT", now),
-            Some(10.0)
-        );
-        assert_eq!(
-            retry_after_seconds("Sun, 06 Nov 1994 08:49:07 GMT", now),
-            Some(0.0)
-        );
-        assert_eq!(
-            retry_after_seconds("99999999999999999999", now),
-            Some(f64::from(u32::MAX))
-        );
+        assert_eq!(retry_after_seconds("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(10.0));
+        assert_eq!(retry_after_seconds("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(0.0));
+        assert_eq!(retry_after_seconds("99999999999999999999", now), Some(f64::from(u32::MAX)));
         for text in [
             "",
             "-1",

@@ -34,10 +34,7 @@ pub(super) struct Sender {
 }
 
 impl Sender {
-    pub(super) fn new(
-        options: &ClientOptions,
-        urls: &[(String, Url)],
-    ) -> Result<Self, ClientError> {
+    pub(super) fn new(options: &ClientOptions, urls: &[(String, Url)]) -> Result<Self, ClientError> {
         // An error means that a provider stands already, which is as good.
         let _ = rustls::crypto::ring::default_provider().install_default();
         let key = options.api_key_env.as_deref().map(read_key).transpose()?;
@@ -57,16 +54,11 @@ impl Sender {
                 if authorization.is_some() && url.scheme() == "http" && !is_loopback(url) {
                     tracing::warn!(%base_url, "the API key goes unencrypted over http");
                 }
-                let http =
-                    http_client(url, connect_timeout).map_err(|error| ClientError::Http {
-                        url: base_url.clone(),
-                        detail: innermost(&error),
-                    })?;
-                Ok(Endpoint {
-                    base_url: base_url.clone(),
-                    url: url.clone(),
-                    http,
-                })
+                let http = http_client(url, connect_timeout).map_err(|error| ClientError::Http {
+                    url: base_url.clone(),
+                    detail: innermost(&error),
+                })?;
+                Ok(Endpoint { base_url: base_url.clone(), url: url.clone(), http })
             })
             .collect::<Result<_, ClientError>>()?;
         Ok(Self {
@@ -81,16 +73,8 @@ impl Sender {
     }
 
     /// Sends `body` to an endpoint and reads the answer; `attempts` is 1 in it.
-    pub(super) async fn send_once(
-        &self,
-        endpoint: usize,
-        body: Bytes,
-    ) -> Result<ChatAnswer, ChatError> {
-        let Endpoint {
-            base_url,
-            url,
-            http,
-        } = &self.endpoints[endpoint];
+    pub(super) async fn send_once(&self, endpoint: usize, body: Bytes) -> Result<ChatAnswer, ChatError> {
+        let Endpoint { base_url, url, http } = &self.endpoints[endpoint];
         let request_body_bytes = body.len();
         let mut request = http
             .post(url.clone())
@@ -102,18 +86,13 @@ impl Sender {
             request = request.header(AUTHORIZATION, value.clone());
         }
         let sent = Instant::now();
-        let mut response = request
-            .send()
-            .await
-            .map_err(|error| self.network_error(base_url, &error))?;
+        let mut response = request.send().await.map_err(|error| self.network_error(base_url, &error))?;
         if !response.status().is_success() {
             return Err(self.status_error(base_url, response).await);
         }
         let mut answer_body = Vec::new();
-        while let Some(chunk) = response
-            .chunk()
-            .await
-            .map_err(|error| self.network_error(base_url, &error))?
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| self.network_error(base_url, &error))?
         {
             if answer_body.len() + chunk.len() > self.max_body_bytes {
                 return Err(ChatError::BodyTooLarge {
@@ -127,11 +106,7 @@ impl Sender {
             Ok(answer) => answer,
             Err(detail) => {
                 let first_bytes = wire::first_bytes(&self.blot(answer_body));
-                return Err(ChatError::BadJson {
-                    url: base_url.clone(),
-                    detail,
-                    first_bytes,
-                });
+                return Err(ChatError::BadJson { url: base_url.clone(), detail, first_bytes });
             }
         };
         answer.latency_ms = u32::try_from(sent.elapsed().as_millis()).unwrap_or(u32::MAX);
@@ -156,18 +131,8 @@ impl Sender {
         let url = base_url.to_owned();
         let said = wire::said(&self.blot(body));
         match status {
-            401 | 403 => ChatError::Unauthorized {
-                url,
-                status,
-                key_env: self.key_env.clone(),
-                said,
-            },
-            _ => ChatError::Status {
-                url,
-                status,
-                said,
-                retry_after_seconds,
-            },
+            401 | 403 => ChatError::Unauthorized { url, status, key_env: self.key_env.clone(), said },
+            _ => ChatError::Status { url, status, said, retry_after_seconds },
         }
     }
 
@@ -175,33 +140,19 @@ impl Sender {
         let url = base_url.to_owned();
         match (error.is_connect(), error.is_timeout()) {
             (true, true) => {
-                let detail = format!(
-                    "no connection within {} s",
-                    self.connect_timeout.as_secs_f64()
-                );
+                let detail = format!("no connection within {} s", self.connect_timeout.as_secs_f64());
                 ChatError::Unreachable { url, detail }
             }
-            (true, false) => ChatError::Unreachable {
-                url,
-                detail: innermost(error),
-            },
-            (false, true) => ChatError::TimedOut {
-                url,
-                waited_seconds: self.request_timeout.as_secs_f64(),
-            },
-            (false, false) => ChatError::Cut {
-                url,
-                detail: innermost(error),
-            },
+            (true, false) => ChatError::Unreachable { url, detail: innermost(error) },
+            (false, true) => ChatError::TimedOut { url, waited_seconds: self.request_timeout.as_secs_f64() },
+            (false, false) => ChatError::Cut { url, detail: innermost(error) },
         }
     }
 
     /// Servers repeat refused keys in their errors; ours must not stand in a log, not even cut in half.
     fn blot(&self, body: Vec<u8>) -> Vec<u8> {
         match &self.key {
-            Some(key) => String::from_utf8_lossy(&body)
-                .replace(key.as_str(), "[the key]")
-                .into_bytes(),
+            Some(key) => String::from_utf8_lossy(&body).replace(key.as_str(), "[the key]").into_bytes(),
             None => body,
         }
     }
@@ -210,12 +161,8 @@ impl Sender {
 fn read_key(name: &str) -> Result<String, ClientError> {
     match std::env::var(name) {
         Ok(key) if !key.trim().is_empty() => Ok(key.trim().to_owned()),
-        Ok(_) | Err(std::env::VarError::NotPresent) => Err(ClientError::KeyMissing {
-            name: name.to_owned(),
-        }),
-        Err(std::env::VarError::NotUnicode(_)) => Err(ClientError::KeyUnusable {
-            name: name.to_owned(),
-        }),
+        Ok(_) | Err(std::env::VarError::NotPresent) => Err(ClientError::KeyMissing { name: name.to_owned() }),
+        Err(std::env::VarError::NotUnicode(_)) => Err(ClientError::KeyUnusable { name: name.to_owned() }),
     }
 }
 
@@ -238,10 +185,7 @@ fn http_client(url: &Url, connect_timeout: Duration) -> Result<Client, reqwest::
 fn is_loopback(url: &Url) -> bool {
     url.host_str().is_some_and(|host| {
         let address = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost"
-            || address
-                .parse::<IpAddr>()
-                .is_ok_and(|address| address.is_loopback())
+        host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
     })
 }
 

@@ -23,11 +23,7 @@ pub(crate) enum Act {
     /// Answers in chunks, a few bytes each.
     Chunked { tokens: u32 },
     /// Answers with a status, headers ("Name: value\r\n" each) and a body.
-    Status {
-        status: u16,
-        headers: &'static str,
-        body: &'static str,
-    },
+    Status { status: u16, headers: &'static str, body: &'static str },
     /// HTTP 200 with this body.
     Body(&'static str),
     /// HTTP 200 with a body of that many bytes.
@@ -50,10 +46,7 @@ pub(crate) struct Seen {
 impl Seen {
     /// The last message's content.
     pub(crate) fn prompt(&self) -> &str {
-        self.json["messages"]
-            .as_array()
-            .and_then(|all| all.last()?["content"].as_str())
-            .unwrap_or_default()
+        self.json["messages"].as_array().and_then(|all| all.last()?["content"].as_str()).unwrap_or_default()
     }
 }
 
@@ -77,20 +70,12 @@ impl TestServer {
     /// A server that does `script` one request after the other, then answers with 200 tokens.
     pub(crate) async fn scripted(script: impl IntoIterator<Item = Act>) -> Self {
         let script = Mutex::new(script.into_iter().collect::<VecDeque<_>>());
-        Self::deciding(move |_, _| {
-            script
-                .lock()
-                .unwrap()
-                .pop_front()
-                .unwrap_or(Act::Answer { tokens: 200 })
-        })
-        .await
+        Self::deciding(move |_, _| script.lock().unwrap().pop_front().unwrap_or(Act::Answer { tokens: 200 }))
+            .await
     }
 
     /// A server that decides by the request and the number of requests before it.
-    pub(crate) async fn deciding(
-        decide: impl Fn(&Seen, usize) -> Act + Send + Sync + 'static,
-    ) -> Self {
+    pub(crate) async fn deciding(decide: impl Fn(&Seen, usize) -> Act + Send + Sync + 'static) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base_url = format!("http://{}/v1", listener.local_addr().unwrap());
         let state = Arc::new(State {
@@ -100,11 +85,7 @@ impl TestServer {
             most_in_flight: AtomicUsize::new(0),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&state)));
-        Self {
-            base_url,
-            state,
-            _task: AbortOnDropHandle::new(task),
-        }
+        Self { base_url, state, _task: AbortOnDropHandle::new(task) }
     }
 
     /// All requests so far.
@@ -164,21 +145,14 @@ async fn serve(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
 }
 
 /// Reads one request; none when the client has closed the connection.
-async fn read_request(
-    stream: &mut TcpStream,
-    buffer: &mut Vec<u8>,
-) -> std::io::Result<Option<Seen>> {
+async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::Result<Option<Seen>> {
     loop {
         if let Some(end) = buffer.windows(4).position(|bytes| bytes == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
             let length = head
                 .lines()
                 .find_map(|line| {
-                    line.to_ascii_lowercase()
-                        .strip_prefix("content-length:")?
-                        .trim()
-                        .parse::<usize>()
-                        .ok()
+                    line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok()
                 })
                 .unwrap_or(0);
             let total = end + 4 + length;
@@ -224,30 +198,20 @@ async fn perform(stream: &mut TcpStream, seen: &Seen, act: Act) -> std::io::Resu
             response(200, "", &answer_json(seen, tokens))
         }
         Act::Chunked { tokens } => {
-            stream
-                .write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
-                .await?;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n").await?;
             for chunk in answer_json(seen, tokens).as_bytes().chunks(7) {
-                stream
-                    .write_all(format!("{:x}\r\n", chunk.len()).as_bytes())
-                    .await?;
+                stream.write_all(format!("{:x}\r\n", chunk.len()).as_bytes()).await?;
                 stream.write_all(chunk).await?;
                 stream.write_all(b"\r\n").await?;
             }
             "0\r\n\r\n".into()
         }
-        Act::Status {
-            status,
-            headers,
-            body,
-        } => response(status, headers, body),
+        Act::Status { status, headers, body } => response(status, headers, body),
         Act::Body(body) => response(200, "", body),
         Act::Huge { bytes } => response(200, "", &"x".repeat(bytes)),
         Act::CutBody => {
             let whole = response(200, "", &answer_json(seen, 200));
-            stream
-                .write_all(&whole.as_bytes()[..whole.len() / 2])
-                .await?;
+            stream.write_all(&whole.as_bytes()[..whole.len() / 2]).await?;
             return Ok(false);
         }
         Act::Hangup => return Ok(false),

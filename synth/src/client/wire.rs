@@ -82,18 +82,13 @@ struct Usage {
 ///
 /// `content: null` (a server's filter) is an empty text. A server without `usage` gets its tokens counted
 /// as a quarter of the characters.
-pub(super) fn decode(
-    body: &[u8],
-    request_body_bytes: usize,
-    endpoint: &str,
-) -> Result<ChatAnswer, String> {
+pub(super) fn decode(body: &[u8], request_body_bytes: usize, endpoint: &str) -> Result<ChatAnswer, String> {
     let reply: Reply =
         serde_json::from_slice(body).map_err(|error| format!("not the JSON expected ({error})"))?;
     let choice = reply.choices.into_iter().next().ok_or("no choices in it")?;
     let text = choice.message.content.unwrap_or_default();
-    let (prompt_tokens, completion_tokens) = reply.usage.map_or((None, None), |usage| {
-        (usage.prompt_tokens, usage.completion_tokens)
-    });
+    let (prompt_tokens, completion_tokens) =
+        reply.usage.map_or((None, None), |usage| (usage.prompt_tokens, usage.completion_tokens));
     let completion_tokens = completion_tokens.unwrap_or_else(|| quarter(text.chars().count()));
     Ok(ChatAnswer {
         text,
@@ -122,15 +117,11 @@ pub(super) fn first_bytes(body: &[u8]) -> String {
 /// the body's first bytes otherwise.
 pub(super) fn said(body: &[u8]) -> String {
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let message = [
-        json.pointer("/error/message"),
-        json.get("message"),
-        json.get("detail"),
-        json.get("error"),
-    ]
-    .into_iter()
-    .flatten()
-    .find_map(serde_json::Value::as_str);
+    let message =
+        [json.pointer("/error/message"), json.get("message"), json.get("detail"), json.get("error")]
+            .into_iter()
+            .flatten()
+            .find_map(serde_json::Value::as_str);
     match message {
         Some(message) => first_bytes(message.as_bytes()),
         None if body.is_empty() => "no word".to_owned(),
@@ -143,10 +134,7 @@ mod tests {
     use super::*;
 
     fn body(kind: ServerKind) -> serde_json::Value {
-        let request = ChatRequest {
-            seed: u64::MAX,
-            ..ChatRequest::new("m", vec![Message::user("hi")])
-        };
+        let request = ChatRequest { seed: u64::MAX, ..ChatRequest::new("m", vec![Message::user("hi")]) };
         serde_json::from_slice(&encode(&request, kind)).unwrap()
     }
 
@@ -171,48 +159,22 @@ mod tests {
     fn an_answer_is_read() {
         let json = r#"{"model":"m2","choices":[{"message":{"role":"assistant","content":" Héllo"},"finish_reason":"length"}],"usage":{"prompt_tokens":3,"completion_tokens":2}}"#;
         let answer = decode(json.as_bytes(), 100, "http://h/v1").unwrap();
-        assert_eq!(
-            (answer.text.as_str(), &answer.finish_reason),
-            (" Héllo", &FinishReason::Length)
-        );
-        assert_eq!(
-            (
-                answer.prompt_tokens,
-                answer.completion_tokens,
-                answer.model.as_str()
-            ),
-            (3, 2, "m2")
-        );
+        assert_eq!((answer.text.as_str(), &answer.finish_reason), (" Héllo", &FinishReason::Length));
+        assert_eq!((answer.prompt_tokens, answer.completion_tokens, answer.model.as_str()), (3, 2, "m2"));
     }
 
     #[test]
     fn missing_parts_are_filled_or_named() {
         let bare = decode(br#"{"choices":[{"message":{"content":null}}]}"#, 100, "e").unwrap();
-        assert_eq!(
-            (
-                bare.text.as_str(),
-                bare.finish_reason.as_str(),
-                bare.completion_tokens
-            ),
-            ("", "", 0)
-        );
+        assert_eq!((bare.text.as_str(), bare.finish_reason.as_str(), bare.completion_tokens), ("", "", 0));
         assert_eq!(bare.prompt_tokens, 25);
-        assert_eq!(
-            decode(br#"{"error":"busy"}"#, 1, "e").unwrap_err(),
-            "no choices in it"
-        );
-        assert!(
-            decode(b"<html>", 1, "e").unwrap_err().contains("line 1"),
-            "the place is named"
-        );
+        assert_eq!(decode(br#"{"error":"busy"}"#, 1, "e").unwrap_err(), "no choices in it");
+        assert!(decode(b"<html>", 1, "e").unwrap_err().contains("line 1"), "the place is named");
     }
 
     #[test]
     fn words_of_an_error_are_found_and_cut() {
-        assert_eq!(
-            said(br#"{"error":{"message":"no such\nmodel"}}"#),
-            r#""no such\nmodel""#
-        );
+        assert_eq!(said(br#"{"error":{"message":"no such\nmodel"}}"#), r#""no such\nmodel""#);
         assert_eq!(said(br#"{"detail":"busy"}"#), r#""busy""#);
         assert_eq!(said(b""), "no word");
         assert!(said("ü".repeat(500).as_bytes()).len() < 300);

@@ -42,25 +42,17 @@ impl Asker {
         log: Option<Arc<AnswerLog>>,
         options: GenerateOptions,
     ) -> Self {
-        Self {
-            options,
-            model,
-            log,
-        }
+        Self { options, model, log }
     }
 
     /// Rows to ask at once.
     pub(super) fn max_in_flight(&self) -> usize {
-        self.options
-            .max_in_flight
-            .min(self.model.max_in_flight())
-            .max(1)
+        self.options.max_in_flight.min(self.model.max_in_flight()).max(1)
     }
 
     fn request(&self, id: &str, prompt: &str, number_of_try: u32) -> ChatRequest {
         let options = &self.options;
-        let mut messages: Vec<Message> =
-            options.system_message.iter().map(Message::system).collect();
+        let mut messages: Vec<Message> = options.system_message.iter().map(Message::system).collect();
         messages.push(Message::user(prompt));
         ChatRequest {
             model: if options.model.is_empty() {
@@ -112,26 +104,14 @@ impl Asker {
             attempts = attempts.saturating_add(answer.attempts);
             longest_tokens = longest_tokens.max(answer.completion_tokens);
             if answer.completion_tokens >= self.options.min_tokens {
-                return Outcome::Answered {
-                    answer,
-                    attempts,
-                    source,
-                };
+                return Outcome::Answered { answer, attempts, source };
             }
         }
-        let GenerateOptions {
-            max_tries,
-            min_tokens,
-            ..
-        } = self.options;
+        let GenerateOptions { max_tries, min_tokens, .. } = self.options;
         let detail = format!(
             "the longest of {max_tries} answers has {longest_tokens} tokens, min_tokens is {min_tokens}"
         );
-        Outcome::Rejected(Reject {
-            id,
-            reason: "llm_too_short".into(),
-            detail,
-        })
+        Outcome::Rejected(Reject { id, reason: "llm_too_short".into(), detail })
     }
 
     async fn logged(&self, key: RequestKey) -> Result<Option<ChatAnswer>, AnswerLogError> {
@@ -149,11 +129,7 @@ impl Asker {
 
     /// Logs an answer; from here on it is the log's answer that counts, so that two equal requests in
     /// flight give what a resumed run would read.
-    async fn keep(
-        &self,
-        key: RequestKey,
-        answer: ChatAnswer,
-    ) -> Result<ChatAnswer, AnswerLogError> {
+    async fn keep(&self, key: RequestKey, answer: ChatAnswer) -> Result<ChatAnswer, AnswerLogError> {
         match &self.log {
             Some(log) => log.append(&key, &answer).await,
             None => Ok(answer),

@@ -15,8 +15,8 @@ use super::ask::{Asker, Outcome, Source};
 use super::error::GenerateError;
 use super::options::Order;
 use super::rows::{AnsweredRow, PromptBatch, RowTexts, assemble, generated_schema};
-use super::{BatchStream, OnProgress, OnReject, Progress};
-use crate::Reject;
+use super::{BatchStream, OnProgress, Progress};
+use crate::{OnReject, Reject};
 
 type Sent = Result<RecordBatch, ArrowError>;
 
@@ -37,10 +37,7 @@ pub(super) fn start(
             match batches.recv().await {
                 Some(batch) => Some((batch, Some((batches, task)))),
                 // The driver has ended: with its work done, or in a panic.
-                None => task
-                    .await
-                    .err()
-                    .map(|error| (Err(task_error(&error)), None)),
+                None => task.await.err().map(|error| (Err(task_error(&error)), None)),
             }
         })
     })
@@ -53,9 +50,7 @@ fn external(error: GenerateError) -> ArrowError {
 }
 
 fn task_error(error: &JoinError) -> ArrowError {
-    external(GenerateError::Task {
-        detail: error.to_string(),
-    })
+    external(GenerateError::Task { detail: error.to_string() })
 }
 
 /// A row on its way: its place in the input and how it ended.
@@ -183,12 +178,7 @@ impl Driver {
                     let (id, prompt) = (id.to_owned(), prompt.to_owned());
                     self.in_flight.spawn(async move {
                         let outcome = asker.ask(id, prompt).await;
-                        Done {
-                            number,
-                            source,
-                            row,
-                            outcome,
-                        }
+                        Done { number, source, row, outcome }
                     });
                     continue;
                 }
@@ -203,12 +193,7 @@ impl Driver {
                     detail: format!("prompt number {number} (from 0) is null"),
                 },
             };
-            self.settle(Done {
-                number,
-                source: batch,
-                row,
-                outcome: Outcome::Rejected(reject),
-            });
+            self.settle(Done { number, source: batch, row, outcome: Outcome::Rejected(reject) });
         }
     }
 
@@ -272,15 +257,9 @@ impl Driver {
                 return self.stop(external(error), InFlight::Finish);
             }
             Outcome::Fatal(error) => return self.stop(external(error), InFlight::Abort),
-            Outcome::Rejected(Reject {
-                ref id, ref detail, ..
-            }) if self.hopeless() => {
+            Outcome::Rejected(Reject { ref id, ref detail, .. }) if self.hopeless() => {
                 let (id, detail) = (id.clone(), detail.clone());
-                let error = GenerateError::NothingAnswered {
-                    rows: self.progress.rejected,
-                    id,
-                    detail,
-                };
+                let error = GenerateError::NothingAnswered { rows: self.progress.rejected, id, detail };
                 self.stop(external(error), InFlight::Abort);
             }
             Outcome::Answered { .. } | Outcome::Rejected(_) => {}
@@ -303,15 +282,8 @@ impl Driver {
 
     fn let_out(&mut self, done: Done) {
         match done.outcome {
-            Outcome::Answered {
-                answer, attempts, ..
-            } => {
-                self.ready.push_back(AnsweredRow {
-                    source: done.source,
-                    row: done.row,
-                    answer,
-                    attempts,
-                });
+            Outcome::Answered { answer, attempts, .. } => {
+                self.ready.push_back(AnsweredRow { source: done.source, row: done.row, answer, attempts });
             }
             Outcome::Rejected(reject) => (self.on_reject)(reject),
             // Such a row stops the stream and stays where it is: nothing behind it comes out.
@@ -329,16 +301,12 @@ impl Driver {
     }
 
     fn take_batch(&mut self) -> Sent {
-        let rows: Vec<AnsweredRow> = self
-            .ready
-            .drain(..self.ready.len().min(self.asker.options.max_batch_rows))
-            .collect();
+        let rows: Vec<AnsweredRow> =
+            self.ready.drain(..self.ready.len().min(self.asker.options.max_batch_rows)).collect();
         match &self.schema {
             Some(schema) => assemble(&rows, schema),
             // No row is ready before the first batch came.
-            None => Err(external(GenerateError::Task {
-                detail: "a row without a schema".into(),
-            })),
+            None => Err(external(GenerateError::Task { detail: "a row without a schema".into() })),
         }
     }
 }

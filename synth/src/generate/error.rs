@@ -17,9 +17,7 @@ pub enum GenerateError {
         problem: String,
     },
     /// The input lacks a column.
-    #[error(
-        "the prompts have no column {column:?}; they have: {present}. Name the right one in {option}"
-    )]
+    #[error("the prompts have no column {column:?}; they have: {present}. Name the right one in {option}")]
     MissingColumn {
         /// The column looked for.
         column: String,
@@ -37,9 +35,7 @@ pub enum GenerateError {
         found: String,
     },
     /// The input has a column that generation would add.
-    #[error(
-        "the prompts already have a column {column:?}, which generation adds: rename or drop it before"
-    )]
+    #[error("the prompts already have a column {column:?}, which generation adds: rename or drop it before")]
     ColumnExists {
         /// The column.
         column: String,

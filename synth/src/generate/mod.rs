@@ -32,7 +32,7 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use futures::stream::BoxStream;
 
-use crate::Reject;
+use crate::OnReject;
 use crate::answer_log::AnswerLog;
 use crate::chat::ChatModel;
 
@@ -56,9 +56,6 @@ pub struct Progress {
     pub rejected: u64,
 }
 
-/// Takes each rejected row; in [`Order::Ordered`] in the order of the rows.
-pub type OnReject = Arc<dyn Fn(Reject) + Send + Sync>;
-
 /// Takes the progress after each row that is done.
 pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
@@ -70,7 +67,8 @@ pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 /// the requests of all tries of the row.
 ///
 /// Nothing happens until the stream is polled, within a tokio runtime. Dropping it gives up all requests in
-/// flight; answers that came are in the log. Errors are [`GenerateError`]s inside
+/// flight; answers that came are in the log. In [`Order::Ordered`] `on_reject` is called in the order of the
+/// rows. Errors are [`GenerateError`]s inside
 /// [`ArrowError::ExternalError`], but for those of `input`, which come out as they are after the rows before
 /// them.
 pub fn generate_stream(
@@ -81,10 +79,5 @@ pub fn generate_stream(
     on_reject: OnReject,
     on_progress: OnProgress,
 ) -> BatchStream {
-    driver::start(
-        ask::Asker::new(model, log, options.clone()),
-        input,
-        on_reject,
-        on_progress,
-    )
+    driver::start(ask::Asker::new(model, log, options.clone()), input, on_reject, on_progress)
 }

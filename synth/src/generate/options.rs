@@ -1,5 +1,6 @@
 //! What a user says about generation.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::GenerateError;
@@ -11,7 +12,7 @@ pub const MIN_TOKENS: u32 = 150;
 pub const MAX_TRIES: u32 = 6;
 
 /// In which order rows come out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// As they went in: the same input gives the same output.
@@ -22,7 +23,7 @@ pub enum Order {
 }
 
 /// Options of [`generate_stream`](super::generate_stream).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateOptions {
     /// Name of the model that the requests ask for; empty: the client's own.
@@ -110,10 +111,7 @@ impl GenerateOptions {
                 "{} is more than max_new_tokens = {}: no answer could be long enough",
                 self.min_tokens, self.max_new_tokens
             );
-            return Err(GenerateError::BadOption {
-                option: "min_tokens",
-                problem,
-            });
+            return Err(GenerateError::BadOption { option: "min_tokens", problem });
         }
         let finite = [
             ("temperature", self.temperature),

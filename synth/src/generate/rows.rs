@@ -30,16 +30,11 @@ pub fn generated_schema(prompts: &Schema) -> Result<SchemaRef, GenerateError> {
     let mut fields: Vec<_> = prompts.fields().iter().cloned().collect();
     for (name, data_type) in ADDED {
         if prompts.field_with_name(name).is_ok() {
-            return Err(GenerateError::ColumnExists {
-                column: name.into(),
-            });
+            return Err(GenerateError::ColumnExists { column: name.into() });
         }
         fields.push(Arc::new(Field::new(name, data_type, false)));
     }
-    Ok(Arc::new(Schema::new_with_metadata(
-        fields,
-        prompts.metadata().clone(),
-    )))
+    Ok(Arc::new(Schema::new_with_metadata(fields, prompts.metadata().clone())))
 }
 
 /// A batch of prompts, ready to be asked row by row.
@@ -57,17 +52,10 @@ pub(super) enum RowTexts<'a> {
 }
 
 impl PromptBatch {
-    pub(super) fn new(
-        batch: RecordBatch,
-        options: &GenerateOptions,
-    ) -> Result<Self, GenerateError> {
+    pub(super) fn new(batch: RecordBatch, options: &GenerateOptions) -> Result<Self, GenerateError> {
         let ids = strings(&batch, &options.id_column, "id_column")?;
         let prompts = strings(&batch, &options.prompt_column, "prompt_column")?;
-        Ok(Self {
-            batch,
-            ids,
-            prompts,
-        })
+        Ok(Self { batch, ids, prompts })
     }
 
     pub(super) fn row(&self, row: usize) -> RowTexts<'_> {
@@ -78,50 +66,25 @@ impl PromptBatch {
         if self.prompts.is_null(row) {
             RowTexts::NullPrompt { id }
         } else {
-            RowTexts::Whole {
-                id,
-                prompt: self.prompts.value(row),
-            }
+            RowTexts::Whole { id, prompt: self.prompts.value(row) }
         }
     }
 }
 
 /// A column of any string type, as Utf8.
-fn strings(
-    batch: &RecordBatch,
-    column: &str,
-    option: &'static str,
-) -> Result<StringArray, GenerateError> {
+fn strings(batch: &RecordBatch, column: &str, option: &'static str) -> Result<StringArray, GenerateError> {
     let Some(array) = batch.column_by_name(column) else {
-        let present = batch
-            .schema()
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str())
-            .collect::<Vec<_>>()
-            .join(", ");
-        return Err(GenerateError::MissingColumn {
-            column: column.into(),
-            present,
-            option,
-        });
+        let present =
+            batch.schema().fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        return Err(GenerateError::MissingColumn { column: column.into(), present, option });
     };
-    let wrong = || GenerateError::WrongType {
-        column: column.into(),
-        found: array.data_type().to_string(),
-    };
-    if !matches!(
-        array.data_type(),
-        DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View
-    ) {
+    let wrong = || GenerateError::WrongType { column: column.into(), found: array.data_type().to_string() };
+    if !matches!(array.data_type(), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View) {
         return Err(wrong());
     }
     // Utf8 holds 2 GiB: a larger column does not cast, and no batch of prompts is that large.
     let utf8 = cast(array, &DataType::Utf8).map_err(|_| wrong())?;
-    utf8.as_any()
-        .downcast_ref::<StringArray>()
-        .cloned()
-        .ok_or_else(wrong)
+    utf8.as_any().downcast_ref::<StringArray>().cloned().ok_or_else(wrong)
 }
 
 /// A row that was answered.
@@ -134,29 +97,20 @@ pub(super) struct AnsweredRow {
 }
 
 /// Puts rows together into one batch.
-pub(super) fn assemble(
-    rows: &[AnsweredRow],
-    schema: &SchemaRef,
-) -> Result<RecordBatch, ArrowError> {
+pub(super) fn assemble(rows: &[AnsweredRow], schema: &SchemaRef) -> Result<RecordBatch, ArrowError> {
     let mut sources: Vec<&RecordBatch> = Vec::new();
     let mut source_index = std::collections::HashMap::new();
     let mut places = Vec::with_capacity(rows.len());
     for row in rows {
-        let index = *source_index
-            .entry(Arc::as_ptr(&row.source))
-            .or_insert_with(|| {
-                sources.push(&row.source.batch);
-                sources.len() - 1
-            });
+        let index = *source_index.entry(Arc::as_ptr(&row.source)).or_insert_with(|| {
+            sources.push(&row.source.batch);
+            sources.len() - 1
+        });
         places.push((index, row.row));
     }
-    let mut columns = interleave_record_batch(&sources, &places)?
-        .columns()
-        .to_vec();
+    let mut columns = interleave_record_batch(&sources, &places)?.columns().to_vec();
     let text = |of: fn(&ChatAnswer) -> &str| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(
-            rows.iter().map(|row| of(&row.answer)),
-        ))
+        Arc::new(StringArray::from_iter_values(rows.iter().map(|row| of(&row.answer))))
     };
     let number = |of: fn(&AnsweredRow) -> u32| -> ArrayRef {
         Arc::new(UInt32Array::from_iter_values(rows.iter().map(of)))

@@ -16,23 +16,12 @@ async fn servers_that_are_down_end_the_run_and_no_row_is_to_blame() {
     let requests: Vec<_> = (0..50).map(|number| request(&number.to_string())).collect();
     for result in join_all(requests.iter().map(|request| client.ask(request))).await {
         let error = result.unwrap_err();
-        assert!(
-            matches!(error, ChatError::AllEndpointsDown { .. }),
-            "{error}"
-        );
+        assert!(matches!(error, ChatError::AllEndpointsDown { .. }), "{error}");
         let text = error.to_string();
-        assert!(
-            text.contains("Is the server up") && text.contains(&options.base_urls[1]),
-            "{text}"
-        );
+        assert!(text.contains("Is the server up") && text.contains(&options.base_urls[1]), "{text}");
     }
     assert!(begun.elapsed() >= Duration::from_millis(500));
-    assert!(
-        client
-            .endpoints()
-            .iter()
-            .all(|endpoint| endpoint.circuit == CircuitStatus::Open)
-    );
+    assert!(client.endpoints().iter().all(|endpoint| endpoint.circuit == CircuitStatus::Open));
 }
 
 #[tokio::test]
@@ -40,30 +29,20 @@ async fn a_dead_endpoint_costs_no_row() {
     let server = TestServer::scripted([]).await;
     let dead = dead_url().await;
     let client = client_with(&options(&[&dead, &server.base_url]));
-    let requests: Vec<_> = (0..100)
-        .map(|number| request(&number.to_string()))
-        .collect();
+    let requests: Vec<_> = (0..100).map(|number| request(&number.to_string())).collect();
     for result in join_all(requests.iter().map(|request| client.ask(request))).await {
         assert_eq!(result.unwrap().endpoint, server.base_url);
     }
     let status = client.endpoints();
-    assert_eq!(
-        (status[0].circuit, status[1].circuit),
-        (CircuitStatus::Open, CircuitStatus::Closed)
-    );
+    assert_eq!((status[0].circuit, status[1].circuit), (CircuitStatus::Open, CircuitStatus::Closed));
     assert_eq!((status[0].answered, status[1].answered), (0, 100));
 }
 
 #[tokio::test]
 async fn a_server_that_comes_back_is_used_again() {
-    let server = TestServer::deciding(|_, number| {
-        if number < 6 {
-            status(500)
-        } else {
-            Act::Answer { tokens: 1 }
-        }
-    })
-    .await;
+    let server =
+        TestServer::deciding(|_, number| if number < 6 { status(500) } else { Act::Answer { tokens: 1 } })
+            .await;
     let options = ClientOptions {
         breaker_failures: 2,
         breaker_open_seconds: 0.02,
@@ -96,61 +75,28 @@ async fn concurrency_finds_what_the_server_bears() {
             tokio::time::sleep(Duration::from_millis(5)).await;
             counter.fetch_sub(1, Ordering::SeqCst);
         });
-        Act::Slow {
-            wait: Duration::from_millis(5),
-            tokens: 1,
-        }
+        Act::Slow { wait: Duration::from_millis(5), tokens: 1 }
     })
     .await;
-    let client = client_with(&ClientOptions {
-        max_attempts: 50,
-        ..options(&[&server.base_url])
-    });
-    let requests: Vec<_> = (0..600)
-        .map(|number| request(&number.to_string()))
-        .collect();
+    let client = client_with(&ClientOptions { max_attempts: 50, ..options(&[&server.base_url]) });
+    let requests: Vec<_> = (0..600).map(|number| request(&number.to_string())).collect();
     for result in join_all(requests.iter().map(|request| client.ask(request))).await {
         result.unwrap();
     }
     let refused = server.seen().len() - 600;
     // Unbridled, 592 of the first 600 would have been refused, and again and again.
     assert!(refused < 200, "{refused} refused");
-    assert!(
-        client.endpoints()[0].places <= 17,
-        "{:?}",
-        client.endpoints()
-    );
+    assert!(client.endpoints()[0].places <= 17, "{:?}", client.endpoints());
 }
 
 #[tokio::test]
 async fn a_spent_budget_stops_and_is_never_exceeded() {
-    let server = TestServer::deciding(|_, _| Act::Slow {
-        wait: Duration::from_millis(5),
-        tokens: 93,
-    })
-    .await;
-    let request = ChatRequest {
-        max_new_tokens: 100,
-        ..request(&"x".repeat(84))
-    };
+    let server = TestServer::deciding(|_, _| Act::Slow { wait: Duration::from_millis(5), tokens: 93 }).await;
+    let request = ChatRequest { max_new_tokens: 100, ..request(&"x".repeat(84)) };
     for (budget, kind, answered) in [
-        (
-            BudgetOptions {
-                max_requests: Some(10),
-                ..BudgetOptions::default()
-            },
-            BudgetKind::Requests,
-            10..=10,
-        ),
+        (BudgetOptions { max_requests: Some(10), ..BudgetOptions::default() }, BudgetKind::Requests, 10..=10),
         // 100 tokens an answer, 200 at worst: 1,000 tokens are 9 answers, and one may not be begun at 900.
-        (
-            BudgetOptions {
-                max_tokens: Some(1_000),
-                ..BudgetOptions::default()
-            },
-            BudgetKind::Tokens,
-            9..=9,
-        ),
+        (BudgetOptions { max_tokens: Some(1_000), ..BudgetOptions::default() }, BudgetKind::Tokens, 9..=9),
     ] {
         let budget = Budget::new(budget).unwrap();
         let client = OpenAiClient::new(&options(&[&server.base_url]), Arc::clone(&budget)).unwrap();
@@ -171,38 +117,20 @@ async fn a_spent_budget_stops_and_is_never_exceeded() {
 #[tokio::test]
 async fn time_is_a_budget_too() {
     let server = TestServer::deciding(|_, _| Act::Stall).await;
-    let budget = Budget::new(BudgetOptions {
-        max_seconds: Some(0.3),
-        ..BudgetOptions::default()
-    })
-    .unwrap();
+    let budget = Budget::new(BudgetOptions { max_seconds: Some(0.3), ..BudgetOptions::default() }).unwrap();
     let client = OpenAiClient::new(&options(&[&server.base_url]), budget).unwrap();
     let begun = Instant::now();
     let error = client.ask(&request("x")).await.unwrap_err();
-    assert!(
-        matches!(
-            error,
-            ChatError::BudgetExhausted {
-                kind: BudgetKind::Seconds,
-                ..
-            }
-        ),
-        "{error}"
-    );
+    assert!(matches!(error, ChatError::BudgetExhausted { kind: BudgetKind::Seconds, .. }), "{error}");
     assert!(begun.elapsed() < Duration::from_secs(3));
 }
 
 #[tokio::test]
 async fn a_dropped_request_gives_its_place_back() {
     let server = TestServer::scripted([Act::Stall]).await;
-    let client = client_with(&ClientOptions {
-        max_in_flight: 1,
-        ..options(&[&server.base_url])
-    });
-    let stalled = tokio::time::timeout(Duration::from_millis(200), async {
-        client.ask(&request("x")).await
-    })
-    .await;
+    let client = client_with(&ClientOptions { max_in_flight: 1, ..options(&[&server.base_url]) });
+    let stalled =
+        tokio::time::timeout(Duration::from_millis(200), async { client.ask(&request("x")).await }).await;
     assert!(stalled.is_err());
     assert_eq!(client.endpoints()[0].in_flight, 0);
     client.ask(&request("y")).await.unwrap();

@@ -14,16 +14,14 @@ use arrow::datatypes::UInt32Type;
 use futures::{StreamExt, TryStreamExt, stream};
 
 use super::*;
+use crate::Reject;
 use crate::client::testing::{Act, TestServer};
 use crate::client::{Budget, BudgetOptions, ClientOptions, OpenAiClient};
 
 fn batch(rows: std::ops::Range<usize>) -> RecordBatch {
-    let ids: ArrayRef = Arc::new(StringArray::from_iter_values(
-        rows.clone().map(|row| format!("p{row}")),
-    ));
-    let prompts: ArrayRef = Arc::new(StringViewArray::from_iter_values(
-        rows.clone().map(|row| format!("write {row}")),
-    ));
+    let ids: ArrayRef = Arc::new(StringArray::from_iter_values(rows.clone().map(|row| format!("p{row}"))));
+    let prompts: ArrayRef =
+        Arc::new(StringViewArray::from_iter_values(rows.clone().map(|row| format!("write {row}"))));
     let extra: ArrayRef = Arc::new(Int64Array::from_iter_values(rows.map(|row| row as i64)));
     RecordBatch::try_from_iter([("prompt_id", ids), ("prompt", prompts), ("extra", extra)]).unwrap()
 }
@@ -101,14 +99,7 @@ fn text_column(batches: &[RecordBatch], name: &str) -> Vec<String> {
 fn number_column(batches: &[RecordBatch], name: &str) -> Vec<u32> {
     batches
         .iter()
-        .flat_map(|batch| {
-            batch
-                .column_by_name(name)
-                .unwrap()
-                .as_primitive::<UInt32Type>()
-                .values()
-                .to_vec()
-        })
+        .flat_map(|batch| batch.column_by_name(name).unwrap().as_primitive::<UInt32Type>().values().to_vec())
         .collect()
 }
 

@@ -7,38 +7,17 @@ async fn a_budget_stop_keeps_every_answer_and_the_next_run_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let log = Arc::new(AnswerLog::open(dir.path()).unwrap());
     let server = uneven_server().await;
-    let budget = Budget::new(BudgetOptions {
-        max_requests: Some(30),
-        ..BudgetOptions::default()
-    })
-    .unwrap();
+    let budget = Budget::new(BudgetOptions { max_requests: Some(30), ..BudgetOptions::default() }).unwrap();
     let poor = Arc::new(OpenAiClient::new(&client_options(&server), budget).unwrap());
-    let first = run(
-        poor,
-        Some(Arc::clone(&log)),
-        &GenerateOptions::default(),
-        prompts(100, 10).0,
-    );
+    let first = run(poor, Some(Arc::clone(&log)), &GenerateOptions::default(), prompts(100, 10).0);
     let (batches, error) = collect(first.stream).await;
     let error = error.unwrap().to_string();
-    assert!(
-        error.contains("budget of 30 requests") && error.contains("max_requests"),
-        "{error}"
-    );
+    assert!(error.contains("budget of 30 requests") && error.contains("max_requests"), "{error}");
     let out: usize = batches.iter().map(RecordBatch::num_rows).sum();
     assert!(out <= 30);
-    assert_eq!(
-        (server.seen().len(), log.len()),
-        (30, 30),
-        "every answer paid for is in the log"
-    );
+    assert_eq!((server.seen().len(), log.len()), (30, 30), "every answer paid for is in the log");
 
-    let second = run(
-        model(&server),
-        Some(log),
-        &GenerateOptions::default(),
-        prompts(100, 10).0,
-    );
+    let second = run(model(&server), Some(log), &GenerateOptions::default(), prompts(100, 10).0);
     let batches: Vec<RecordBatch> = second.stream.try_collect().await.unwrap();
     assert_eq!(text_column(&batches, "prompt_id"), ids(0..100));
     assert_eq!(server.seen().len(), 100);
@@ -55,32 +34,17 @@ async fn a_second_run_asks_nothing_and_gives_the_same() {
         let first = failed.lock().unwrap().insert(row);
         match row {
             _ if first && row.rem_euclid(4) == 1 => Act::Answer { tokens: 10 },
-            _ if first && row.is_multiple_of(5) => Act::Status {
-                status: 503,
-                headers: "",
-                body: "",
-            },
-            _ => Act::Slow {
-                wait: Duration::from_millis(row as u64 % 9),
-                tokens: 200,
-            },
+            _ if first && row.is_multiple_of(5) => Act::Status { status: 503, headers: "", body: "" },
+            _ => Act::Slow { wait: Duration::from_millis(row as u64 % 9), tokens: 200 },
         }
     })
     .await;
     let mut all = Vec::new();
     for batch_rows in [10, 33] {
         let log = Arc::new(AnswerLog::open(dir.path()).unwrap());
-        let options = ClientOptions {
-            breaker_failures: 100,
-            ..client_options(&server)
-        };
+        let options = ClientOptions { breaker_failures: 100, ..client_options(&server) };
         let model = Arc::new(OpenAiClient::new(&options, Budget::unlimited()).unwrap());
-        let run = run(
-            model,
-            Some(log),
-            &GenerateOptions::default(),
-            prompts(100, batch_rows).0,
-        );
+        let run = run(model, Some(log), &GenerateOptions::default(), prompts(100, batch_rows).0);
         let batches: Vec<RecordBatch> = run.stream.try_collect().await.unwrap();
         all.push((
             arrow::compute::concat_batches(&batches[0].schema(), &batches).unwrap(),
@@ -88,13 +52,7 @@ async fn a_second_run_asks_nothing_and_gives_the_same() {
             server.seen().len(),
         ));
     }
-    let [
-        (first, progress, asked),
-        (second, progress_again, asked_again),
-    ] = &all[..]
-    else {
-        unreachable!()
-    };
+    let [(first, progress, asked), (second, progress_again, asked_again)] = &all[..] else { unreachable!() };
     assert_eq!(first, second, "attempts and latency too");
     assert_eq!(asked, asked_again, "the second run asked nothing");
     assert_eq!((progress.from_log, progress_again.from_log), (0, 100));
@@ -106,10 +64,7 @@ async fn a_second_run_asks_nothing_and_gives_the_same() {
 async fn a_run_cut_off_in_the_middle_asks_no_answer_twice() {
     let dir = tempfile::tempdir().unwrap();
     let server = uneven_server().await;
-    let options = GenerateOptions {
-        max_in_flight: 10,
-        ..GenerateOptions::default()
-    };
+    let options = GenerateOptions { max_in_flight: 10, ..GenerateOptions::default() };
     let mut logged = 0;
     for round in 1..=3 {
         let log = Arc::new(AnswerLog::open(dir.path()).unwrap());
@@ -134,11 +89,7 @@ async fn a_run_cut_off_in_the_middle_asks_no_answer_twice() {
     let batches: Vec<RecordBatch> = last.stream.try_collect().await.unwrap();
     assert_eq!(text_column(&batches, "prompt_id"), ids(0..100));
     // Only what was in flight at a cut may have been asked twice.
-    assert!(
-        server.seen().len() <= 100 + 3 * 10,
-        "{}",
-        server.seen().len()
-    );
+    assert!(server.seen().len() <= 100 + 3 * 10, "{}", server.seen().len());
 }
 
 #[tokio::test]
@@ -151,16 +102,11 @@ async fn equal_rows_get_the_logs_one_answer() {
     })
     .await;
     let input = stream::iter([Ok(batch(4..5)), Ok(batch(4..5)), Ok(batch(4..5))]).boxed();
-    let batches: Vec<RecordBatch> = run(
-        model(&server),
-        Some(log),
-        &GenerateOptions::default(),
-        input,
-    )
-    .stream
-    .try_collect()
-    .await
-    .unwrap();
+    let batches: Vec<RecordBatch> = run(model(&server), Some(log), &GenerateOptions::default(), input)
+        .stream
+        .try_collect()
+        .await
+        .unwrap();
     let tokens = number_column(&batches, "completion_tokens");
     assert_eq!(tokens.len(), 3);
     assert!(tokens.iter().all(|count| *count == tokens[0]), "{tokens:?}");
