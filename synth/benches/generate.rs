@@ -6,7 +6,12 @@
 //!
 //! After criterion's figures it prints the ratios of the medians of alternating runs.
 
-#![allow(clippy::unwrap_used, missing_docs, dead_code, reason = "a benchmark stops at the first error; the server is shared with the tests")]
+#![allow(
+    clippy::unwrap_used,
+    missing_docs,
+    dead_code,
+    reason = "a benchmark stops at the first error; the server is shared with the tests"
+)]
 
 #[path = "../src/client/testing.rs"]
 mod testing;
@@ -30,7 +35,9 @@ use tokio::runtime::Runtime;
 
 const ROWS: usize = 1_000;
 const IN_FLIGHT: usize = 64;
-const ANSWERS: u64 = 512;
+const ANSWERS: u64 = 2_048;
+/// Rows in flight by default, so many answers may come at once.
+const WRITERS: usize = 256;
 
 /// How the server answers.
 #[derive(Clone, Copy)]
@@ -44,13 +51,16 @@ enum Pace {
 fn serve(runtime: &Runtime, pace: Pace) -> TestServer {
     runtime.block_on(TestServer::deciding(move |_, number| match pace {
         Pace::AtOnce => Act::Answer { tokens: 200 },
-        Pace::Uneven => Act::Slow { wait: Duration::from_millis(if number % 50 == 0 { 200 } else { 4 }), tokens: 200 },
+        Pace::Uneven => {
+            Act::Slow { wait: Duration::from_millis(if number % 50 == 0 { 200 } else { 4 }), tokens: 200 }
+        }
     }))
 }
 
 fn operator(runtime: &Runtime, server: &TestServer) {
     let ids: ArrayRef = Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("p{row}"))));
-    let prompts: ArrayRef = Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("write {row}"))));
+    let prompts: ArrayRef =
+        Arc::new(StringArray::from_iter_values((0..ROWS).map(|row| format!("write {row}"))));
     let batch = RecordBatch::try_from_iter([("prompt_id", ids), ("prompt", prompts)]).unwrap();
     let options = ClientOptions {
         base_urls: vec![server.base_url.clone()],
@@ -111,7 +121,7 @@ fn log_appends(runtime: &Runtime, log: &Arc<AnswerLog>) {
     runtime.block_on(
         stream::iter(0..ANSWERS)
             .map(|_| async { log.append(&fresh_key(), &answer()).await.unwrap() })
-            .buffer_unordered(IN_FLIGHT)
+            .buffer_unordered(WRITERS)
             .for_each(async |_| {}),
     );
 }
@@ -131,7 +141,7 @@ fn json_files(runtime: &Runtime, dir: &Path) {
                 let dir = dir.to_owned();
                 tokio::task::spawn_blocking(move || write(dir))
             })
-            .buffer_unordered(IN_FLIGHT)
+            .buffer_unordered(WRITERS)
             .for_each(async |done| done.unwrap()),
     );
 }
@@ -143,14 +153,20 @@ fn medians(mut ours: impl FnMut(), mut theirs: impl FnMut()) -> (f64, f64) {
         work();
         begun.elapsed().as_secs_f64()
     };
-    let (mut our, mut their): (Vec<f64>, Vec<f64>) = (0..9).map(|_| (time(&mut ours), time(&mut theirs))).unzip();
+    let (mut our, mut their): (Vec<f64>, Vec<f64>) =
+        (0..9).map(|_| (time(&mut ours), time(&mut theirs))).unzip();
     our.sort_by(f64::total_cmp);
     their.sort_by(f64::total_cmp);
     (our[4], their[4])
 }
 
 fn report(what: &str, count: f64, (ours, theirs): (f64, f64)) {
-    println!("{what}: ours {:.0}/s, theirs {:.0}/s, ratio {:.2}", count / ours, count / theirs, theirs / ours);
+    println!(
+        "{what}: ours {:.0}/s, theirs {:.0}/s, ratio {:.2}",
+        count / ours,
+        count / theirs,
+        theirs / ours
+    );
 }
 
 fn main() {
@@ -182,8 +198,16 @@ fn main() {
     criterion.final_summary();
 
     let rows = ROWS as f64;
-    report("requests, answered at once", rows, medians(|| operator(&runtime, &at_once), || buffered(&runtime, &at_once)));
-    report("requests, each 50th slow", rows, medians(|| operator(&runtime, &uneven), || buffered(&runtime, &uneven)));
+    report(
+        "requests, answered at once",
+        rows,
+        medians(|| operator(&runtime, &at_once), || buffered(&runtime, &at_once)),
+    );
+    report(
+        "requests, each 50th slow",
+        rows,
+        medians(|| operator(&runtime, &uneven), || buffered(&runtime, &uneven)),
+    );
     let appends = medians(|| log_appends(&runtime, &log), || json_files(&runtime, files_dir.path()));
     report("durable answers", ANSWERS as f64, appends);
 }

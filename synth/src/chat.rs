@@ -100,7 +100,17 @@ impl ChatRequest {
     /// The key of this request: blake3 over every field, each text with its length before it, so that no
     /// two different requests share their bytes.
     pub fn key(&self) -> RequestKey {
-        let Self { model, messages, max_new_tokens, temperature, top_p, top_k, repetition_penalty, stop, seed } = self;
+        let Self {
+            model,
+            messages,
+            max_new_tokens,
+            temperature,
+            top_p,
+            top_k,
+            repetition_penalty,
+            stop,
+            seed,
+        } = self;
         let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
         hash_text(&mut hasher, model);
         hasher.update(&(messages.len() as u64).to_le_bytes());

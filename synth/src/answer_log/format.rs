@@ -68,7 +68,8 @@ pub(super) fn payload_bytes(head: &[u8]) -> Option<usize> {
 pub(super) fn checked_key(record: &[u8]) -> Option<RequestKey> {
     let (head, payload) = record.split_at_checked(RECORD_HEAD_BYTES)?;
     let key: &[u8; 32] = head.last_chunk()?;
-    (payload_bytes(head)? == payload.len() && head[8..24] == checksum(&head[4..8], key, payload)).then_some(RequestKey(*key))
+    (payload_bytes(head)? == payload.len() && head[8..24] == checksum(&head[4..8], key, payload))
+        .then_some(RequestKey(*key))
 }
 
 /// Key and answer of a whole record, or none if the record is damaged.

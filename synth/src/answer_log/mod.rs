@@ -2,7 +2,7 @@
 //! ask (and pay) again.
 //!
 //! **Files.** A folder of segments `answers-00000.log`, `answers-00001.log`, …, each append-only: a header
-//! of 16 bytes, then records of marker, length, checksum, key and the answer as JSON (see [`format`]). Only
+//! of 16 bytes, then records of marker, length, checksum, key and the answer as JSON (see [`mod@format`]). Only
 //! the last segment grows. The file `lock` in the folder is locked by the one process that has it open.
 //!
 //! **Durability.** [`AnswerLog::append`] returns when the record is on disk. Appends that come while the
@@ -16,19 +16,20 @@
 
 mod error;
 pub mod format;
+mod open;
 mod scan;
 #[cfg(test)]
 mod tests;
 mod writer;
 
 use std::collections::HashMap;
-use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::thread::JoinHandle;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, oneshot};
 
@@ -36,13 +37,14 @@ use crate::chat::{ChatAnswer, RequestKey};
 
 pub use error::AnswerLogError;
 
+use open::{Tail, load_segment, lock, segment_files};
 use writer::{Job, Writer};
 
 /// Appends that may wait for the writer before the next has to wait for room.
 const QUEUED_JOBS: usize = 1024;
 
 /// Options of an [`AnswerLog`].
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct AnswerLogOptions {
     /// Size from which on a new segment is begun, in bytes; at most 2 GiB.
@@ -136,7 +138,7 @@ pub struct AnswerLog {
     jobs: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     /// Holds the folder's lock until the writer is done.
-    _lock: File,
+    lock: File,
 }
 
 impl AnswerLog {
@@ -172,7 +174,7 @@ impl AnswerLog {
             .name("answer-log".into())
             .spawn(move || writer.run(queue))
             .map_err(|error| AnswerLogError::io("start a thread for", dir, error))?;
-        Ok(Self { dir: dir.to_owned(), shared, report, jobs: Some(jobs), writer: Some(writer), _lock: lock })
+        Ok(Self { dir: dir.to_owned(), shared, report, jobs: Some(jobs), writer: Some(writer), lock })
     }
 
     /// What opening found.
@@ -205,11 +207,18 @@ impl AnswerLog {
     /// A record that has gone bad since the log was opened is forgotten, with a warning, and counts as not
     /// there.
     pub fn get(&self, key: &RequestKey) -> Result<Option<ChatAnswer>, AnswerLogError> {
-        let Some(place) = self.shared.index().get(&short(key)).copied() else { return Ok(None) };
-        let Some(segment) = self.shared.segment(place.segment) else { return Ok(None) };
+        let Some(place) = self.shared.index().get(&short(key)).copied() else {
+            return Ok(None);
+        };
+        let Some(segment) = self.shared.segment(place.segment) else {
+            return Ok(None);
+        };
         let offset = u64::from(place.offset);
         let read = |bytes: &mut [u8], at: u64| {
-            segment.file.read_exact_at(bytes, at).map_err(|error| AnswerLogError::io("read", &segment.path, error))
+            segment
+                .file
+                .read_exact_at(bytes, at)
+                .map_err(|error| AnswerLogError::io("read", &segment.path, error))
         };
         let mut head = [0; format::RECORD_HEAD_BYTES];
         read(&mut head, offset)?;
@@ -236,9 +245,14 @@ impl AnswerLog {
     /// this one, or the one that was there first, which stays.
     ///
     /// Dropping the future does not take the record back.
-    pub async fn append(self: &Arc<Self>, key: &RequestKey, answer: &ChatAnswer) -> Result<ChatAnswer, AnswerLogError> {
+    pub async fn append(
+        self: &Arc<Self>,
+        key: &RequestKey,
+        answer: &ChatAnswer,
+    ) -> Result<ChatAnswer, AnswerLogError> {
         let (reply, done) = oneshot::channel();
-        let record = format::encode(key, answer).map_err(|detail| AnswerLogError::Unwritable { dir: self.dir.clone(), detail })?;
+        let record = format::encode(key, answer)
+            .map_err(|detail| AnswerLogError::Unwritable { dir: self.dir.clone(), detail })?;
         let job = Job { key: *key, record, reply };
         let stopped = || AnswerLogError::WriterStopped { dir: self.dir.clone() };
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
@@ -247,7 +261,8 @@ impl AnswerLog {
             Written::Now => Ok(answer.clone()),
             Written::Before => {
                 let (log, key) = (Arc::clone(self), *key);
-                let before = tokio::task::spawn_blocking(move || log.get(&key)).await.map_err(|_| stopped())??;
+                let before =
+                    tokio::task::spawn_blocking(move || log.get(&key)).await.map_err(|_| stopped())??;
                 // Gone bad in this very moment: then the answer at hand is as good as any.
                 Ok(before.unwrap_or_else(|| answer.clone()))
             }
@@ -264,6 +279,9 @@ impl Drop for AnswerLog {
         {
             tracing::error!(dir = %self.dir.display(), "the answer log's writer panicked");
         }
+        // Closing the file is not enough: a process just being started elsewhere in this program holds a copy
+        // of it for a moment. If this fails, the lock goes with the last copy.
+        let _ = self.lock.unlock();
     }
 }
 
@@ -273,105 +291,4 @@ enum Written {
     Now,
     /// There was one already.
     Before,
-}
-
-enum Tail {
-    Cut,
-    Keep,
-}
-
-fn lock(dir: &Path) -> Result<File, AnswerLogError> {
-    let path = dir.join("lock");
-    let io = |doing: &'static str| {
-        let path = path.clone();
-        move |error| AnswerLogError::io(doing, &path, error)
-    };
-    let mut file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(io("open"))?;
-    match file.try_lock() {
-        Ok(()) => {}
-        Err(TryLockError::WouldBlock) => {
-            let mut holder = String::new();
-            // Only for the message: an unreadable one names nobody.
-            let _ = file.read_to_string(&mut holder);
-            let holder = if holder.trim().is_empty() { "another process".into() } else { format!("process {}", holder.trim()) };
-            return Err(AnswerLogError::Locked { dir: dir.to_owned(), holder });
-        }
-        Err(TryLockError::Error(error)) => return Err(io("lock")(error)),
-    }
-    file.set_len(0).map_err(io("write"))?;
-    file.seek(SeekFrom::Start(0)).map_err(io("write"))?;
-    write!(file, "{}", std::process::id()).map_err(io("write"))?;
-    Ok(file)
-}
-
-/// The segments in a folder, by number.
-fn segment_files(dir: &Path) -> Result<Vec<(u32, PathBuf)>, AnswerLogError> {
-    let mut found = Vec::new();
-    let entries = fs::read_dir(dir).map_err(|error| AnswerLogError::io("list", dir, error))?;
-    for entry in entries {
-        let path = entry.map_err(|error| AnswerLogError::io("list", dir, error))?.path();
-        let number = path
-            .file_name()
-            .and_then(|name| name.to_str())
-            .and_then(|name| name.strip_prefix("answers-")?.strip_suffix(".log")?.parse().ok());
-        if let Some(number) = number {
-            found.push((number, path));
-        }
-    }
-    found.sort();
-    Ok(found)
-}
-
-fn segment_path(dir: &Path, number: u32) -> PathBuf {
-    dir.join(format!("answers-{number:05}.log"))
-}
-
-/// Reads a segment into the index; returns where its whole records end.
-fn load_segment(shared: &Shared, path: &Path, tail: Tail, report: &mut OpenReport) -> Result<u64, AnswerLogError> {
-    let io = |doing: &'static str| move |error| AnswerLogError::io(doing, path, error);
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(io("open"))?;
-    let segment = shared.push_segment(Segment { path: path.into(), file: Arc::new(file) });
-    let Some(Segment { file, .. }) = shared.segment(segment) else { return Ok(0) };
-    let file_bytes = file.metadata().map_err(io("read"))?.len();
-    if u32::try_from(file_bytes).is_err() {
-        return Err(AnswerLogError::Foreign { path: path.to_owned(), found: "a file of over 4 GiB".into() });
-    }
-    let mut head = vec![0; format::HEADER_BYTES.min(file_bytes as usize)];
-    file.read_exact_at(&mut head, 0).map_err(io("read"))?;
-    format::check_header(&head).map_err(|found| AnswerLogError::Foreign { path: path.to_owned(), found })?;
-    if head.len() < format::HEADER_BYTES {
-        // Torn while it was begun: nothing was ever in it.
-        report.torn_bytes += file_bytes;
-        if matches!(tail, Tail::Cut) {
-            file.write_all_at(&format::header(), 0).map_err(io("write"))?;
-            file.sync_all().map_err(io("sync"))?;
-        }
-        return Ok(format::HEADER_BYTES as u64);
-    }
-    let mut index = shared.index_mut();
-    let scanned = scan::scan(&file, file_bytes, |key, offset| {
-        // The first answer stays, as it did when they were written.
-        index.entry(short(&key)).or_insert(Place { segment, offset: offset as u32 });
-    })
-    .map_err(io("read"))?;
-    drop(index);
-    let place = |(offset, bytes)| DamagedPlace { path: path.to_owned(), offset, bytes };
-    report.damaged.extend(scanned.damaged.into_iter().map(place));
-    let torn_bytes = file_bytes - scanned.end;
-    match tail {
-        Tail::Cut if torn_bytes > 0 => {
-            file.set_len(scanned.end).map_err(io("cut the torn end of"))?;
-            file.sync_all().map_err(io("sync"))?;
-            report.torn_bytes += torn_bytes;
-        }
-        Tail::Keep if torn_bytes > 0 => report.damaged.push(place((scanned.end, torn_bytes))),
-        _ => {}
-    }
-    Ok(scanned.end)
 }

@@ -18,7 +18,11 @@ pub(super) struct Scanned {
 }
 
 /// Calls `on_record` with key and offset of every whole record.
-pub(super) fn scan(file: &File, file_bytes: u64, mut on_record: impl FnMut(RequestKey, u64)) -> io::Result<Scanned> {
+pub(super) fn scan(
+    file: &File,
+    file_bytes: u64,
+    mut on_record: impl FnMut(RequestKey, u64),
+) -> io::Result<Scanned> {
     let mut window = Window { file, file_bytes, start: 0, bytes: Vec::new() };
     let mut scanned = Scanned { end: HEADER_BYTES as u64, damaged: Vec::new() };
     let mut offset = scanned.end;
@@ -64,7 +68,9 @@ impl Window<'_> {
     /// Key and length of the whole record at `offset`, if there is one.
     fn record(&mut self, offset: u64) -> io::Result<Option<(RequestKey, u64)>> {
         let head = self.slice(offset, RECORD_HEAD_BYTES)?;
-        let Some(payload_bytes) = format::payload_bytes(head) else { return Ok(None) };
+        let Some(payload_bytes) = format::payload_bytes(head) else {
+            return Ok(None);
+        };
         let record = self.slice(offset, RECORD_HEAD_BYTES + payload_bytes)?;
         Ok(format::checked_key(record).map(|key| (key, record.len() as u64)))
     }

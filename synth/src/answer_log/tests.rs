@@ -1,10 +1,12 @@
 //! Tests of the answer log, on real files; one with a real process that is killed.
 
+use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write as _};
 use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
+use super::open::segment_path;
 use super::*;
 use crate::chat::FinishReason;
 
@@ -132,7 +134,8 @@ fn damage_in_the_middle_costs_only_what_it_hits() {
     let dir = dir_with(&bytes);
     let log = open(dir.path());
     assert_eq!((log.report().answers, log.report().torn_bytes), (8, 0));
-    let places: Vec<_> = log.report().damaged.iter().map(|place| (place.offset as usize, place.bytes as usize)).collect();
+    let places: Vec<_> =
+        log.report().damaged.iter().map(|place| (place.offset as usize, place.bytes as usize)).collect();
     assert_eq!(places, [(ends[2], ends[3] - ends[2]), (ends[5], ends[6] - ends[5])]);
     for number in 0..10 {
         let expected = (![3, 6].contains(&number)).then(|| answer(number));
@@ -207,7 +210,9 @@ const CHILD_DIR: &str = "CORPUSMITH_TEST_LOG_DIR";
 #[test]
 #[ignore = "run by kill_nine_loses_nothing in a process of its own"]
 fn child_that_appends_until_killed() {
-    let Ok(dir) = std::env::var(CHILD_DIR) else { return };
+    let Ok(dir) = std::env::var(CHILD_DIR) else {
+        return;
+    };
     let log = open(Path::new(&dir));
     let first = log.len() as u32;
     let runtime = tokio::runtime::Runtime::new().unwrap();
@@ -237,7 +242,12 @@ fn kill_nine_loses_nothing() {
     let mut durable = std::collections::HashSet::new();
     for lines in [1, 23, 111, 300, 57] {
         let mut child = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", "answer_log::tests::child_that_appends_until_killed", "--ignored", "--nocapture"])
+            .args([
+                "--exact",
+                "answer_log::tests::child_that_appends_until_killed",
+                "--ignored",
+                "--nocapture",
+            ])
             .env(CHILD_DIR, dir.path())
             .stdout(Stdio::piped())
             .spawn()
@@ -256,7 +266,11 @@ fn kill_nine_loses_nothing() {
         }
         assert_eq!(seen, lines, "the child ended by itself");
         // What it said between our last line and its death counts as well.
-        durable.extend(output.map_while(Result::ok).filter_map(|line| line.strip_prefix("durable ")?.parse::<u32>().ok()));
+        durable.extend(
+            output
+                .map_while(Result::ok)
+                .filter_map(|line| line.strip_prefix("durable ")?.parse::<u32>().ok()),
+        );
         child.wait().unwrap();
         let log = open(dir.path());
         assert!(log.report().damaged.is_empty(), "{:?}", log.report());
@@ -265,7 +279,9 @@ fn kill_nine_loses_nothing() {
         }
         // The lanes leave gaps; fill them so that the next child can begin at len().
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let end = (0..).find(|number| *number > 8 + durable.iter().max().unwrap() && !log.contains(&key(*number))).unwrap();
+        let end = (0..)
+            .find(|number| *number > 8 + durable.iter().max().unwrap() && !log.contains(&key(*number)))
+            .unwrap();
         runtime.block_on(fill(&log, 0..end));
         durable.extend(0..end);
         assert_eq!(log.len() as u32, end);

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
-use super::{AnswerLogError, AnswerLogOptions, Place, Segment, Shared, Written, format, segment_path, short};
+use super::open::segment_path;
+use super::{AnswerLogError, AnswerLogOptions, Place, Segment, Shared, Written, format, short};
 use crate::chat::RequestKey;
 
 /// Bytes written with one sync at most.
@@ -80,7 +81,9 @@ impl Writer {
     fn commit(&mut self, group: Vec<Job>) {
         if let Some(cause) = &self.broken {
             for job in group {
-                let _ = job.reply.send(Err(AnswerLogError::Broken { dir: self.dir.clone(), cause: cause.clone() }));
+                let _ = job
+                    .reply
+                    .send(Err(AnswerLogError::Broken { dir: self.dir.clone(), cause: cause.clone() }));
             }
             return;
         }

@@ -100,7 +100,9 @@ pub enum ChatError {
         retry_after_seconds: Option<f64>,
     },
     /// The server's answer is no chat completion.
-    #[error("{url} answered what is no chat completion: {detail}. It begins {first_bytes}. Is base_url that of an OpenAI-compatible API (often it ends in /v1)?")]
+    #[error(
+        "{url} answered what is no chat completion: {detail}. It begins {first_bytes}. Is base_url that of an OpenAI-compatible API (often it ends in /v1)?"
+    )]
     BadJson {
         /// Address asked.
         url: String,
@@ -110,7 +112,9 @@ pub enum ChatError {
         first_bytes: String,
     },
     /// The server's answer is larger than we take.
-    #[error("{url} sent more than {cap_bytes} bytes for one answer. Lower max_new_tokens or raise max_body_bytes")]
+    #[error(
+        "{url} sent more than {cap_bytes} bytes for one answer. Lower max_new_tokens or raise max_body_bytes"
+    )]
     BodyTooLarge {
         /// Address asked.
         url: String,
@@ -166,7 +170,9 @@ impl ChatError {
     /// Whether the same request may succeed when sent again.
     pub fn is_retryable(&self) -> bool {
         match self {
-            Self::Unreachable { .. } | Self::Cut { .. } | Self::TimedOut { .. } | Self::BadJson { .. } => true,
+            Self::Unreachable { .. } | Self::Cut { .. } | Self::TimedOut { .. } | Self::BadJson { .. } => {
+                true
+            }
             Self::Status { status, .. } => matches!(status, 408 | 409 | 429 | 500..=599),
             _ => false,
         }
@@ -185,7 +191,9 @@ impl ChatError {
     /// The reason a row is rejected for, for example `llm_http_500` or `llm_timeout`.
     pub fn reason(&self) -> String {
         match self {
-            Self::Unauthorized { status, .. } | Self::Status { status, .. } => format!("llm_http_{status}"),
+            Self::Unauthorized { status, .. } | Self::Status { status, .. } => {
+                format!("llm_http_{status}")
+            }
             Self::Unreachable { .. } => "llm_unreachable".into(),
             Self::Cut { .. } => "llm_cut_connection".into(),
             Self::TimedOut { .. } => "llm_timeout".into(),
@@ -201,19 +209,25 @@ impl ChatError {
 
 fn key_advice(key_env: Option<&str>) -> String {
     match key_env {
-        Some(name) => format!("Check the key in the environment variable {name}, and that it may use this model"),
-        None => {
-            "Put the key into an environment variable and name that variable in api_key_env".to_owned()
+        Some(name) => {
+            format!("Check the key in the environment variable {name}, and that it may use this model")
         }
+        None => "Put the key into an environment variable and name that variable in api_key_env".to_owned(),
     }
 }
 
 fn status_advice(status: u16) -> &'static str {
     match status {
-        300..=399 => "It redirects, and we follow no redirects with a key: put the final address into base_url",
-        400 | 422 => "The server takes no such request: look at its words for the field it names, and at server_kind",
+        300..=399 => {
+            "It redirects, and we follow no redirects with a key: put the final address into base_url"
+        }
+        400 | 422 => {
+            "The server takes no such request: look at its words for the field it names, and at server_kind"
+        }
         402 => "The account behind the key has no credit left",
-        404 | 405 => "Check base_url (often it ends in /v1) and the model's name; `curl <base_url>/models` lists the names",
+        404 | 405 => {
+            "Check base_url (often it ends in /v1) and the model's name; `curl <base_url>/models` lists the names"
+        }
         413 => "The prompt is too long for this server: shorten the seed extract",
         408 | 429 => "The server asks for fewer requests: lower max_in_flight",
         500..=599 => "The server failed: look into its log",

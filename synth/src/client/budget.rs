@@ -3,6 +3,7 @@
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
@@ -14,7 +15,7 @@ use crate::chat::{BudgetKind, ChatAnswer, ChatError, ChatRequest};
 const TEMPLATE_TOKENS: u64 = 16;
 
 /// Limits of a [`Budget`]. A limit that is not set does not bind.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct BudgetOptions {
     /// Requests sent at most, failed ones among them.
@@ -96,7 +97,11 @@ impl Budget {
         if let Some(value) = options.max_seconds
             && !(0.0..=MAX_SECONDS).contains(&value)
         {
-            return Err(ClientError::BadNumber { option: "max_seconds", value, rule: "0 to a year of seconds" });
+            return Err(ClientError::BadNumber {
+                option: "max_seconds",
+                value,
+                rule: "0 to a year of seconds",
+            });
         }
         Ok(Arc::new(Self::starting_now(options)))
     }
@@ -129,7 +134,9 @@ impl Budget {
     pub(super) fn out_of(&self, kind: BudgetKind, needed: f64) -> ChatError {
         let spent = self.spent();
         let (limit, used) = match kind {
-            BudgetKind::Requests => (self.options.max_requests.map(|limit| limit as f64), spent.requests as f64),
+            BudgetKind::Requests => {
+                (self.options.max_requests.map(|limit| limit as f64), spent.requests as f64)
+            }
             BudgetKind::Tokens => (
                 self.options.max_tokens.map(|limit| limit as f64),
                 (spent.prompt_tokens + spent.completion_tokens) as f64,
@@ -162,7 +169,9 @@ impl Budget {
             // Registered before the look, so that nothing settled in between is missed.
             settled.as_mut().enable();
             match self.try_hold(worst) {
-                Trial::Held => return Ok(Hold { budget: self, worst }),
+                Trial::Held => {
+                    return Ok(Hold { budget: self, worst });
+                }
                 Trial::Exhausted(error) => return Err(error),
                 Trial::Wait => settled.await,
             }
@@ -210,7 +219,8 @@ pub(super) struct Hold<'a> {
 impl Hold<'_> {
     /// Counts what the answer cost in truth.
     pub(super) fn settle(self, answer: &ChatAnswer) {
-        let (prompt_tokens, completion_tokens) = (u64::from(answer.prompt_tokens), u64::from(answer.completion_tokens));
+        let (prompt_tokens, completion_tokens) =
+            (u64::from(answer.prompt_tokens), u64::from(answer.completion_tokens));
         let mut state = self.budget.lock();
         state.spent.prompt_tokens += prompt_tokens;
         state.spent.completion_tokens += completion_tokens;
@@ -265,7 +275,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_request_is_the_last() {
-        let budget = Budget::new(BudgetOptions { max_requests: Some(2), ..BudgetOptions::default() }).unwrap();
+        let budget =
+            Budget::new(BudgetOptions { max_requests: Some(2), ..BudgetOptions::default() }).unwrap();
         drop(budget.hold(&request()).await.unwrap());
         drop(budget.hold(&request()).await.unwrap());
         let error = budget.hold(&request()).await.err().unwrap();
@@ -274,7 +285,8 @@ mod tests {
 
     #[tokio::test]
     async fn tokens_in_flight_are_waited_for() {
-        let budget = Budget::new(BudgetOptions { max_tokens: Some(300), ..BudgetOptions::default() }).unwrap();
+        let budget =
+            Budget::new(BudgetOptions { max_tokens: Some(300), ..BudgetOptions::default() }).unwrap();
         let request = request();
         let first = budget.hold(&request).await.unwrap();
         let mut second = Box::pin(budget.hold(&request));

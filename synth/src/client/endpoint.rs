@@ -196,7 +196,9 @@ impl EndpointState {
         self.failures_in_a_row = self.failures_in_a_row.saturating_add(1);
         let wait = match self.circuit {
             Circuit::Probing { wait } => (wait * 2).min(LONGEST_OPEN.max(self.tuning.breaker_open)),
-            Circuit::Closed if self.failures_in_a_row >= self.tuning.breaker_failures => self.tuning.breaker_open,
+            Circuit::Closed if self.failures_in_a_row >= self.tuning.breaker_failures => {
+                self.tuning.breaker_open
+            }
             // A request sent before the circuit opened says nothing new.
             Circuit::Closed | Circuit::Open { .. } => return,
         };
@@ -342,7 +344,13 @@ mod tests {
     #[test]
     fn an_answer_between_failures_keeps_the_circuit_closed() {
         let (mut state, now) = endpoint();
-        for verdict in [Verdict::Failed(None), Verdict::TimedOut, Verdict::Answered, Verdict::Failed(None), Verdict::Failed(None)] {
+        for verdict in [
+            Verdict::Failed(None),
+            Verdict::TimedOut,
+            Verdict::Answered,
+            Verdict::Failed(None),
+            Verdict::Failed(None),
+        ] {
             state.take();
             state.finish(now, verdict, now);
         }

@@ -1,9 +1,9 @@
 //! The model behind one or several OpenAI-compatible servers (`/v1/chat/completions`: vLLM, TGI,
 //! llama-server, hosted ones).
 //!
-//! How a request goes: it waits for a free place at an endpoint ([`endpoint`]: concurrency that adapts, a
+//! How a request goes: it waits for a free place at an endpoint (`endpoint`: concurrency that adapts, a
 //! circuit breaker, the server's own `Retry-After`), holds its worst case out of the [`Budget`], is sent
-//! once ([`send`]), and is sent again after a jittered wait if that can help ([`retry`]).
+//! once (`send`), and is sent again after a jittered wait if that can help (`retry`).
 //!
 //! **When servers are down.** An endpoint that fails `breaker_failures` times in a row is left alone for
 //! `breaker_open_seconds`, then probed by one request at a time, the wait doubling up to a minute. When no
@@ -19,9 +19,9 @@ mod send;
 mod wire;
 
 #[cfg(test)]
-mod tests;
-#[cfg(test)]
 pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;

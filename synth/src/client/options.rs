@@ -2,13 +2,14 @@
 
 use std::ops::RangeInclusive;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
 /// Which dialect of the OpenAI API the servers speak: it decides the names of sampling fields beyond
 /// OpenAI's own.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ServerKind {
     /// vLLM, SGLang, TGI: `top_k` and `repetition_penalty`.
@@ -21,7 +22,7 @@ pub enum ServerKind {
 }
 
 /// Options of [`OpenAiClient`](super::OpenAiClient).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClientOptions {
     /// Base URLs of the servers, each up to and with its version, for example `http://127.0.0.1:8000/v1`.
@@ -91,7 +92,9 @@ pub enum ClientError {
     #[error("base_urls names no server: give at least one, for example http://127.0.0.1:8000/v1")]
     NoEndpoint,
     /// A base URL that is none.
-    #[error("base_urls holds {text:?}, which is no address: {problem}. An example of one: http://127.0.0.1:8000/v1")]
+    #[error(
+        "base_urls holds {text:?}, which is no address: {problem}. An example of one: http://127.0.0.1:8000/v1"
+    )]
     BadUrl {
         /// The text given.
         text: String,
@@ -109,22 +112,30 @@ pub enum ClientError {
         rule: &'static str,
     },
     /// The environment variable for the key is not set, or empty.
-    #[error("the environment variable {name}, named by api_key_env, is not set: export {name}=… before the run")]
+    #[error(
+        "the environment variable {name}, named by api_key_env, is not set: export {name}=… before the run"
+    )]
     KeyMissing {
         /// Name of the variable.
         name: String,
     },
     /// The key holds characters no HTTP header can carry.
-    #[error("the key in the environment variable {name} holds a line break or another character that no HTTP header can carry: export it again")]
+    #[error(
+        "the key in the environment variable {name} holds a line break or another character that no HTTP header can carry: export it again"
+    )]
     KeyUnusable {
         /// Name of the variable.
         name: String,
     },
     /// A spending limit without prices.
-    #[error("max_usd is set and both prices are 0: set usd_per_million_prompt_tokens and usd_per_million_completion_tokens")]
+    #[error(
+        "max_usd is set and both prices are 0: set usd_per_million_prompt_tokens and usd_per_million_completion_tokens"
+    )]
     NoPrice,
     /// The HTTP client does not start.
-    #[error("cannot start the HTTP client for {url}: {detail}. For https, this machine needs its CA certificates (package ca-certificates)")]
+    #[error(
+        "cannot start the HTTP client for {url}: {detail}. For https, this machine needs its CA certificates (package ca-certificates)"
+    )]
     Http {
         /// Base URL it was for.
         url: String,
@@ -171,7 +182,12 @@ impl ClientOptions {
 /// Upper bound of every time setting: it keeps `Duration` and `Instant` sums from overflowing.
 pub(super) const MAX_SECONDS: f64 = 366.0 * 86_400.0;
 
-fn in_range(value: f64, range: RangeInclusive<f64>, option: &'static str, rule: &'static str) -> Result<(), ClientError> {
+fn in_range(
+    value: f64,
+    range: RangeInclusive<f64>,
+    option: &'static str,
+    rule: &'static str,
+) -> Result<(), ClientError> {
     // NaN lies in no range.
     if range.contains(&value) { Ok(()) } else { Err(ClientError::BadNumber { option, value, rule }) }
 }

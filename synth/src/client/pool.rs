@@ -226,7 +226,9 @@ fn verdict_of(error: &ChatError) -> Verdict {
             }
         }
         ChatError::TimedOut { .. } => Verdict::TimedOut,
-        ChatError::Unreachable { .. } | ChatError::Cut { .. } | ChatError::BadJson { .. } => Verdict::Failed(None),
+        ChatError::Unreachable { .. } | ChatError::Cut { .. } | ChatError::BadJson { .. } => {
+            Verdict::Failed(None)
+        }
         _ => Verdict::Refused,
     }
 }

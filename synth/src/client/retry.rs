@@ -74,7 +74,8 @@ mod tests {
 
     #[test]
     fn waits_double_up_to_the_longest() {
-        let waits: Vec<u64> = (1..=6).map(|attempt| backoff(attempt, SECOND, 10 * SECOND, 0.0).as_secs()).collect();
+        let waits: Vec<u64> =
+            (1..=6).map(|attempt| backoff(attempt, SECOND, 10 * SECOND, 0.0).as_secs()).collect();
         assert_eq!(waits, [1, 2, 4, 8, 10, 10]);
         assert_eq!(backoff(u32::MAX, SECOND, 10 * SECOND, 1.0), 5 * SECOND);
     }
@@ -86,7 +87,16 @@ mod tests {
         assert_eq!(retry_after_seconds("Sun, 06 Nov 1994 08:49:47 GMT", now), Some(10.0));
         assert_eq!(retry_after_seconds("Sun, 06 Nov 1994 08:49:07 GMT", now), Some(0.0));
         assert_eq!(retry_after_seconds("99999999999999999999", now), Some(f64::from(u32::MAX)));
-        for text in ["", "-1", "1.5", "soon", "Sun, 06 Nov 1994 08:49:37 CET", "Sun, 06 Foo 1994 08:49:37 GMT", "Sun, 06 Nov 1994 25:49:37 GMT", "Sun, 06 Nov 1994 08:49:37:1 GMT"] {
+        for text in [
+            "",
+            "-1",
+            "1.5",
+            "soon",
+            "Sun, 06 Nov 1994 08:49:37 CET",
+            "Sun, 06 Foo 1994 08:49:37 GMT",
+            "Sun, 06 Nov 1994 25:49:37 GMT",
+            "Sun, 06 Nov 1994 08:49:37:1 GMT",
+        ] {
             assert_eq!(retry_after_seconds(text, now), None, "{text}");
         }
     }

@@ -54,8 +54,10 @@ impl Sender {
                 if authorization.is_some() && url.scheme() == "http" && !is_loopback(url) {
                     tracing::warn!(%base_url, "the API key goes unencrypted over http");
                 }
-                let http = http_client(url, connect_timeout)
-                    .map_err(|error| ClientError::Http { url: base_url.clone(), detail: innermost(&error) })?;
+                let http = http_client(url, connect_timeout).map_err(|error| ClientError::Http {
+                    url: base_url.clone(),
+                    detail: innermost(&error),
+                })?;
                 Ok(Endpoint { base_url: base_url.clone(), url: url.clone(), http })
             })
             .collect::<Result<_, ClientError>>()?;
@@ -89,9 +91,14 @@ impl Sender {
             return Err(self.status_error(base_url, response).await);
         }
         let mut answer_body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.network_error(base_url, &error))? {
+        while let Some(chunk) =
+            response.chunk().await.map_err(|error| self.network_error(base_url, &error))?
+        {
             if answer_body.len() + chunk.len() > self.max_body_bytes {
-                return Err(ChatError::BodyTooLarge { url: base_url.clone(), cap_bytes: self.max_body_bytes });
+                return Err(ChatError::BodyTooLarge {
+                    url: base_url.clone(),
+                    cap_bytes: self.max_body_bytes,
+                });
             }
             answer_body.extend_from_slice(&chunk);
         }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -17,6 +18,8 @@ pub(crate) enum Act {
     Answer { tokens: u32 },
     /// Waits, then answers.
     Slow { wait: Duration, tokens: u32 },
+    /// Waits until told, then answers.
+    Gate { open: Arc<Notify>, tokens: u32 },
     /// Answers in chunks, a few bytes each.
     Chunked { tokens: u32 },
     /// Answers with a status, headers ("Name: value\r\n" each) and a body.
@@ -67,7 +70,8 @@ impl TestServer {
     /// A server that does `script` one request after the other, then answers with 200 tokens.
     pub(crate) async fn scripted(script: impl IntoIterator<Item = Act>) -> Self {
         let script = Mutex::new(script.into_iter().collect::<VecDeque<_>>());
-        Self::deciding(move |_, _| script.lock().unwrap().pop_front().unwrap_or(Act::Answer { tokens: 200 })).await
+        Self::deciding(move |_, _| script.lock().unwrap().pop_front().unwrap_or(Act::Answer { tokens: 200 }))
+            .await
     }
 
     /// A server that decides by the request and the number of requests before it.
@@ -147,7 +151,9 @@ async fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> std::io::
             let head = String::from_utf8_lossy(&buffer[..end]).into_owned();
             let length = head
                 .lines()
-                .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok())
+                .find_map(|line| {
+                    line.to_ascii_lowercase().strip_prefix("content-length:")?.trim().parse::<usize>().ok()
+                })
                 .unwrap_or(0);
             let total = end + 4 + length;
             if buffer.len() >= total {
@@ -173,7 +179,10 @@ fn answer_json(seen: &Seen, tokens: u32) -> String {
 }
 
 fn response(status: u16, headers: &str, body: &str) -> String {
-    format!("HTTP/1.1 {status} Word\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}", body.len())
+    format!(
+        "HTTP/1.1 {status} Word\r\nContent-Type: application/json\r\nContent-Length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    )
 }
 
 /// Does it; false: the connection is to be closed.
@@ -182,6 +191,10 @@ async fn perform(stream: &mut TcpStream, seen: &Seen, act: Act) -> std::io::Resu
         Act::Answer { tokens } => response(200, "", &answer_json(seen, tokens)),
         Act::Slow { wait, tokens } => {
             tokio::time::sleep(wait).await;
+            response(200, "", &answer_json(seen, tokens))
+        }
+        Act::Gate { open, tokens } => {
+            open.notified().await;
             response(200, "", &answer_json(seen, tokens))
         }
         Act::Chunked { tokens } => {

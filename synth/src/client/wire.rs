@@ -83,7 +83,8 @@ struct Usage {
 /// `content: null` (a server's filter) is an empty text. A server without `usage` gets its tokens counted
 /// as a quarter of the characters.
 pub(super) fn decode(body: &[u8], request_body_bytes: usize, endpoint: &str) -> Result<ChatAnswer, String> {
-    let reply: Reply = serde_json::from_slice(body).map_err(|error| format!("not the JSON expected ({error})"))?;
+    let reply: Reply =
+        serde_json::from_slice(body).map_err(|error| format!("not the JSON expected ({error})"))?;
     let choice = reply.choices.into_iter().next().ok_or("no choices in it")?;
     let text = choice.message.content.unwrap_or_default();
     let (prompt_tokens, completion_tokens) =
@@ -116,10 +117,11 @@ pub(super) fn first_bytes(body: &[u8]) -> String {
 /// the body's first bytes otherwise.
 pub(super) fn said(body: &[u8]) -> String {
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
-    let message = [json.pointer("/error/message"), json.get("message"), json.get("detail"), json.get("error")]
-        .into_iter()
-        .flatten()
-        .find_map(serde_json::Value::as_str);
+    let message =
+        [json.pointer("/error/message"), json.get("message"), json.get("detail"), json.get("error")]
+            .into_iter()
+            .flatten()
+            .find_map(serde_json::Value::as_str);
     match message {
         Some(message) => first_bytes(message.as_bytes()),
         None if body.is_empty() => "no word".to_owned(),
@@ -145,7 +147,10 @@ mod tests {
                 "stop": ["<|endoftext|>"], "seed": 2147483647, "stream": false})
         );
         let llama = body(ServerKind::LlamaServer);
-        assert_eq!((&llama["repeat_penalty"], llama.get("repetition_penalty")), (&serde_json::json!(1.2), None));
+        assert_eq!(
+            (&llama["repeat_penalty"], llama.get("repetition_penalty")),
+            (&serde_json::json!(1.2), None)
+        );
         let openai = body(ServerKind::OpenAi);
         assert!(openai.get("top_k").is_none() && openai.get("repetition_penalty").is_none());
     }

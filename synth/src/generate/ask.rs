@@ -19,7 +19,11 @@ pub(super) enum Source {
 
 /// How a row ended.
 pub(super) enum Outcome {
-    Answered { answer: ChatAnswer, attempts: u32, source: Source },
+    Answered {
+        answer: ChatAnswer,
+        attempts: u32,
+        source: Source,
+    },
     Rejected(Reject),
     /// The run ends with it.
     Fatal(GenerateError),
@@ -33,7 +37,11 @@ pub(super) struct Asker {
 }
 
 impl Asker {
-    pub(super) fn new(model: Arc<dyn ChatModel>, log: Option<Arc<AnswerLog>>, options: GenerateOptions) -> Self {
+    pub(super) fn new(
+        model: Arc<dyn ChatModel>,
+        log: Option<Arc<AnswerLog>>,
+        options: GenerateOptions,
+    ) -> Self {
         Self { options, model, log }
     }
 
@@ -47,7 +55,11 @@ impl Asker {
         let mut messages: Vec<Message> = options.system_message.iter().map(Message::system).collect();
         messages.push(Message::user(prompt));
         ChatRequest {
-            model: if options.model.is_empty() { self.model.name().to_owned() } else { options.model.clone() },
+            model: if options.model.is_empty() {
+                self.model.name().to_owned()
+            } else {
+                options.model.clone()
+            },
             messages,
             max_new_tokens: options.max_new_tokens,
             temperature: options.temperature,
@@ -77,8 +89,16 @@ impl Asker {
                         Ok(answer) => (answer, Source::Model),
                         Err(error) => return Outcome::Fatal(GenerateError::Log { id, error }),
                     },
-                    Err(error) if error.stops_run() => return Outcome::Fatal(GenerateError::Stopped { id, error }),
-                    Err(error) => return Outcome::Rejected(Reject { id, reason: error.reason(), detail: error.to_string() }),
+                    Err(error) if error.stops_run() => {
+                        return Outcome::Fatal(GenerateError::Stopped { id, error });
+                    }
+                    Err(error) => {
+                        return Outcome::Rejected(Reject {
+                            id,
+                            reason: error.reason(),
+                            detail: error.to_string(),
+                        });
+                    }
                 },
             };
             attempts = attempts.saturating_add(answer.attempts);
@@ -88,7 +108,9 @@ impl Asker {
             }
         }
         let GenerateOptions { max_tries, min_tokens, .. } = self.options;
-        let detail = format!("the longest of {max_tries} answers has {longest_tokens} tokens, min_tokens is {min_tokens}");
+        let detail = format!(
+            "the longest of {max_tries} answers has {longest_tokens} tokens, min_tokens is {min_tokens}"
+        );
         Outcome::Rejected(Reject { id, reason: "llm_too_short".into(), detail })
     }
 

@@ -15,13 +15,18 @@ use super::ask::{Asker, Outcome, Source};
 use super::error::GenerateError;
 use super::options::Order;
 use super::rows::{AnsweredRow, PromptBatch, RowTexts, assemble, generated_schema};
-use super::{BatchStream, OnProgress, OnReject, Progress};
-use crate::Reject;
+use super::{BatchStream, OnProgress, Progress};
+use crate::{OnReject, Reject};
 
 type Sent = Result<RecordBatch, ArrowError>;
 
 /// A stream that starts its task when first polled and ends it when dropped.
-pub(super) fn start(asker: Asker, input: BatchStream, on_reject: OnReject, on_progress: OnProgress) -> BatchStream {
+pub(super) fn start(
+    asker: Asker,
+    input: BatchStream,
+    on_reject: OnReject,
+    on_progress: OnProgress,
+) -> BatchStream {
     stream::once(async move {
         // One batch ready for the consumer; all further rows wait in the driver, which counts them.
         let (out, batches) = mpsc::channel(1);
@@ -159,7 +164,9 @@ impl Driver {
 
     fn start_rows(&mut self) {
         while self.may_start() {
-            let Some((batch, row)) = self.current.take() else { return };
+            let Some((batch, row)) = self.current.take() else {
+                return;
+            };
             if row + 1 < batch.batch.num_rows() {
                 self.current = Some((Arc::clone(&batch), row + 1));
             }
@@ -175,8 +182,16 @@ impl Driver {
                     });
                     continue;
                 }
-                RowTexts::NullId => Reject { id: String::new(), reason: "null_prompt_id".into(), detail: format!("prompt number {number} (from 0) has no id") },
-                RowTexts::NullPrompt { id } => Reject { id: id.into(), reason: "null_prompt".into(), detail: format!("prompt number {number} (from 0) is null") },
+                RowTexts::NullId => Reject {
+                    id: String::new(),
+                    reason: "null_prompt_id".into(),
+                    detail: format!("prompt number {number} (from 0) has no id"),
+                },
+                RowTexts::NullPrompt { id } => Reject {
+                    id: id.into(),
+                    reason: "null_prompt".into(),
+                    detail: format!("prompt number {number} (from 0) is null"),
+                },
             };
             self.settle(Done { number, source: batch, row, outcome: Outcome::Rejected(reject) });
         }
@@ -206,7 +221,10 @@ impl Driver {
                 self.input_schema = Some(found);
             }
             Some(expected) if expected.fields() != found.fields() => {
-                return Err(GenerateError::SchemaChanged { expected: expected.to_string(), found: found.to_string() });
+                return Err(GenerateError::SchemaChanged {
+                    expected: expected.to_string(),
+                    found: found.to_string(),
+                });
             }
             Some(_) => {}
         }
@@ -235,7 +253,9 @@ impl Driver {
         match done.outcome {
             // A used-up budget leaves requests in flight that are paid for; let them end and be logged. With
             // a refused key or dead servers they end by themselves soon.
-            Outcome::Fatal(error @ GenerateError::Stopped { .. }) => return self.stop(external(error), InFlight::Finish),
+            Outcome::Fatal(error @ GenerateError::Stopped { .. }) => {
+                return self.stop(external(error), InFlight::Finish);
+            }
             Outcome::Fatal(error) => return self.stop(external(error), InFlight::Abort),
             Outcome::Rejected(Reject { ref id, ref detail, .. }) if self.hopeless() => {
                 let (id, detail) = (id.clone(), detail.clone());
@@ -281,7 +301,8 @@ impl Driver {
     }
 
     fn take_batch(&mut self) -> Sent {
-        let rows: Vec<AnsweredRow> = self.ready.drain(..self.ready.len().min(self.asker.options.max_batch_rows)).collect();
+        let rows: Vec<AnsweredRow> =
+            self.ready.drain(..self.ready.len().min(self.asker.options.max_batch_rows)).collect();
         match &self.schema {
             Some(schema) => assemble(&rows, schema),
             // No row is ready before the first batch came.

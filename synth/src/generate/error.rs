@@ -58,7 +58,9 @@ pub enum GenerateError {
         error: ChatError,
     },
     /// Nothing works.
-    #[error("none of the first {rows} prompts gave a document, so the run ends here rather than rejecting all the others; the last failure (row {id}): {detail}")]
+    #[error(
+        "none of the first {rows} prompts gave a document, so the run ends here rather than rejecting all the others; the last failure (row {id}): {detail}"
+    )]
     NothingAnswered {
         /// Rows that failed.
         rows: u64,
@@ -77,7 +79,9 @@ pub enum GenerateError {
         error: AnswerLogError,
     },
     /// A bug.
-    #[error("a task of the generation broke off: {detail}. This is a bug of ours; all answers so far are kept")]
+    #[error(
+        "a task of the generation broke off: {detail}. This is a bug of ours; all answers so far are kept"
+    )]
     Task {
         /// What the runtime says.
         detail: String,

@@ -12,9 +12,9 @@
 //! try is logged, so that a resumed run walks the same tries.
 //!
 //! **What fails a row, and what ends the run.** A row that fails for good is rejected and the run goes on.
-//! The stream ends with an error when no other row can fare better ([`ChatError::stops_run`]: a refused key,
-//! a model or address that is not there, a used-up budget, all endpoints down for too long), when the answer
-//! log cannot be written, and when the first `give_up_after` rows have all failed.
+//! The stream ends with an error when no other row can fare better (a refused key, a model or address that
+//! is not there, a used-up budget, all endpoints down for too long: [`crate::chat::ChatError::stops_run`]),
+//! when the answer log cannot be written, and when the first `give_up_after` rows have all failed.
 //!
 //! The size of the batches that come out depends on timing; the rows and their order do not.
 
@@ -32,12 +32,9 @@ use arrow::error::ArrowError;
 use arrow::record_batch::RecordBatch;
 use futures::stream::BoxStream;
 
-use crate::Reject;
+use crate::OnReject;
 use crate::answer_log::AnswerLog;
 use crate::chat::ChatModel;
-
-#[allow(unused_imports, reason = "named in the documentation above")]
-use crate::chat::ChatError;
 
 pub use error::GenerateError;
 pub use options::{GenerateOptions, Order};
@@ -59,9 +56,6 @@ pub struct Progress {
     pub rejected: u64,
 }
 
-/// Takes each rejected row; in [`Order::Ordered`] in the order of the rows.
-pub type OnReject = Arc<dyn Fn(Reject) + Send + Sync>;
-
 /// Takes the progress after each row that is done.
 pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 
@@ -73,7 +67,8 @@ pub type OnProgress = Arc<dyn Fn(Progress) + Send + Sync>;
 /// the requests of all tries of the row.
 ///
 /// Nothing happens until the stream is polled, within a tokio runtime. Dropping it gives up all requests in
-/// flight; answers that came are in the log. Errors are [`GenerateError`]s inside
+/// flight; answers that came are in the log. In [`Order::Ordered`] `on_reject` is called in the order of the
+/// rows. Errors are [`GenerateError`]s inside
 /// [`ArrowError::ExternalError`], but for those of `input`, which come out as they are after the rows before
 /// them.
 pub fn generate_stream(

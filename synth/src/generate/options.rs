@@ -1,5 +1,6 @@
 //! What a user says about generation.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::GenerateError;
@@ -11,7 +12,7 @@ pub const MIN_TOKENS: u32 = 150;
 pub const MAX_TRIES: u32 = 6;
 
 /// In which order rows come out.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Order {
     /// As they went in: the same input gives the same output.
@@ -22,7 +23,7 @@ pub enum Order {
 }
 
 /// Options of [`generate_stream`](super::generate_stream).
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct GenerateOptions {
     /// Name of the model that the requests ask for; empty: the client's own.
@@ -99,17 +100,30 @@ impl GenerateOptions {
         ];
         for (option, value) in at_least_one {
             if value == 0 {
-                return Err(GenerateError::BadOption { option, problem: "it is 0 and must be 1 or more".into() });
+                return Err(GenerateError::BadOption {
+                    option,
+                    problem: "it is 0 and must be 1 or more".into(),
+                });
             }
         }
         if self.min_tokens > self.max_new_tokens {
-            let problem = format!("{} is more than max_new_tokens = {}: no answer could be long enough", self.min_tokens, self.max_new_tokens);
+            let problem = format!(
+                "{} is more than max_new_tokens = {}: no answer could be long enough",
+                self.min_tokens, self.max_new_tokens
+            );
             return Err(GenerateError::BadOption { option: "min_tokens", problem });
         }
-        let finite = [("temperature", self.temperature), ("top_p", self.top_p), ("repetition_penalty", self.repetition_penalty)];
+        let finite = [
+            ("temperature", self.temperature),
+            ("top_p", self.top_p),
+            ("repetition_penalty", self.repetition_penalty),
+        ];
         for (option, value) in finite {
             if !(value.is_finite() && value >= 0.0) {
-                return Err(GenerateError::BadOption { option, problem: format!("it is {value} and must be 0 or more") });
+                return Err(GenerateError::BadOption {
+                    option,
+                    problem: format!("it is {value} and must be 0 or more"),
+                });
             }
         }
         Ok(())

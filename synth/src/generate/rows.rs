@@ -63,14 +63,19 @@ impl PromptBatch {
             return RowTexts::NullId;
         }
         let id = self.ids.value(row);
-        if self.prompts.is_null(row) { RowTexts::NullPrompt { id } } else { RowTexts::Whole { id, prompt: self.prompts.value(row) } }
+        if self.prompts.is_null(row) {
+            RowTexts::NullPrompt { id }
+        } else {
+            RowTexts::Whole { id, prompt: self.prompts.value(row) }
+        }
     }
 }
 
 /// A column of any string type, as Utf8.
 fn strings(batch: &RecordBatch, column: &str, option: &'static str) -> Result<StringArray, GenerateError> {
     let Some(array) = batch.column_by_name(column) else {
-        let present = batch.schema().fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
+        let present =
+            batch.schema().fields().iter().map(|field| field.name().as_str()).collect::<Vec<_>>().join(", ");
         return Err(GenerateError::MissingColumn { column: column.into(), present, option });
     };
     let wrong = || GenerateError::WrongType { column: column.into(), found: array.data_type().to_string() };
@@ -107,7 +112,9 @@ pub(super) fn assemble(rows: &[AnsweredRow], schema: &SchemaRef) -> Result<Recor
     let text = |of: fn(&ChatAnswer) -> &str| -> ArrayRef {
         Arc::new(StringArray::from_iter_values(rows.iter().map(|row| of(&row.answer))))
     };
-    let number = |of: fn(&AnsweredRow) -> u32| -> ArrayRef { Arc::new(UInt32Array::from_iter_values(rows.iter().map(of))) };
+    let number = |of: fn(&AnsweredRow) -> u32| -> ArrayRef {
+        Arc::new(UInt32Array::from_iter_values(rows.iter().map(of)))
+    };
     // In the order of ADDED.
     columns.extend([
         text(|answer| &answer.text),
