@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
+use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -16,6 +17,9 @@ use crate::manifest::OutputFile;
 
 /// Rows of a row group: small enough that a preview or a resumed task reads little.
 const ROW_GROUP_ROWS: usize = 4096;
+
+/// Rows that are handed to the encoder at once.
+const WRITE_ROWS: usize = 1024;
 
 /// A file writer that hashes and counts what goes through it.
 struct HashingFile {
@@ -50,6 +54,9 @@ pub struct ShardWriter {
     task: usize,
     schema: SchemaRef,
     shard_bytes: u64,
+    /// Operators hand on rows as they become ready; cut into batches of one size, the pages and the
+    /// size of a shard are a function of the rows alone.
+    pending: BatchCoalescer,
     open: Option<OpenShard>,
     done: Vec<OutputFile>,
 }
@@ -58,17 +65,28 @@ impl ShardWriter {
     /// A writer whose shards are closed at about `shard_bytes` of Parquet.
     pub fn new(stage_folder: &Path, task: usize, schema: SchemaRef, shard_bytes: u64) -> Self {
         let folder = stage_folder.join("data");
-        Self { folder, task, schema, shard_bytes, open: None, done: Vec::new() }
+        let pending = BatchCoalescer::new(schema.clone(), WRITE_ROWS);
+        Self { folder, task, schema, shard_bytes, pending, open: None, done: Vec::new() }
     }
 
     /// Adds rows.
     ///
     /// # Errors
     /// The disk is full or not writable; the message names the file.
-    pub fn write(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
-        if batch.num_rows() == 0 {
-            return Ok(());
+    pub fn write(&mut self, batch: RecordBatch) -> Result<(), WriteError> {
+        let pushed = self.pending.push_batch(batch).map_err(io::Error::other);
+        pushed.doing("encode", &self.folder)?;
+        self.write_whole()
+    }
+
+    fn write_whole(&mut self) -> Result<(), WriteError> {
+        while let Some(batch) = self.pending.next_completed_batch() {
+            self.write_batch(&batch)?;
         }
+        Ok(())
+    }
+
+    fn write_batch(&mut self, batch: &RecordBatch) -> Result<(), WriteError> {
         let mut shard = match self.open.take() {
             Some(shard) => shard,
             None => self.start()?,
@@ -91,6 +109,8 @@ impl ShardWriter {
     /// # Errors
     /// As [`Self::write`].
     pub fn finish(mut self) -> Result<Vec<OutputFile>, WriteError> {
+        self.pending.finish_buffered_batch().map_err(io::Error::other).doing("encode", &self.folder)?;
+        self.write_whole()?;
         if let Some(shard) = self.open.take() {
             self.close(shard)?;
         } else if self.done.is_empty() {
@@ -167,10 +187,14 @@ mod tests {
         RecordBatch::try_from_iter([("x", Arc::new(column) as _)]).unwrap()
     }
 
-    fn write_all(folder: &Path) -> Vec<OutputFile> {
+    fn write_all(folder: &Path, piece: usize) -> Vec<OutputFile> {
         let mut writer = ShardWriter::new(folder, 3, batch(0).schema(), 40_000);
         for i in 0..6 {
-            writer.write(&batch(i)).unwrap();
+            let batch = batch(i);
+            // However the rows are cut, the bytes are the same.
+            for start in (0..5000).step_by(piece) {
+                writer.write(batch.slice(start, piece.min(5000 - start))).unwrap();
+            }
         }
         writer.finish().unwrap()
     }
@@ -178,8 +202,8 @@ mod tests {
     #[test]
     fn shards_are_bounded_hashed_and_the_same_each_time() {
         let (a, b) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        let files = write_all(a.path());
-        let again = write_all(b.path());
+        let files = write_all(a.path(), 5000);
+        let again = write_all(b.path(), 37);
         assert!(files.len() > 1);
         assert_eq!(files.iter().filter_map(|file| file.rows).sum::<u64>(), 30_000);
         for (file, other) in files.iter().zip(&again) {

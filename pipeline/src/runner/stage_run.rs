@@ -283,7 +283,7 @@ impl StageRun<'_> {
         let finished = tokio::task::spawn_blocking(move || {
             while let Some(message) = receiver.blocking_recv() {
                 match message {
-                    Some(batch) => writer.write(&batch)?,
+                    Some(batch) => writer.write(batch)?,
                     None => return writer.finish().map(Some),
                 }
             }
