@@ -11,7 +11,8 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
 
-test: setup lint build assets
+test: build assets
+	$(CARGO) fmt --all --check
 	$(CARGO) nextest --version >/dev/null 2>&1 \
 	  && $(CARGO) nextest run --workspace --release --no-fail-fast \
 	  || $(CARGO) test --workspace --release --no-fail-fast

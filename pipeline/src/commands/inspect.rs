@@ -74,14 +74,7 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
 
 fn open(session: &SessionContext, files: &[(PathBuf, u64)]) -> Result<DataFrame, Failure> {
     let schema = schema_of(&files[0].0).map_err(|message| Failure::message(message, ""))?;
-    let slices: Vec<FileSlice> = files
-        .iter()
-        .map(|(path, _)| {
-            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-            let bytes = path.metadata().map_or(0, |metadata| metadata.len());
-            FileSlice::local(&path, bytes)
-        })
-        .collect();
+    let slices: Vec<FileSlice> = files.iter().map(|(path, _)| FileSlice::of(path)).collect();
     scan::parquet(session, schema, &slices).map_err(Failure::run)
 }
 

@@ -46,14 +46,7 @@ fn preview(run: &Path, topic: Option<&str>, style: Option<&str>, n: usize) -> Re
     let Some((first, _)) = files.first() else { return Err(wrong(format!("{} has no prompts", run.display()))) };
     let schema = schema_of(first).map_err(wrong)?;
     let session = engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
-    let slices: Vec<FileSlice> = files
-        .iter()
-        .map(|(path, _)| {
-            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-            let bytes = path.metadata().map_or(0, |metadata| metadata.len());
-            FileSlice::local(&path, bytes)
-        })
-        .collect();
+    let slices: Vec<FileSlice> = files.iter().map(|(path, _)| FileSlice::of(path)).collect();
     let mut rows = scan::parquet(&session, schema, &slices).map_err(Failure::run)?;
     if let Some(topic) = topic {
         let pattern = format!("%{topic}%");

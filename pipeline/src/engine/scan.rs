@@ -37,6 +37,14 @@ impl FileSlice {
         Self { store: "file:///".to_owned(), path, bytes, range: None }
     }
 
+    /// A whole local file as it lies on the disk.
+    pub fn of(path: &Path) -> Self {
+        let path = path.canonicalize().unwrap_or_else(|_| path.to_owned());
+        // A file that has gone is reported when it is read.
+        let bytes = path.metadata().map_or(0, |metadata| metadata.len());
+        Self::local(&path, bytes)
+    }
+
     /// Cuts a file into pieces of about `piece_bytes`. Row groups belong to the piece that their
     /// middle lies in, so each is read exactly once whatever the cuts.
     pub fn cut(&self, piece_bytes: u64) -> Vec<Self> {

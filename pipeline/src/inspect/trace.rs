@@ -89,14 +89,7 @@ async fn rows_of(
         .filter(|name| schema.field_with_name(name).is_ok())
         .map(|name| col(*name).eq(lit(id)));
     let Some(condition) = conditions.reduce(Expr::or) else { return Ok(Vec::new()) };
-    let slices: Vec<FileSlice> = files
-        .iter()
-        .map(|path| {
-            let path = path.canonicalize().unwrap_or_else(|_| path.clone());
-            let bytes = path.metadata().map_or(0, |metadata| metadata.len());
-            FileSlice::local(&path, bytes)
-        })
-        .collect();
+    let slices: Vec<FileSlice> = files.iter().map(|path| FileSlice::of(path)).collect();
     let explain = |error: datafusion::error::DataFusionError| format!("{}: {error}", first.display());
     let rows = scan::parquet(session, schema, &slices)
         .and_then(|rows| rows.filter(condition))

@@ -7,12 +7,14 @@ mod card;
 mod clean;
 mod columns;
 mod corpus;
+mod decontaminate;
 mod evaluate;
 mod export;
 mod filter;
 mod generate;
 mod index;
 mod llm;
+pub mod minhash;
 mod mix;
 mod pack;
 mod pretrain;
@@ -61,6 +63,8 @@ pub static STAGES: &[StageKind] = &[
     clean::KIND,
     score::KIND,
     filter::KIND,
+    minhash::KIND,
+    decontaminate::KIND,
     mix::KIND,
     tokenizer::KIND,
     pack::KIND,

@@ -11,6 +11,7 @@ use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use tokio::sync::OnceCell;
 
 use super::columns::{require, schema_of};
 use super::{
@@ -53,6 +54,9 @@ pub struct ScoreConfig {
     pub text_column: String,
     /// The column with the row's id.
     pub id_column: String,
+    /// Loaded once, by the first task that needs it.
+    #[serde(skip)]
+    scorer: Arc<OnceCell<Arc<Scorer>>>,
 }
 
 impl Default for ScoreConfig {
@@ -63,6 +67,7 @@ impl Default for ScoreConfig {
             tokenizer: None,
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
+            scorer: Arc::default(),
         }
     }
 }
@@ -77,6 +82,21 @@ impl ScoreConfig {
         head.map_err(|error| {
             ctx.input(chain(&error)).help("heads that ship with the program: edu_web, edu_python")
         })
+    }
+
+    /// Loads the model once for all tasks of the stage: its sessions are the threads they share.
+    async fn load(&self, ctx: &StageContext) -> Result<Arc<Scorer>, StageError> {
+        let (model, tokenizer) = self.backbone_paths(ctx)?;
+        let library = ctx.asset(Asset::OnnxRuntime)?;
+        let head = self.load_head(ctx)?;
+        let options = BackboneOptions { max_tokens: head.max_tokens(), sessions: Some(ctx.env.threads) };
+        let load = move || -> Result<Scorer, Box<dyn std::error::Error + Send + Sync>> {
+            let runtime = Runtime::load(&library)?;
+            let backbone = Backbone::load(&runtime, &model, &tokenizer, &options)?;
+            Ok(Scorer::new(Arc::new(backbone), head)?)
+        };
+        let scorer = tokio::task::spawn_blocking(load).await.map_err(|error| ctx.failed(&error))?;
+        Ok(Arc::new(scorer.map_err(|error| ctx.input(chain(error.as_ref())))?))
     }
 
     fn backbone_paths(&self, ctx: &StageContext) -> Result<(PathBuf, PathBuf), StageError> {
@@ -114,18 +134,7 @@ impl Stage for ScoreConfig {
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let rows = inputs.table(ctx, "rows")?;
         require(ctx, &rows, "rows", &[&self.text_column, &self.id_column])?;
-        let (model, tokenizer) = self.backbone_paths(ctx)?;
-        let library = ctx.asset(Asset::OnnxRuntime)?;
-        let head = self.load_head(ctx)?;
-        let sessions = Some(1);
-        let options = BackboneOptions { max_tokens: head.max_tokens(), sessions };
-        let load = move || -> Result<Scorer, Box<dyn std::error::Error + Send + Sync>> {
-            let runtime = Runtime::load(&library)?;
-            let backbone = Backbone::load(&runtime, &model, &tokenizer, &options)?;
-            Ok(Scorer::new(Arc::new(backbone), head)?)
-        };
-        let scorer = tokio::task::spawn_blocking(load).await.map_err(|error| ctx.failed(&error))?;
-        let scorer = Arc::new(scorer.map_err(|error| ctx.input(chain(error.as_ref())))?);
+        let scorer = self.scorer.get_or_try_init(|| self.load(ctx)).await?.clone();
         let options = ScoreOptions {
             text_column: self.text_column.clone(),
             id_column: self.id_column.clone(),
