@@ -1,9 +1,7 @@
 //! The Tantivy schema of a shard.
 
 use tantivy::IndexSettings;
-use tantivy::schema::{
-    FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions,
-};
+use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 use tantivy::store::Compressor;
 use tantivy::tokenizer::TokenizerManager;
 
@@ -59,7 +57,7 @@ pub(crate) fn settings() -> IndexSettings {
 
 /// The tokenizers an index writer needs.
 pub(crate) fn tokenizers(english: English) -> TokenizerManager {
-    let manager = TokenizerManager::new();
+    let manager = TokenizerManager::default();
     manager.register(TOKENIZER_NAME, english);
     manager
 }
