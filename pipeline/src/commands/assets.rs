@@ -55,7 +55,8 @@ fn pull(store: &AssetStore, names: &[String], dry_run: bool) -> Result<(), Failu
     }
     let said = |event: PullEvent| match event {
         PullEvent::Present { .. } => {}
-        other => eprintln!("{other:?}"),
+        PullEvent::Started { asset, size_bytes } => eprintln!("{asset}: fetching {}", size(size_bytes)),
+        PullEvent::Done { asset, seconds, .. } => eprintln!("{asset}: here, {seconds:.1} s"),
     };
     store.pull(&wanted, &said).map_err(|error| Failure::message(chain(&error), ""))?;
     println!("{} assets are in {}", wanted.len(), store.folder().display());

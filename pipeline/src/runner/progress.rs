@@ -61,9 +61,11 @@ impl StageProgress {
         *self.0.note.lock().unwrap_or_else(PoisonError::into_inner) = note;
     }
 
-    /// The largest resident memory seen while the stage ran, in bytes.
+    /// The largest resident memory seen while the stage ran, in bytes. Looks once more, since a
+    /// stage may be shorter than the interval between two looks.
     pub fn peak_memory_bytes(&self) -> u64 {
-        self.0.peak_memory_bytes.load(Ordering::Relaxed)
+        let now = MemoryProbe::new().resident_bytes();
+        self.0.peak_memory_bytes.fetch_max(now, Ordering::Relaxed).max(now)
     }
 
     /// `1,204/3,000 rows, 60 rows/s, 182 tokens/s, about 30 s left`

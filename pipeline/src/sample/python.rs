@@ -14,7 +14,7 @@ use super::package::Package;
 use super::pages::hex;
 use super::{OnReject, SampleError, SampleOptions};
 
-/// A Python file, in the columns of Python-Edu (HuggingFaceTB/smollm-corpus, `python-edu`; spec.md §7).
+/// A Python file, in the columns of Python-Edu (HuggingFaceTB/smollm-corpus, `python-edu`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PythonFile {
     /// SHA-1 of the file as a git blob, in hex.
