@@ -4,7 +4,9 @@
 //! `pipeline stages` and the checks come from that table.
 
 mod columns;
+mod decontaminate;
 mod filter;
+pub mod minhash;
 #[cfg(test)]
 mod testing;
 
@@ -26,7 +28,7 @@ use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
 /// Every stage kind there is.
-pub static STAGES: &[StageKind] = &[filter::KIND];
+pub static STAGES: &[StageKind] = &[decontaminate::KIND, filter::KIND, minhash::KIND];
 
 /// The kind of that name.
 pub fn find(name: &str) -> Option<&'static StageKind> {

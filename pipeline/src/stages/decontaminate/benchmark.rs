@@ -1,0 +1,292 @@
+//! Reads benchmark files: JSON lines, plain or gzipped.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+use flate2::read::MultiGzDecoder;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value as Json};
+use thiserror::Error;
+
+/// Which fields of a benchmark's lines are its texts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Format {
+    /// OpenAI's HumanEval: `prompt`, and `canonical_solution`.
+    Humaneval,
+    /// OpenAI's GSM8K: `question`, and `answer`.
+    Gsm8k,
+    /// PIQA: `goal` with `sol1`, and `goal` with `sol2`.
+    Piqa,
+    /// Google's IFEval: `prompt`.
+    Ifeval,
+    /// Any other file of JSON objects, one a line.
+    Fields(Fields),
+}
+
+/// The texts of a file's lines, by field.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Fields {
+    /// One entry for each text of an item: the fields that make it up, joined by spaces, for example
+    /// `[["question", "choices"]]`. A field is a text or a list of texts.
+    pub texts: Vec<Vec<String>>,
+    /// The field that names an item; without it, items are named by their line.
+    #[serde(default)]
+    pub id: Option<String>,
+}
+
+impl Format {
+    /// The fields.
+    pub fn fields(&self) -> Fields {
+        let fields = |texts: &[&[&str]], id: Option<&str>| Fields {
+            texts: texts.iter().map(|text| text.iter().map(|&field| field.to_owned()).collect()).collect(),
+            id: id.map(str::to_owned),
+        };
+        match self {
+            Self::Humaneval => fields(&[&["prompt"], &["canonical_solution"]], Some("task_id")),
+            Self::Gsm8k => fields(&[&["question"], &["answer"]], None),
+            Self::Piqa => fields(&[&["goal", "sol1"], &["goal", "sol2"]], None),
+            Self::Ifeval => fields(&[&["prompt"]], Some("key")),
+            Self::Fields(fields) => fields.clone(),
+        }
+    }
+}
+
+/// A text of a benchmark.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BenchmarkText {
+    /// The item and the fields: `HumanEval/3 (prompt)`.
+    pub label: String,
+    /// The text as it stands in the file.
+    pub text: String,
+}
+
+/// A benchmark file cannot be read.
+#[derive(Debug, Error)]
+pub enum BenchmarkError {
+    /// The file cannot be opened or unpacked.
+    #[error("cannot read {}: {source}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// A line is not UTF-8.
+    #[error("{}:{line}: not UTF-8 at byte {byte} of the line; save the file as UTF-8", path.display())]
+    Utf8 {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// How much of the line is good, in bytes.
+        byte: usize,
+    },
+    /// A line is not a JSON object.
+    #[error("{}:{line}: not a JSON object: {why}; the file needs one object a line", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What the parser says.
+        why: String,
+    },
+    /// A field is missing or of another type.
+    #[error("{}:{line}: field `{field}` {problem}; set `format` to the file's own fields", path.display())]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// The field.
+        field: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// There is no item in the file.
+    #[error("{} holds no item; a benchmark that checks nothing is a mistake", path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// All texts of a file, in order.
+///
+/// # Errors
+/// The file is missing or damaged, or a line does not have the fields.
+pub fn read(path: &Path, format: &Format) -> Result<Vec<BenchmarkText>, BenchmarkError> {
+    let fail = |source| BenchmarkError::Read { path: path.to_owned(), source };
+    let mut lines = open(path).map_err(fail)?;
+    let fields = format.fields();
+    let (mut texts, mut line, mut number) = (Vec::new(), Vec::new(), 0);
+    loop {
+        line.clear();
+        number += 1;
+        if lines.read_until(b'\n', &mut line).map_err(fail)? == 0 {
+            break;
+        }
+        let line = std::str::from_utf8(&line).map_err(|error| {
+            let byte = error.valid_up_to();
+            BenchmarkError::Utf8 { path: path.to_owned(), line: number, byte }
+        })?;
+        let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
+        if !line.trim().is_empty() {
+            add_item(&Place { path, line: number }, line, &fields, &mut texts)?;
+        }
+    }
+    if texts.is_empty() {
+        return Err(BenchmarkError::Empty { path: path.to_owned() });
+    }
+    Ok(texts)
+}
+
+/// Gzip is known by its first bytes, whatever the file's name.
+fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
+    let mut file = BufReader::new(File::open(path)?);
+    if file.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
+        let unpacked: Box<dyn Read> = Box::new(MultiGzDecoder::new(file));
+        return Ok(Box::new(BufReader::new(unpacked)));
+    }
+    Ok(Box::new(file))
+}
+
+struct Place<'a> {
+    path: &'a Path,
+    line: usize,
+}
+
+impl Place<'_> {
+    fn field(&self, field: &str, problem: impl Into<String>) -> BenchmarkError {
+        let (path, line) = (self.path.to_owned(), self.line);
+        BenchmarkError::Field { path, line, field: field.to_owned(), problem: problem.into() }
+    }
+}
+
+fn add_item(
+    place: &Place<'_>,
+    line: &str,
+    fields: &Fields,
+    texts: &mut Vec<BenchmarkText>,
+) -> Result<(), BenchmarkError> {
+    let json = |why| BenchmarkError::Json { path: place.path.to_owned(), line: place.line, why };
+    let item: Map<String, Json> = serde_json::from_str(line).map_err(|error| json(error.to_string()))?;
+    let name = match &fields.id {
+        None => format!("line {}", place.line),
+        Some(id) => match item.get(id) {
+            Some(Json::String(name)) => name.clone(),
+            Some(Json::Number(name)) => format!("{id} {name}"),
+            Some(_) => return Err(place.field(id, "is neither a text nor a number")),
+            None => return Err(missing(place, id, &item)),
+        },
+    };
+    for fields in &fields.texts {
+        let mut parts = Vec::new();
+        for field in fields {
+            match item.get(field) {
+                Some(Json::String(part)) => parts.push(part.as_str()),
+                Some(Json::Array(list)) if list.iter().all(Json::is_string) => {
+                    parts.extend(list.iter().filter_map(Json::as_str));
+                }
+                Some(_) => return Err(place.field(field, "is neither a text nor a list of texts")),
+                None => return Err(missing(place, field, &item)),
+            }
+        }
+        texts
+            .push(BenchmarkText { label: format!("{name} ({})", fields.join(" + ")), text: parts.join(" ") });
+    }
+    Ok(())
+}
+
+fn missing(place: &Place<'_>, field: &str, item: &Map<String, Json>) -> BenchmarkError {
+    let have = item.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    place.field(field, format!("is missing (the fields are: {have})"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use super::*;
+
+    fn file(bytes: &[u8]) -> tempfile::NamedTempFile {
+        let mut file = tempfile::NamedTempFile::new().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    }
+
+    fn texts(bytes: &[u8], format: &Format) -> Result<Vec<(String, String)>, String> {
+        match read(file(bytes).path(), format) {
+            Ok(texts) => Ok(texts.into_iter().map(|text| (text.label, text.text)).collect()),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|&(label, text)| (label.to_owned(), text.to_owned())).collect()
+    }
+
+    #[test]
+    fn each_format_takes_its_fields() {
+        for (line, format, want) in [
+            (
+                r#"{"task_id":"H/0","prompt":"p","canonical_solution":"c","test":"t"}"#,
+                Format::Humaneval,
+                pairs(&[("H/0 (prompt)", "p"), ("H/0 (canonical_solution)", "c")]),
+            ),
+            (
+                r#"{"question":"q","answer":"a"}"#,
+                Format::Gsm8k,
+                pairs(&[("line 1 (question)", "q"), ("line 1 (answer)", "a")]),
+            ),
+            (
+                r#"{"goal":"g","sol1":"x","sol2":"y"}"#,
+                Format::Piqa,
+                pairs(&[("line 1 (goal + sol1)", "g x"), ("line 1 (goal + sol2)", "g y")]),
+            ),
+            (r#"{"key":7,"prompt":"p"}"#, Format::Ifeval, pairs(&[("key 7 (prompt)", "p")])),
+            (
+                r#"{"q":"q","choices":["a","b"]}"#,
+                Format::Fields(Fields { texts: vec![vec!["q".into(), "choices".into()]], id: None }),
+                pairs(&[("line 1 (q + choices)", "q a b")]),
+            ),
+        ] {
+            assert_eq!(texts(line.as_bytes(), &format).unwrap(), want);
+        }
+    }
+
+    #[test]
+    fn gzip_blank_lines_and_a_byte_order_mark_are_no_hindrance() {
+        let lines = "\u{feff}{\"key\":1,\"prompt\":\"a\"}\r\n\n{\"key\":2,\"prompt\":\"b\"}";
+        let mut packed = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+        packed.write_all(lines.as_bytes()).unwrap();
+        let want = pairs(&[("key 1 (prompt)", "a"), ("key 2 (prompt)", "b")]);
+        assert_eq!(texts(lines.as_bytes(), &Format::Ifeval).unwrap(), want);
+        assert_eq!(texts(&packed.finish().unwrap(), &Format::Ifeval).unwrap(), want);
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line() {
+        let good = b"{\"key\":1,\"prompt\":\"a\"}\n".to_vec();
+        for (bad, want) in [
+            (&b"{\"key\":2,\"prompt\":\"\xff\"}"[..], ":2: not UTF-8 at byte 19"),
+            (b"{\"key\":2,", ":2: not a JSON object: EOF"),
+            (b"[1]", ":2: not a JSON object"),
+            (b"{\"key\":2}", ":2: field `prompt` is missing (the fields are: key)"),
+            (b"{\"key\":2,\"prompt\":3}", ":2: field `prompt` is neither"),
+            (b"{\"prompt\":\"a\"}", ":2: field `key` is missing"),
+        ] {
+            let error = texts(&[good.clone(), bad.to_vec()].concat(), &Format::Ifeval).unwrap_err();
+            assert!(error.contains(want), "{error}");
+        }
+        assert!(texts(b"\n", &Format::Ifeval).unwrap_err().contains("holds no item"));
+        let error = read(Path::new("/nowhere/x.jsonl"), &Format::Gsm8k).unwrap_err();
+        assert!(error.to_string().contains("cannot read /nowhere/x.jsonl"), "{error}");
+        let packed_and_cut = [0x1f, 0x8b, 8, 0, 0];
+        assert!(texts(&packed_and_cut, &Format::Ifeval).unwrap_err().contains("cannot read"));
+    }
+}
