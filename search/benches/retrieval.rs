@@ -76,7 +76,10 @@ fn main() {
         let mut group = criterion.benchmark_group(format!("any term, k = {k}"));
         let mut turn = queries.iter().cycle();
         group.bench_function("ours", |bencher| {
-            bencher.iter(|| ours.search_text(turn.next().unwrap(), black_box(k)).unwrap());
+            bencher.iter(|| {
+                ours.search_text(turn.next().unwrap(), black_box(k))
+                    .unwrap()
+            });
         });
         let mut turn = queries.iter().cycle();
         group.bench_function("tantivy", |bencher| {

@@ -117,7 +117,10 @@ mod tests {
 
         let batch = RecordBatch::try_from_iter([("text", text.clone())]).unwrap();
         let problem = PageBatch::new(&batch).err().unwrap();
-        assert_eq!((problem.column, problem.problem.as_str()), ("id", "is missing"));
+        assert_eq!(
+            (problem.column, problem.problem.as_str()),
+            ("id", "is missing")
+        );
 
         let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
         let batch = RecordBatch::try_from_iter([("text", text), ("id", numbers)]).unwrap();

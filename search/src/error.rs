@@ -19,13 +19,17 @@ pub enum IndexError {
         why: String,
     },
     /// The folder holds files that are no part of an index.
-    #[error("{path} is no part of a search index; name an empty folder, or remove it if it is no longer needed")]
+    #[error(
+        "{path} is no part of a search index; name an empty folder, or remove it if it is no longer needed"
+    )]
     ForeignFile {
         /// The file or folder that was found.
         path: PathBuf,
     },
     /// The folder holds an index of another layout.
-    #[error("{path} was built with {found}, this build wants {wanted}; remove the folder to build anew, or build elsewhere")]
+    #[error(
+        "{path} was built with {found}, this build wants {wanted}; remove the folder to build anew, or build elsewhere"
+    )]
     OtherLayout {
         /// The record that says so.
         path: PathBuf,
@@ -35,7 +39,9 @@ pub enum IndexError {
         wanted: String,
     },
     /// The stream is not the one an earlier, interrupted build read.
-    #[error("{path} was built from other pages (the streams differ at or before page {page} of the shard); remove the folder to build anew")]
+    #[error(
+        "{path} was built from other pages (the streams differ at or before page {page} of the shard); remove the folder to build anew"
+    )]
     PagesChanged {
         /// The finished part that does not fit.
         path: PathBuf,
@@ -43,7 +49,9 @@ pub enum IndexError {
         page: u64,
     },
     /// A page batch lacks a column, or the column has a type that cannot be read.
-    #[error("pages batch {batch}: column `{column}` {problem}; pages need `text` and `id` as strings")]
+    #[error(
+        "pages batch {batch}: column `{column}` {problem}; pages need `text` and `id` as strings"
+    )]
     Column {
         /// Number of the batch in the stream, from 0.
         batch: u64,
@@ -64,7 +72,9 @@ pub enum IndexError {
         source: std::io::Error,
     },
     /// A record file cannot be read.
-    #[error("{path} is not readable as a record of this index ({source}); remove the folder that holds it and run again")]
+    #[error(
+        "{path} is not readable as a record of this index ({source}); remove the folder that holds it and run again"
+    )]
     Record {
         /// Path of the record.
         path: PathBuf,
@@ -80,7 +90,9 @@ pub enum IndexError {
         source: Box<TantivyError>,
     },
     /// An indexing thread ended without an answer.
-    #[error("the indexing thread of shard {shard} ended early ({detail}); run again, the finished part is kept")]
+    #[error(
+        "the indexing thread of shard {shard} ended early ({detail}); run again, the finished part is kept"
+    )]
     Worker {
         /// Shard concerned.
         shard: u32,
@@ -109,13 +121,17 @@ impl IndexError {
 #[derive(Debug, thiserror::Error)]
 pub enum SearchError {
     /// There is no finished index in the folder.
-    #[error("{path} holds no finished search index (no index.json); build it first, or run the interrupted build again")]
+    #[error(
+        "{path} holds no finished search index (no index.json); build it first, or run the interrupted build again"
+    )]
     NotAnIndex {
         /// The folder.
         path: PathBuf,
     },
     /// The index has another format than this program reads.
-    #[error("{path} has {found}, this program reads {wanted}; build the index anew with this version")]
+    #[error(
+        "{path} has {found}, this program reads {wanted}; build the index anew with this version"
+    )]
     Format {
         /// The record that says so.
         path: PathBuf,
@@ -125,7 +141,9 @@ pub enum SearchError {
         wanted: String,
     },
     /// A part of the index is missing or has been changed.
-    #[error("{path} is damaged: {problem}; remove its shard folder and index.json, then run the build again")]
+    #[error(
+        "{path} is damaged: {problem}; remove its shard folder and index.json, then run the build again"
+    )]
     Damaged {
         /// File or folder concerned.
         path: PathBuf,
@@ -180,7 +198,9 @@ pub enum RetrieveError {
         why: String,
     },
     /// A topic batch lacks a column, or the column has a type that cannot be read.
-    #[error("topics batch {batch}: column `{column}` {problem}; topics need `topic_id`, `top_category`, `subcategory` and `subtopic` as strings")]
+    #[error(
+        "topics batch {batch}: column `{column}` {problem}; topics need `topic_id`, `top_category`, `subcategory` and `subtopic` as strings"
+    )]
     Column {
         /// Number of the batch in the stream, from 0.
         batch: u64,
@@ -207,7 +227,9 @@ pub enum RetrieveError {
         source: SearchError,
     },
     /// A retrieval thread ended without an answer.
-    #[error("topic {topic_id}: the retrieval thread ended early; this is a defect, please report it with the topic")]
+    #[error(
+        "topic {topic_id}: the retrieval thread ended early; this is a defect, please report it with the topic"
+    )]
     Worker {
         /// The topic.
         topic_id: String,

@@ -24,8 +24,8 @@ use crate::{OnReject, Reject};
 /// what is held beyond the writers' memory.
 const WAITING_BATCHES: usize = 2;
 
-/// Writer memory below which a run would hold next to nothing.
-const MIN_SHARD_MEMORY_BYTES: u64 = 4 << 20;
+/// Least writer memory of a shard: an empty Tantivy writer alone takes several megabytes.
+const MIN_SHARD_MEMORY_BYTES: u64 = 16 << 20;
 
 /// How an index is built.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -297,7 +297,11 @@ fn open_workers(
 }
 
 /// Removes what only the build needed and writes `index.json`.
-fn publish(root: &Path, shards: u32, mut summary: IndexSummary) -> Result<IndexSummary, IndexError> {
+fn publish(
+    root: &Path,
+    shards: u32,
+    mut summary: IndexSummary,
+) -> Result<IndexSummary, IndexError> {
     for shard in 0..shards {
         let place = ShardPlace::new(root, shard, shards);
         layout::remove(&place.partial())?;
@@ -323,12 +327,10 @@ fn publish(root: &Path, shards: u32, mut summary: IndexSummary) -> Result<IndexS
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
-    spawn_blocking(work)
-        .await
-        .unwrap_or_else(|error| {
-            Err(IndexError::Worker {
-                shard: 0,
-                detail: error.to_string(),
-            })
+    spawn_blocking(work).await.unwrap_or_else(|error| {
+        Err(IndexError::Worker {
+            shard: 0,
+            detail: error.to_string(),
         })
+    })
 }

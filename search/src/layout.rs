@@ -115,10 +115,6 @@ impl ShardPlace {
     pub(crate) fn run(&self, run: usize) -> PathBuf {
         self.partial().join(format!("run-{run:05}"))
     }
-
-    pub(crate) fn root(&self) -> &Path {
-        &self.root
-    }
 }
 
 pub(crate) fn shard_name(shard: u32) -> String {

@@ -31,7 +31,7 @@ pub use indexer::{IndexOptions, build_index};
 pub use layout::IndexSummary;
 pub use query::Topic;
 pub use retrieve::{
-    RetrieveOptions, RetrieveSummary, Retrieval, SummaryHandle, TopicReport, hits_schema, retrieve,
+    Retrieval, RetrieveOptions, RetrieveSummary, SummaryHandle, TopicReport, hits_schema, retrieve,
 };
 pub use searcher::{SearchHit, Searcher, verify_index};
 

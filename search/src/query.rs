@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 
 use tantivy::Term;
 use tantivy::query::{
-    BooleanQuery, Bm25StatisticsProvider, Bm25Weight, BoostQuery, EnableScoring, Occur, Query,
+    Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EnableScoring, Occur, Query,
     TermQuery, Weight,
 };
 use tantivy::schema::{Field, IndexRecordOption};
@@ -171,10 +171,20 @@ mod tests {
     #[test]
     fn subtopic_terms_weigh_double_in_query_one_only() {
         let all: Vec<_> = topic_terms(&topic(), Matching::All).into_iter().collect();
-        let expected = [("biolog", 3.0), ("cell", 2.0), ("life", 1.0), ("scienc", 2.0)];
+        let expected = [
+            ("biolog", 3.0),
+            ("cell", 2.0),
+            ("life", 1.0),
+            ("scienc", 2.0),
+        ];
         assert_eq!(all, expected.map(|(t, w)| (t.to_owned(), w)));
         let any: Vec<_> = topic_terms(&topic(), Matching::Any).into_iter().collect();
-        let expected = [("biolog", 2.0), ("cell", 1.0), ("life", 1.0), ("scienc", 2.0)];
+        let expected = [
+            ("biolog", 2.0),
+            ("cell", 1.0),
+            ("life", 1.0),
+            ("scienc", 2.0),
+        ];
         assert_eq!(any, expected.map(|(t, w)| (t.to_owned(), w)));
     }
 

@@ -3,9 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arrow::array::{
-    Array, ArrayRef, Float32Builder, RecordBatch, StringBuilder, UInt32Builder,
-};
+use arrow::array::{Array, ArrayRef, Float32Builder, RecordBatch, StringBuilder, UInt32Builder};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use futures::stream::{self, BoxStream};
@@ -195,9 +193,7 @@ pub fn retrieve(
     let wanted = options.pages_per_topic;
     let answers = topics_of(topics)
         .map(move |topic| {
-            let answer = topic.map(|topic| {
-                spawn(&pool, searcher.clone(), options.clone(), topic)
-            });
+            let answer = topic.map(|topic| spawn(&pool, searcher.clone(), options.clone(), topic));
             async move {
                 match answer {
                     Ok((topic_id, receiver)) => receiver
@@ -343,7 +339,9 @@ fn passes_filters(
 ) -> bool {
     let shard = searcher.shard(shard);
     if let Some(least) = options.min_language_score
-        && !shard.language_score(page).is_some_and(|score| score >= least)
+        && !shard
+            .language_score(page)
+            .is_some_and(|score| score >= least)
     {
         return false;
     }
@@ -498,7 +496,10 @@ mod tests {
     fn hosts() {
         let cases = [
             ("https://User:pw@Example.COM:8080/a?b", Some("example.com")),
-            ("http://example.com?x=http://other.org/", Some("example.com")),
+            (
+                "http://example.com?x=http://other.org/",
+                Some("example.com"),
+            ),
             ("example.com/path", Some("example.com")),
             ("http://[2001:db8::1]:80/", Some("2001:db8::1")),
             ("http:///nothing", None),
@@ -512,10 +513,22 @@ mod tests {
     #[test]
     fn options_that_cannot_work_are_named() {
         let wrong = [
-            RetrieveOptions { pages_per_topic: 0, ..Default::default() },
-            RetrieveOptions { pages_per_topic: 5_000, ..Default::default() },
-            RetrieveOptions { max_pages_per_host: Some(0), ..Default::default() },
-            RetrieveOptions { threads: Some(0), ..Default::default() },
+            RetrieveOptions {
+                pages_per_topic: 0,
+                ..Default::default()
+            },
+            RetrieveOptions {
+                pages_per_topic: 5_000,
+                ..Default::default()
+            },
+            RetrieveOptions {
+                max_pages_per_host: Some(0),
+                ..Default::default()
+            },
+            RetrieveOptions {
+                threads: Some(0),
+                ..Default::default()
+            },
         ];
         for options in wrong {
             assert!(options.check().is_err(), "{options:?}");

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use tantivy::{Index, IndexBuilder, SingleSegmentIndexWriter, TantivyDocument};
 use tantivy::directory::MmapDirectory;
+use tantivy::{Index, IndexBuilder, SingleSegmentIndexWriter, TantivyDocument};
 
 use crate::analyzer::English;
 use crate::columns::PageBatch;
@@ -86,7 +86,12 @@ impl RunWriter {
     }
 
     /// Writes the segment and publishes the folder as `to`.
-    pub(crate) fn finish(self, to: &Path, number: u32, record: &RunRecord) -> Result<(), IndexError> {
+    pub(crate) fn finish(
+        self,
+        to: &Path,
+        number: u32,
+        record: &RunRecord,
+    ) -> Result<(), IndexError> {
         let folder = self.folder;
         let index = self
             .writer
@@ -168,5 +173,12 @@ pub(crate) fn name_segment(folder: &Path, number: u32) -> Result<(), IndexError>
 
 /// 32 hexadecimal digits in the 8-4-4-4-12 form that `meta.json` uses.
 fn hyphenated(hex: &str) -> String {
-    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
+    [
+        &hex[..8],
+        &hex[8..12],
+        &hex[12..16],
+        &hex[16..20],
+        &hex[20..],
+    ]
+    .join("-")
 }

@@ -1,9 +1,7 @@
 //! The Tantivy schema of a shard.
 
 use tantivy::IndexSettings;
-use tantivy::schema::{
-    FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions,
-};
+use tantivy::schema::{FAST, Field, IndexRecordOption, Schema, TextFieldIndexing, TextOptions};
 use tantivy::store::Compressor;
 use tantivy::tokenizer::TokenizerManager;
 
@@ -32,7 +30,7 @@ impl Fields {
         let indexing = TextFieldIndexing::default()
             .set_tokenizer(TOKENIZER_NAME)
             .set_index_option(IndexRecordOption::WithFreqs);
-        let fast_string = TextOptions::default().set_fast(None);
+        let fast_string = TextOptions::default().set_fast("raw");
         let mut builder = Schema::builder();
         Self {
             text: builder.add_text_field(
@@ -59,7 +57,7 @@ pub(crate) fn settings() -> IndexSettings {
 
 /// The tokenizers an index writer needs.
 pub(crate) fn tokenizers(english: English) -> TokenizerManager {
-    let manager = TokenizerManager::new();
+    let manager = TokenizerManager::default();
     manager.register(TOKENIZER_NAME, english);
     manager
 }

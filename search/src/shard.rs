@@ -213,7 +213,10 @@ impl ShardWorker {
         })
         .map_err(IndexError::io(&self.place.partial()))?;
         for (number, keep) in keep.iter().enumerate() {
-            for (page, length) in run::read_lengths(&self.place.run(number))?.iter().enumerate() {
+            for (page, length) in run::read_lengths(&self.place.run(number))?
+                .iter()
+                .enumerate()
+            {
                 if keep.as_ref().is_none_or(|keep| keep.contains(page as u32)) {
                     record.pages += 1;
                     record.text_terms += u64::from(length.terms);
@@ -228,8 +231,8 @@ impl ShardWorker {
         let folder = self.place.partial().join("merged.tmp");
         let directory = run::fresh_directory(&folder)?;
         if !segments.is_empty() {
-            let (segments, alive) = non_empty(segments, &keep)
-                .map_err(IndexError::io(&self.place.partial()))?;
+            let (segments, alive) =
+                non_empty(segments, &keep).map_err(IndexError::io(&self.place.partial()))?;
             let merged = merge_filtered_segments(&segments, schema::settings(), alive, directory)
                 .map_err(IndexError::tantivy(&folder))?;
             drop(merged);

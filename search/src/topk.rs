@@ -180,11 +180,7 @@ fn exact_best(
 
 /// BM25 of each page (ascending): the f32 scores of the terms, summed as f64 in the order of the
 /// sorted terms, rounded once.
-fn exact_scores(
-    shard: &Shard,
-    query: &ScoredQuery,
-    pages: &[DocId],
-) -> tantivy::Result<Vec<f32>> {
+fn exact_scores(shard: &Shard, query: &ScoredQuery, pages: &[DocId]) -> tantivy::Result<Vec<f32>> {
     let mut sums = vec![0.0_f64; pages.len()];
     let (Some(inverted), Some(lengths)) = (&shard.inverted, &shard.lengths) else {
         return Ok(Vec::new());

@@ -44,6 +44,13 @@ impl<'a> Twin<'a> {
     /// Every page that matches, best first, equal scores by id.
     fn ranked(&self, query: &BTreeMap<String, f32>, all: bool) -> Vec<(f32, usize)> {
         let count = self.pages.len() as f32;
+        let pages_with: BTreeMap<&str, f32> = query
+            .keys()
+            .map(|term| {
+                let with = self.terms.iter().filter(|p| p.contains_key(term)).count();
+                (term.as_str(), with as f32)
+            })
+            .collect();
         let mut ranked: Vec<(f32, usize)> = (0..self.pages.len())
             .filter_map(|number| {
                 let page = &self.terms[number];
@@ -53,8 +60,10 @@ impl<'a> Twin<'a> {
                 }
                 let mut score = 0.0_f64;
                 for (term, boost) in query {
-                    let Some(&frequency) = page.get(term) else { continue };
-                    let with = self.terms.iter().filter(|p| p.contains_key(term)).count() as f32;
+                    let Some(&frequency) = page.get(term) else {
+                        continue;
+                    };
+                    let with = pages_with[term.as_str()];
                     let idf = (1.0 + (count - with + 0.5) / (with + 0.5)).ln();
                     let length = self.lengths[number] as f32;
                     let norm = 1.2_f32 * (1.0 - 0.75 + 0.75 * length / self.average);
@@ -95,11 +104,17 @@ impl<'a> Twin<'a> {
                 let page = &self.pages[*number];
                 let language = page.language_score.unwrap_or(-1.0);
                 let tokens = page.token_count.unwrap_or(-1);
-                options.min_language_score.is_none_or(|least| language >= least)
-                    && options.min_tokens.is_none_or(|least| tokens >= least as i64)
+                options
+                    .min_language_score
+                    .is_none_or(|least| language >= least)
+                    && options
+                        .min_tokens
+                        .is_none_or(|least| tokens >= least as i64)
                     && options.max_tokens.is_none_or(|most| tokens <= most as i64)
             });
-            let fresh: Vec<_> = passing.filter(|(_, number)| !taken.contains(number)).collect();
+            let fresh: Vec<_> = passing
+                .filter(|(_, number)| !taken.contains(number))
+                .collect();
             for (score, number) in fresh.into_iter().take(options.max_matches as usize) {
                 if hits.len() == options.pages_per_topic as usize {
                     break;
@@ -143,7 +158,14 @@ fn topics(count: u64, vocabulary: u64) -> Vec<[String; 4]> {
 fn rows(topics: &[[String; 4]]) -> Vec<TopicRow<'_>> {
     topics
         .iter()
-        .map(|t| (t[0].as_str(), t[1].as_str(), t[2].as_str(), Some(t[3].as_str())))
+        .map(|t| {
+            (
+                t[0].as_str(),
+                t[1].as_str(),
+                t[2].as_str(),
+                Some(t[3].as_str()),
+            )
+        })
         .collect()
 }
 
@@ -241,7 +263,12 @@ fn exact_when_shards_differ_in_page_length() {
 
 /// The same hash the index uses to choose a shard.
 fn blake3_of(id: &str) -> u64 {
-    u64::from_le_bytes(*blake3::hash(id.as_bytes()).as_bytes().first_chunk().unwrap())
+    u64::from_le_bytes(
+        *blake3::hash(id.as_bytes())
+            .as_bytes()
+            .first_chunk()
+            .unwrap(),
+    )
 }
 
 #[test]

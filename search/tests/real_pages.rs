@@ -11,10 +11,7 @@ use futures::{StreamExt, stream};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use search::{RetrieveOptions, Searcher};
 
-const PAGES: &str = concat!(
-    env!("CARGO_MANIFEST_DIR"),
-    "/../../shared/data/web.parquet"
-);
+const PAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/web.parquet");
 
 /// Most bytes of index per byte of text.
 const INDEX_SHARE: f64 = 0.35;
@@ -39,9 +36,24 @@ fn real_pages_make_a_small_index_with_sensible_answers() {
 
     let searcher = Arc::new(Searcher::open(dir.path()).unwrap());
     let topics = [
-        ("psychology", "Psychology", "Developmental", Some("Stages of Child Development")),
-        ("philosophy", "Philosophy", "Ethics & Moral Philosophy", Some("Kant")),
-        ("cooking", "Cooking", "Courses & Dishes", Some("Chocolate cake")),
+        (
+            "psychology",
+            "Psychology",
+            "Developmental",
+            Some("Stages of Child Development"),
+        ),
+        (
+            "philosophy",
+            "Philosophy",
+            "Ethics & Moral Philosophy",
+            Some("Kant"),
+        ),
+        (
+            "cooking",
+            "Cooking",
+            "Courses & Dishes",
+            Some("Chocolate cake"),
+        ),
     ];
     let options = RetrieveOptions {
         pages_per_topic: 50,

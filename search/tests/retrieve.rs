@@ -6,7 +6,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, StringViewArray};
 use arrow::error::ArrowError;
-use common::{build, hits, hits_of_batch, index_of, options, page, page_stream, runtime, topic_batch};
+use common::{
+    build, hits, hits_of_batch, index_of, options, page, page_stream, runtime, topic_batch,
+};
 use futures::{StreamExt, TryStreamExt, stream};
 use search::{RetrieveOptions, Searcher, retrieve};
 
@@ -68,7 +70,11 @@ fn topics_keep_their_order_whatever_the_threads() {
 
 #[test]
 fn topics_without_terms_or_subtopic() {
-    let pages = [page("a", "Äpfel und Birnen"), page("b", "日本語 テキスト"), page("c", "the of")];
+    let pages = [
+        page("a", "Äpfel und Birnen"),
+        page("b", "日本語 テキスト"),
+        page("c", "the of"),
+    ];
     let (_dir, searcher) = index_of(&pages, 2);
     let topics = [
         ("stop", "The", "of (and) /", Some("~ ^ !")),
@@ -188,10 +194,16 @@ fn works_ahead_across_batches_but_not_without_end() {
         ..wanted(40)
     };
     let mut retrieval = retrieve(searcher, &options, topics).unwrap();
-    let first = runtime().block_on(retrieval.hits.try_next()).unwrap().unwrap();
+    let first = runtime()
+        .block_on(retrieval.hits.try_next())
+        .unwrap()
+        .unwrap();
     let first = hits_of_batch(&first);
     assert_eq!(first[0].topic_id, "t0");
     let answered = first.iter().filter(|hit| hit.rank == 1).count() as u32;
     let asked = asked.load(std::sync::atomic::Ordering::SeqCst);
-    assert!(asked <= answered + 2 * 2 + 2, "{asked} asked for {answered}");
+    assert!(
+        asked <= answered + 2 * 2 + 2,
+        "{asked} asked for {answered}"
+    );
 }

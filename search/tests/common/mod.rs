@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
-use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, Float64Array, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{Float32Type, UInt32Type};
 use arrow::error::ArrowError;
 use futures::stream::{self, BoxStream};
@@ -125,7 +125,13 @@ pub fn hits(
 
 pub fn hits_of_batch(batch: &RecordBatch) -> Vec<Hit> {
     assert_eq!(batch.schema(), search::hits_schema());
-    let text = |column: usize, row: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
+    let text = |column: usize, row: usize| {
+        batch
+            .column(column)
+            .as_string::<i32>()
+            .value(row)
+            .to_owned()
+    };
     (0..batch.num_rows())
         .map(|row| Hit {
             topic_id: text(0, row),
@@ -151,7 +157,11 @@ pub fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let name = path.strip_prefix(dir).unwrap().to_string_lossy().into_owned();
+                let name = path
+                    .strip_prefix(dir)
+                    .unwrap()
+                    .to_string_lossy()
+                    .into_owned();
                 found.push((name, std::fs::read(&path).unwrap()));
             }
         }
