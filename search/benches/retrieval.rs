@@ -4,6 +4,7 @@
 //! The corpus is generated: words drawn by Zipf's law, so posting lists have realistic lengths.
 //! `CORPUSMITH_BENCH_PAGES` (default 50000) sets its size. The peer reports document addresses
 //! only; ours reports page ids, exact order of ties included.
+#![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
 use std::hint::black_box;
 use std::path::Path;

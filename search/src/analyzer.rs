@@ -204,9 +204,9 @@ mod tests {
     fn counts_the_terms_of_the_last_text() {
         let mut english = English::new();
         let count = english.terms_in_last_text();
-        let mut stream = english.token_stream("the cat sat on a mat");
-        while stream.advance() {}
-        drop(stream);
+        english
+            .token_stream("the cat sat on a mat")
+            .process(&mut |_| {});
         assert_eq!(count.load(Ordering::Relaxed), 3);
     }
 

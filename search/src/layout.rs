@@ -246,7 +246,7 @@ mod tests {
         };
         write_record(&path, &mark).unwrap();
         assert_eq!(read_record::<StreamMark>(&path).unwrap(), Some(mark));
-        assert_eq!(files_of(root.path()).unwrap(), [path.clone()]);
+        assert_eq!(files_of(root.path()).unwrap(), std::slice::from_ref(&path));
         fs::write(&path, "{").unwrap();
         let error = read_record::<StreamMark>(&path).unwrap_err().to_string();
         assert!(error.contains("index.json"), "{error}");

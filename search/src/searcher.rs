@@ -20,6 +20,7 @@ use crate::topk::{self, Candidate};
 
 /// An opened index. Cheap to share between threads behind an `Arc`; files are memory-mapped.
 pub struct Searcher {
+    folder: PathBuf,
     shards: Vec<Shard>,
     summary: IndexSummary,
     text: Field,
@@ -83,6 +84,7 @@ impl Searcher {
             .collect::<Result<Vec<_>, _>>()?;
         let blank = blank_searcher(&fields).map_err(SearchError::tantivy(dir))?;
         Ok(Self {
+            folder: dir.to_owned(),
             shards,
             summary,
             text: fields.text,
@@ -125,7 +127,7 @@ impl Searcher {
         }
         let statistics = self.statistics(terms)?;
         let query = ScoredQuery::new(terms, matching, self.text, &statistics, &self.blank)
-            .map_err(SearchError::tantivy(Path::new("the index")))?;
+            .map_err(SearchError::tantivy(&self.folder))?;
         let Some(query) = query else {
             return Ok(Vec::new());
         };

@@ -1,4 +1,5 @@
 //! On real pages: the size of the index, and that topics find what they are about.
+#![allow(clippy::unwrap_used, reason = "a failed step of a test is its result")]
 
 mod common;
 
