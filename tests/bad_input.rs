@@ -35,7 +35,18 @@ fn assert_says(said: &Said, code: i32, words: &[&str]) {
 fn a_workflow_with_many_mistakes_gets_them_all_at_once_with_places() {
     let text = "name = \"w\"\n[stage.a]\nkind = \"reed\"\n[stage.b]\nkind = \"filter\"\ninput = \"c\"\nkeeep = \"x\"\n";
     let (said, _folder) = on_workflow("check", text);
-    assert_says(&said, 2, &["w.toml:3:8", "did you mean \"read\"?", "w.toml:6:9", "no stage `c`", "w.toml:7:1", "did you mean `keep`?"]);
+    assert_says(
+        &said,
+        2,
+        &[
+            "w.toml:3:8",
+            "did you mean \"read\"?",
+            "w.toml:6:9",
+            "no stage `c`",
+            "w.toml:7:1",
+            "did you mean `keep`?",
+        ],
+    );
 }
 
 #[test]
@@ -108,9 +119,17 @@ fn bad_lines_are_counted_and_the_rest_goes_on() {
     let path = pages(folder.path(), b"\xff\xfe\n{\"id\": \n{\"id\": \"last\", \"text\": \"t\", \"n\": 9}\n");
     let (said, runs) = on_workflow("run", &read_and_filter(&path, "n > 0"));
     assert_eq!(said.code, Some(0), "{}", said.err);
-    assert!(said.out.contains("failed: not_utf8 1") && said.out.contains("failed: bad_json 1"), "{}", said.out);
+    assert!(
+        said.out.contains("failed: not_utf8 1") && said.out.contains("failed: bad_json 1"),
+        "{}",
+        said.out
+    );
     let quarantine = runs.path().join("runs/w/sample/pages/quarantine/00000.parquet");
-    let shown = run(pipeline().arg("inspect").arg(&quarantine).args(["--sql", "SELECT id FROM data ORDER BY id", "--json"]));
+    let shown = run(pipeline().arg("inspect").arg(&quarantine).args([
+        "--sql",
+        "SELECT id FROM data ORDER BY id",
+        "--json",
+    ]));
     assert!(shown.out.contains("pages.jsonl:4") && shown.out.contains("pages.jsonl:5"), "{}", shown.out);
 }
 
@@ -154,7 +173,8 @@ fn serve(answer: Option<&'static str>) -> String {
 /// Prompts as JSONL, asked of a server at `url`.
 fn generate_workflow(folder: &Path, url: &str) -> String {
     let path = folder.join("prompts.jsonl");
-    let rows: String = (0..3).map(|i| format!("{{\"prompt_id\": \"q{i}\", \"prompt\": \"Write about {i}.\"}}\n")).collect();
+    let rows: String =
+        (0..3).map(|i| format!("{{\"prompt_id\": \"q{i}\", \"prompt\": \"Write about {i}.\"}}\n")).collect();
     std::fs::write(&path, rows).unwrap();
     format!(
         "name = \"w\"\n[stage.prompts]\nkind = \"read\"\npaths = [{:?}]\n[stage.generate]\nkind = \"generate\"\ninput = \"prompts\"\nmin_tokens = 0\n\
@@ -223,7 +243,11 @@ fn any_openai_compatible_server_is_one_line_of_toml() {
     let (said, runs, _folder) = ask(Some(GOOD_ANSWER));
     assert_eq!(said.code, Some(0), "{}", said.err);
     let generated = runs.path().join("runs/w/sample/generate");
-    let shown = run(pipeline().arg("inspect").arg(&generated).args(["--sql", "SELECT completion FROM data", "--json"]));
+    let shown = run(pipeline().arg("inspect").arg(&generated).args([
+        "--sql",
+        "SELECT completion FROM data",
+        "--json",
+    ]));
     assert_eq!(shown.out.matches("A text about it.").count(), 3, "{}", shown.out);
 }
 
@@ -261,7 +285,11 @@ fn failed_rows_are_asked_again_by_retry_and_only_those() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert_eq!(REQUESTS.load(Ordering::SeqCst) - before, 1, "only the failed row may be asked again");
     let generated = runs.path().join("runs/w/sample/generate");
-    let shown = run(pipeline().arg("inspect").arg(&generated).args(["--sql", "SELECT count(*) AS n FROM data", "--json"]));
+    let shown = run(pipeline().arg("inspect").arg(&generated).args([
+        "--sql",
+        "SELECT count(*) AS n FROM data",
+        "--json",
+    ]));
     assert!(shown.out.contains("\"n\":3"), "{}", shown.out);
 }
 
@@ -273,7 +301,11 @@ fn two_runs_cannot_work_in_one_folder() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     let lock = std::fs::File::create(runs.path().join("runs/w/sample/.lock")).unwrap();
     lock.lock().unwrap();
-    let said = run(pipeline().arg("run").arg(runs.path().join("w.toml")).arg("--runs").arg(runs.path().join("runs")));
+    let said = run(pipeline()
+        .arg("run")
+        .arg(runs.path().join("w.toml"))
+        .arg("--runs")
+        .arg(runs.path().join("runs")));
     assert_says(&said, 1, &["another `pipeline` is running"]);
 }
 
@@ -294,7 +326,10 @@ fn a_full_disk_stops_the_run_and_it_resumes_when_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let small = folder.path().join("small");
     std::fs::create_dir(&small).unwrap();
-    let mounted = std::process::Command::new("mount").args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"]).arg(&small).status();
+    let mounted = std::process::Command::new("mount")
+        .args(["-t", "tmpfs", "-o", "size=256k", "tmpfs"])
+        .arg(&small)
+        .status();
     if !mounted.is_ok_and(|status| status.success()) {
         eprintln!("no file system can be mounted here: the full disk is not tried");
         return;
@@ -321,9 +356,11 @@ fn a_full_disk_stops_the_run_and_it_resumes_when_there_is_room() {
 
 #[test]
 fn hostile_workflow_names_do_not_leave_the_folder() {
-    let (said, _folder) = on_workflow("check", "name = \"../up\"\n[stage.a]\nkind = \"read\"\npaths = [\"x.parquet\"]\n");
+    let (said, _folder) =
+        on_workflow("check", "name = \"../up\"\n[stage.a]\nkind = \"read\"\npaths = [\"x.parquet\"]\n");
     assert_says(&said, 2, &["name"]);
-    let (said, _folder) = on_workflow("check", "name = \"w\"\n[stage.\"../a\"]\nkind = \"read\"\npaths = [\"x.parquet\"]\n");
+    let (said, _folder) =
+        on_workflow("check", "name = \"w\"\n[stage.\"../a\"]\nkind = \"read\"\npaths = [\"x.parquet\"]\n");
     assert_says(&said, 2, &["../a"]);
     assert!(repository().join("Cargo.toml").exists());
 }

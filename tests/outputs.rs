@@ -49,7 +49,8 @@ fn inspect_shows_schema_statistics_and_answers_queries() {
     assert!(schema.out.contains("text: Utf8") && schema.out.contains("token_count: Int64"), "{}", schema.out);
     let statistics = inspect(&["--stats"]);
     assert!(statistics.out.contains("mean_or_mean_chars"), "{}\n{}", statistics.out, statistics.err);
-    let count = inspect(&["--sql", "SELECT count(*) AS n, min(length(text)) AS shortest FROM data", "--json"]);
+    let count =
+        inspect(&["--sql", "SELECT count(*) AS n, min(length(text)) AS shortest FROM data", "--json"]);
     let row: serde_json::Value = serde_json::from_str(count.out.trim()).unwrap();
     assert!(row["n"].as_i64().unwrap() > 200 && row["shortest"].as_i64().unwrap() >= 600, "{row}");
     let wrong = inspect(&["--sql", "SELECT nothing FROM data"]);
@@ -77,7 +78,9 @@ fn trace_follows_a_seed_page_to_its_prompt_and_answer() {
 #[test]
 fn search_and_preview_work_on_a_run() {
     let folder = run_folder(&reference_run());
-    let hits = run(pipeline().args(["search", "shortest path in a graph", "-k", "3", "--index"]).arg(folder.join("index")));
+    let hits = run(pipeline()
+        .args(["search", "shortest path in a graph", "-k", "3", "--index"])
+        .arg(folder.join("index")));
     assert_eq!(hits.out.lines().count(), 3, "{}\n{}", hits.out, hits.err);
     let prompt = run(pipeline().args(["prompts", "preview"]).arg(&folder));
     assert!(prompt.out.contains("topic"), "{}\n{}", prompt.out, prompt.err);

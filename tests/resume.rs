@@ -91,7 +91,11 @@ fn a_lost_last_rename_is_made_up_for() {
     // Killed between writing the manifest and the last rename: the folder is still the partial one.
     let reference = reference_run();
     let folder = tempfile::tempdir().unwrap();
-    let copied = std::process::Command::new("cp").arg("-r").arg(reference.join("cosmopedia_v2")).arg(folder.path()).status();
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(reference.join("cosmopedia_v2"))
+        .arg(folder.path())
+        .status();
     assert!(copied.unwrap().success());
     let run_folder = run_folder(folder.path());
     let manifest: serde_json::Value =

@@ -169,10 +169,7 @@ impl Head {
     /// # Errors
     /// As [`Self::load`].
     pub fn from_bytes(name: &str, bytes: &[u8]) -> Result<Self, HeadError> {
-        Self::from_json(bytes).map_err(|reason| HeadError::Malformed {
-            path: name.into(),
-            reason,
-        })
+        Self::from_json(bytes).map_err(|reason| HeadError::Malformed { path: name.into(), reason })
     }
 
     fn from_json(bytes: &[u8]) -> Result<Self, String> {

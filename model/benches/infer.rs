@@ -13,8 +13,7 @@ use criterion::{BenchmarkId, Criterion, Throughput};
 use futures::executor::block_on;
 use futures::future::join_all;
 use model::infer::{
-    Engine, EngineOptions, GenerateRequest, Generation, Model, ModelOptions, Prompt,
-    SamplingOptions,
+    Engine, EngineOptions, GenerateRequest, Generation, Model, ModelOptions, Prompt, SamplingOptions,
 };
 
 const BATCHES: [usize; 3] = [1, 8, 32];
@@ -22,16 +21,11 @@ const NEW_TOKENS: usize = 32;
 
 fn main() {
     let assets = std::env::var_os("CORPUSMITH_ASSETS").map(PathBuf::from);
-    let home = std::env::var_os("HOME")
-        .map(PathBuf::from)
-        .unwrap_or_default();
+    let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let folder = assets.unwrap_or_else(|| home.join(".cache/corpusmith/assets"));
     let path = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
     if !path.exists() {
-        eprintln!(
-            "{} is absent: run `pipeline assets pull` first",
-            path.display()
-        );
+        eprintln!("{} is absent: run `pipeline assets pull` first", path.display());
         return;
     }
     let start = Instant::now();
@@ -42,11 +36,7 @@ fn main() {
             return;
         }
     };
-    println!(
-        "load: {:.2} s, then {}",
-        start.elapsed().as_secs_f64(),
-        peak_memory()
-    );
+    println!("load: {:.2} s, then {}", start.elapsed().as_secs_f64(), peak_memory());
     let engine = match Engine::new(Arc::clone(&model), &EngineOptions::default()) {
         Ok(engine) => engine,
         Err(error) => {
@@ -83,19 +73,12 @@ fn main() {
 fn answers(engine: &Engine, batch: usize, prompt: usize, new: usize) -> Vec<Generation> {
     let request = |index: usize| GenerateRequest {
         max_new_tokens: new,
-        sampling: SamplingOptions {
-            temperature: 0.0,
-            ..SamplingOptions::default()
-        },
+        sampling: SamplingOptions { temperature: 0.0, ..SamplingOptions::default() },
         ..GenerateRequest::new(Prompt::Tokens(
-            (0..prompt)
-                .map(|i| (1_000 + 37 * index + 101 * i % 20_011) as u32)
-                .collect(),
+            (0..prompt).map(|i| (1_000 + 37 * index + 101 * i % 20_011) as u32).collect(),
         ))
     };
-    let all = block_on(join_all(
-        (0..batch).map(|index| engine.generate(request(index))),
-    ));
+    let all = block_on(join_all((0..batch).map(|index| engine.generate(request(index)))));
     all.into_iter().filter_map(Result::ok).collect()
 }
 
@@ -201,10 +184,7 @@ fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let after_name = stat.rsplit(')').next().unwrap_or_default();
     let ticks = after_name.split_whitespace().skip(11).take(2);
-    ticks
-        .filter_map(|field| field.parse::<f64>().ok())
-        .sum::<f64>()
-        / 100.0
+    ticks.filter_map(|field| field.parse::<f64>().ok()).sum::<f64>() / 100.0
 }
 
 /// The greatest resident size so far, where the system tells.

@@ -35,9 +35,7 @@ impl Step {
             grads: vec![0.0; parameters.len()],
             optimizer: AdamW::new(parameters.len()),
             workspace: Workspace::new(network.config(), Keep::Activations),
-            tokens: (0..tokens as u32)
-                .map(|i| i.wrapping_mul(2_654_435_761) % vocab_size)
-                .collect(),
+            tokens: (0..tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab_size).collect(),
             scales: vec![1.0 / tokens as f32; tokens],
             sequences,
             parameters,
@@ -55,12 +53,8 @@ impl Step {
             scales: &self.scales,
         };
         self.grads.fill(0.0);
-        let loss = self.network.accumulate_gradients(
-            &self.parameters,
-            &batch,
-            &mut self.grads,
-            &mut self.workspace,
-        );
+        let loss =
+            self.network.accumulate_gradients(&self.parameters, &batch, &mut self.grads, &mut self.workspace);
         black_box(loss.is_ok());
         let backend = self.network.backend();
         let norm = backend.sum_of_squares(&self.grads).sqrt();
@@ -110,25 +104,18 @@ fn train(c: &mut Criterion) {
         ..ModelConfig::preset(Preset::Sample)
     };
     let sample = ModelConfig::preset(Preset::Sample);
-    let (Ok(mut slow), Ok(mut fast), Ok(mut step)) = (
-        Step::new(tiny.clone(), Naive, 1),
-        Step::new(tiny, Cpu, 1),
-        Step::new(sample.clone(), Cpu, 4),
-    ) else {
+    let (Ok(mut slow), Ok(mut fast), Ok(mut step)) =
+        (Step::new(tiny.clone(), Naive, 1), Step::new(tiny, Cpu, 1), Step::new(sample.clone(), Cpu, 4))
+    else {
         eprintln!("the bench's shapes are inconsistent");
         return;
     };
 
     let mut group = c.benchmark_group("train step");
-    group
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(3));
-    for (name, step) in [
-        ("naive, tiny shape", &mut slow),
-        ("cpu, tiny shape", &mut fast),
-        ("cpu, sample shape", &mut step),
-    ] {
+    group.sample_size(10).warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(3));
+    for (name, step) in
+        [("naive, tiny shape", &mut slow), ("cpu, tiny shape", &mut fast), ("cpu, sample shape", &mut step)]
+    {
         group.throughput(Throughput::Elements(step.tokens.len() as u64));
         group.bench_function(name, |b| b.iter(|| step.run()));
     }
@@ -175,14 +162,8 @@ fn compare(sample: &ModelConfig, slow: &mut Step, fast: &mut Step) {
     let work = 6.0 * step.parameters.len() as f64 + attention as f64;
     let speed = work * tokens / whole / 1e9;
     println!("\none thread, processor time, best of 40 alternating rounds");
-    println!(
-        "sample shape: {:.0} tokens/s, {speed:.0} GFLOP/s",
-        tokens / whole
-    );
-    println!(
-        "gemm peak ({size}³): {peak:.0} GFLOP/s; the step reaches {:.0} % of it",
-        100.0 * speed / peak
-    );
+    println!("sample shape: {:.0} tokens/s, {speed:.0} GFLOP/s", tokens / whole);
+    println!("gemm peak ({size}³): {peak:.0} GFLOP/s; the step reaches {:.0} % of it", 100.0 * speed / peak);
     println!("tiny shape: {:.0} times the naive back end", naive / tiny);
 }
 

@@ -92,23 +92,16 @@ pub fn save(
     write_folder(path, |folder| {
         let (weights, moments) = (folder.join(WEIGHTS_FILE), folder.join(OPTIMIZER_FILE));
         write_tensors(&weights, layout, &[("", parameters)], Precision::Float32)?;
-        let vectors = [
-            (FIRST_MOMENT, optimizer.m.as_slice()),
-            (SECOND_MOMENT, &optimizer.v),
-        ];
+        let vectors = [(FIRST_MOMENT, optimizer.m.as_slice()), (SECOND_MOMENT, &optimizer.v)];
         write_tensors(&moments, layout, &vectors, Precision::Float32)?;
-        write_whole(
-            &folder.join(CONFIG_FILE),
-            config_json(&state.model, Precision::Float32).as_bytes(),
-        )?;
+        write_whole(&folder.join(CONFIG_FILE), config_json(&state.model, Precision::Float32).as_bytes())?;
         state.version = VERSION;
         state.weights_digest = digest(&weights)?;
         state.optimizer_digest = digest(&moments)?;
-        let json =
-            serde_json::to_string_pretty(&state).map_err(|error| CheckpointError::State {
-                path: path.to_path_buf(),
-                problem: error.to_string(),
-            })?;
+        let json = serde_json::to_string_pretty(&state).map_err(|error| CheckpointError::State {
+            path: path.to_path_buf(),
+            problem: error.to_string(),
+        })?;
         write_whole(&folder.join(STATE_FILE), format!("{json}\n").as_bytes())?;
         Ok(())
     })
@@ -119,10 +112,7 @@ pub fn save(
 /// # Errors
 /// [`CheckpointError`] if a file is missing, malformed or changed.
 pub fn read_state(path: &Path) -> Result<TrainingState, CheckpointError> {
-    let problem = |problem: String| CheckpointError::State {
-        path: path.to_path_buf(),
-        problem,
-    };
+    let problem = |problem: String| CheckpointError::State { path: path.to_path_buf(), problem };
     let file = path.join(STATE_FILE);
     let bytes = std::fs::read(&file).map_err(failed("read", &file))?;
     let state: TrainingState =
@@ -133,10 +123,7 @@ pub fn read_state(path: &Path) -> Result<TrainingState, CheckpointError> {
             state.version
         )));
     }
-    for (name, wanted) in [
-        (WEIGHTS_FILE, &state.weights_digest),
-        (OPTIMIZER_FILE, &state.optimizer_digest),
-    ] {
+    for (name, wanted) in [(WEIGHTS_FILE, &state.weights_digest), (OPTIMIZER_FILE, &state.optimizer_digest)] {
         if digest(&path.join(name))? != *wanted {
             return Err(problem(format!("{name} is not the file that was written")));
         }
@@ -157,11 +144,7 @@ pub fn load(path: &Path, layout: &ParameterLayout) -> Result<Checkpoint, Checkpo
         v: read_tensors(&moments, layout, SECOND_MOMENT)?,
         updates: state.step,
     };
-    Ok(Checkpoint {
-        state,
-        parameters,
-        optimizer,
-    })
+    Ok(Checkpoint { state, parameters, optimizer })
 }
 
 /// Steps of the checkpoints in `out_dir`, oldest first; a missing folder has none.
@@ -176,10 +159,8 @@ pub fn list(out_dir: &Path) -> Result<Vec<u64>, FileError> {
     for entry in std::fs::read_dir(out_dir).map_err(failed("list", out_dir))? {
         let entry = entry.map_err(failed("list", out_dir))?;
         let name = entry.file_name();
-        let step = name
-            .to_str()
-            .and_then(|name| name.strip_prefix("step-"))
-            .and_then(|digits| digits.parse().ok());
+        let step =
+            name.to_str().and_then(|name| name.strip_prefix("step-")).and_then(|digits| digits.parse().ok());
         // Only names this program would give.
         steps.extend(step.filter(|&step| folder(out_dir, step).file_name() == Some(&name)));
     }
@@ -192,22 +173,12 @@ pub fn list(out_dir: &Path) -> Result<Vec<u64>, FileError> {
 ///
 /// # Errors
 /// An I/O failure.
-pub fn prune(
-    out_dir: &Path,
-    every_steps: u64,
-    last_step: u64,
-    keep: usize,
-) -> Result<(), FileError> {
+pub fn prune(out_dir: &Path, every_steps: u64, last_step: u64, keep: usize) -> Result<(), FileError> {
     let steps = list(out_dir)?;
     let newest = steps.last().copied();
     let scheduled = |step: u64| step.is_multiple_of(every_steps.max(1)) || step == last_step;
-    let kept: Vec<u64> = steps
-        .iter()
-        .rev()
-        .copied()
-        .filter(|&step| scheduled(step))
-        .take(keep.max(1))
-        .collect();
+    let kept: Vec<u64> =
+        steps.iter().rev().copied().filter(|&step| scheduled(step)).take(keep.max(1)).collect();
     for step in steps {
         if Some(step) != newest && !kept.contains(&step) {
             remove_folder(&folder(out_dir, step))?;

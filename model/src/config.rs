@@ -5,9 +5,7 @@ use serde::{Deserialize, Serialize};
 /// The published sizes, and one small enough to train in a minute on a laptop.
 ///
 /// Source: huggingface/smollm `text/pretraining/smollm1/config_smollm1_{135M,360M,1B}.yaml`.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Preset {
     /// SmolLM-135M.
     #[default]
@@ -88,9 +86,7 @@ pub enum ConfigError {
         rule: &'static str,
     },
     /// The parameter count does not fit in memory arithmetic.
-    #[error(
-        "the model has too many parameters to address; lower hidden_size, layers or vocab_size"
-    )]
+    #[error("the model has too many parameters to address; lower hidden_size, layers or vocab_size")]
     TooLarge,
 }
 
@@ -119,10 +115,7 @@ impl ModelOptions {
 
 impl From<Preset> for ModelOptions {
     fn from(preset: Preset) -> Self {
-        Self {
-            preset,
-            ..Self::default()
-        }
+        Self { preset, ..Self::default() }
     }
 }
 
@@ -147,11 +140,7 @@ impl ModelConfig {
             Preset::M135 => shape(576, 1_536, 30, 9, 3),
             Preset::M360 => shape(960, 2_560, 32, 15, 5),
             Preset::B1_7 => shape(2_048, 8_192, 24, 32, 32),
-            Preset::Sample => Self {
-                vocab_size: 4_096,
-                context_tokens: 256,
-                ..shape(192, 512, 6, 3, 3)
-            },
+            Preset::Sample => Self { vocab_size: 4_096, context_tokens: 256, ..shape(192, 512, 6, 3, 3) },
         }
     }
 
@@ -173,11 +162,7 @@ impl ModelConfig {
     /// [`ConfigError`] naming the first field that does not.
     pub fn check(&self) -> Result<(), ConfigError> {
         let bad = |field, value: &dyn std::fmt::Display, rule| {
-            Err(ConfigError::Field {
-                field,
-                value: value.to_string(),
-                rule,
-            })
+            Err(ConfigError::Field { field, value: value.to_string(), rule })
         };
         for (field, value) in [
             ("vocab_size", self.vocab_size),
@@ -199,11 +184,7 @@ impl ModelConfig {
             return bad("kv_heads", &self.kv_heads, "it must divide heads");
         }
         if !self.head_dim().is_multiple_of(2) {
-            return bad(
-                "heads",
-                &self.heads,
-                "hidden_size / heads must be even, for the rotary embedding",
-            );
+            return bad("heads", &self.heads, "hidden_size / heads must be even, for the rotary embedding");
         }
         if !(self.rope_theta.is_finite() && self.rope_theta > 1.0) {
             return bad("rope_theta", &self.rope_theta, "it must be above 1");
@@ -248,26 +229,12 @@ mod tests {
 
     #[test]
     fn one_field_can_be_replaced_and_bad_shapes_are_named() {
-        let options: ModelOptions =
-            serde_json::from_str(r#"{"preset": "360m", "layers": 2}"#).unwrap();
+        let options: ModelOptions = serde_json::from_str(r#"{"preset": "360m", "layers": 2}"#).unwrap();
         let config = options.resolve().unwrap();
         assert_eq!((config.hidden_size, config.layers), (960, 2));
-        let error = ModelOptions {
-            heads: Some(7),
-            ..options.clone()
-        }
-        .resolve()
-        .unwrap_err()
-        .to_string();
+        let error = ModelOptions { heads: Some(7), ..options.clone() }.resolve().unwrap_err().to_string();
         assert!(error.contains("model.heads = 7"), "{error}");
-        assert!(
-            ModelOptions {
-                layers: Some(0),
-                ..options.clone()
-            }
-            .resolve()
-            .is_err()
-        );
+        assert!(ModelOptions { layers: Some(0), ..options.clone() }.resolve().is_err());
         assert!(
             ModelOptions {
                 layers: Some(1 << 24),

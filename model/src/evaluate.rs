@@ -83,9 +83,7 @@ pub struct ModelScorer<'a> {
 
 impl std::fmt::Debug for ModelScorer<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ModelScorer")
-            .field("network", self.network)
-            .finish_non_exhaustive()
+        f.debug_struct("ModelScorer").field("network", self.network).finish_non_exhaustive()
     }
 }
 
@@ -97,10 +95,7 @@ impl<'a> ModelScorer<'a> {
     pub fn new(model: &'a LanguageModel, encoder: &'a Encoder) -> Result<Self, EvaluateError> {
         let vocab_size = model.network.config().vocab_size;
         if encoder.vocab_size() > vocab_size {
-            return Err(EvaluateError::Vocabulary {
-                tokenizer: encoder.vocab_size(),
-                model: vocab_size,
-            });
+            return Err(EvaluateError::Vocabulary { tokenizer: encoder.vocab_size(), model: vocab_size });
         }
         Ok(Self {
             network: &model.network,
@@ -124,9 +119,7 @@ impl Scorer for ModelScorer<'_> {
     fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {
         let mut results = vec![Vec::new(); sequences.len()];
         // Longest first, so that a batch pads little; the batches depend on the lengths alone.
-        let mut order: Vec<usize> = (0..sequences.len())
-            .filter(|&i| sequences[i].len() > 1)
-            .collect();
+        let mut order: Vec<usize> = (0..sequences.len()).filter(|&i| sequences[i].len() > 1).collect();
         order.sort_by_key(|&i| (std::cmp::Reverse(sequences[i].len()), i));
         let mut rest = order.as_slice();
         while let Some(&longest) = rest.first() {
@@ -136,24 +129,14 @@ impl Scorer for ModelScorer<'_> {
             let (mut tokens, mut targets) = (Vec::new(), Vec::new());
             for &i in now {
                 let padding = std::iter::repeat_n(&END_OF_TEXT, context + 1 - sequences[i].len());
-                tokens.extend(
-                    sequences[i][..sequences[i].len() - 1]
-                        .iter()
-                        .chain(padding.clone()),
-                );
+                tokens.extend(sequences[i][..sequences[i].len() - 1].iter().chain(padding.clone()));
                 targets.extend(sequences[i][1..].iter().chain(padding));
             }
             // Padding comes after the text and attention looks back only, so it changes nothing.
             let scales = vec![0.0; tokens.len()];
-            let batch = Batch {
-                sequences: now.len(),
-                context,
-                tokens: &tokens,
-                targets: &targets,
-                scales: &scales,
-            };
-            self.network
-                .losses(self.parameters, &batch, &mut self.workspace)?;
+            let batch =
+                Batch { sequences: now.len(), context, tokens: &tokens, targets: &targets, scales: &scales };
+            self.network.losses(self.parameters, &batch, &mut self.workspace)?;
             for (&i, losses) in now.iter().zip(self.workspace.losses().chunks(context)) {
                 results[i] = losses[..sequences[i].len() - 1].to_vec();
             }

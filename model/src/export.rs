@@ -41,11 +41,7 @@ pub enum ExportError {
 }
 
 /// Files of a tokenizer folder.
-const TOKENIZER_FILES: [&str; 3] = [
-    TOKENIZER_FILE,
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-];
+const TOKENIZER_FILES: [&str; 3] = [TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json"];
 
 /// Exports the model in `model_dir` (a checkpoint or `final/`) with the tokenizer in `tokenizer_dir` to the new
 /// folder `out_dir`: weights, `config.json`, `generation_config.json` and the tokenizer's files.
@@ -76,14 +72,8 @@ pub fn export(
             &[("", &model.parameters)],
             options.precision,
         )?;
-        write_whole(
-            &folder.join(CONFIG_FILE),
-            config_json(config, options.precision).as_bytes(),
-        )?;
-        write_whole(
-            &folder.join("generation_config.json"),
-            format!("{generation:#}\n").as_bytes(),
-        )?;
+        write_whole(&folder.join(CONFIG_FILE), config_json(config, options.precision).as_bytes())?;
+        write_whole(&folder.join("generation_config.json"), format!("{generation:#}\n").as_bytes())?;
         for name in TOKENIZER_FILES {
             let source = tokenizer_dir.join(name);
             std::fs::copy(&source, folder.join(name)).map_err(failed("copy", &source))?;
@@ -101,26 +91,14 @@ mod tests {
     use crate::tokenizer::{TokenizerOptions, train};
 
     fn model_folder(folder: &Path, vocab_size: usize) -> Vec<f32> {
-        let config = ModelConfig {
-            vocab_size,
-            layers: 2,
-            ..ModelConfig::preset(Preset::Sample)
-        };
+        let config = ModelConfig { vocab_size, layers: 2, ..ModelConfig::preset(Preset::Sample) };
         let network = Network::new(config, Cpu).unwrap();
         let parameters = network.initial_parameters(3);
         std::fs::create_dir_all(folder).unwrap();
-        write_tensors(
-            &folder.join(WEIGHTS_FILE),
-            network.layout(),
-            &[("", &parameters)],
-            Precision::Float32,
-        )
-        .unwrap();
-        write_whole(
-            &folder.join(CONFIG_FILE),
-            config_json(network.config(), Precision::Float32).as_bytes(),
-        )
-        .unwrap();
+        write_tensors(&folder.join(WEIGHTS_FILE), network.layout(), &[("", &parameters)], Precision::Float32)
+            .unwrap();
+        write_whole(&folder.join(CONFIG_FILE), config_json(network.config(), Precision::Float32).as_bytes())
+            .unwrap();
         parameters
     }
 
@@ -129,11 +107,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let (model, tokenizer) = (root.path().join("model"), root.path().join("tokenizer"));
         let parameters = model_folder(&model, 320);
-        let options = TokenizerOptions {
-            vocab_size: 300,
-            min_frequency: 1,
-            ..Default::default()
-        };
+        let options = TokenizerOptions { vocab_size: 300, min_frequency: 1, ..Default::default() };
         let encoder = train(
             &options,
             ["several different words that can be joined to longer and longer tokens"],
@@ -151,27 +125,14 @@ mod tests {
         let (exact, exact_bytes) = load(Precision::Float32, "f32");
         assert_eq!(exact, parameters);
         let (rounded, rounded_bytes) = load(Precision::Bfloat16, "bf16");
-        assert!(
-            rounded
-                .iter()
-                .zip(&parameters)
-                .all(|(a, b)| (a - b).abs() <= b.abs() / 256.0)
-        );
+        assert!(rounded.iter().zip(&parameters).all(|(a, b)| (a - b).abs() <= b.abs() / 256.0));
         assert!((exact_bytes as f64 / rounded_bytes as f64 - 2.0).abs() < 0.01);
 
         let small = root.path().join("small");
         model_folder(&small, 299);
-        let error = export(
-            &ExportOptions::default(),
-            &small,
-            &tokenizer,
-            &root.path().join("x"),
-        )
-        .unwrap_err();
-        assert!(
-            error.to_string().contains("300 entries, the model 299"),
-            "{error}"
-        );
+        let error =
+            export(&ExportOptions::default(), &small, &tokenizer, &root.path().join("x")).unwrap_err();
+        assert!(error.to_string().contains("300 entries, the model 299"), "{error}");
         assert!(!root.path().join("x").exists());
     }
 
@@ -191,14 +152,12 @@ mod tests {
             config.replace("\"vocab_size\": 300", "\"vocab_size\": 301"),
         )
         .unwrap();
-        assert!(message().contains(
-            "model.embed_tokens.weight has shape [300, 192] where the model needs [301, 192]"
-        ));
-        std::fs::write(
-            folder.join(CONFIG_FILE),
-            config.replace("\"vocab_size\": 300", "\"vocab_size\": 0"),
-        )
-        .unwrap();
+        assert!(
+            message()
+                .contains("model.embed_tokens.weight has shape [300, 192] where the model needs [301, 192]")
+        );
+        std::fs::write(folder.join(CONFIG_FILE), config.replace("\"vocab_size\": 300", "\"vocab_size\": 0"))
+            .unwrap();
         assert!(message().contains("vocab_size = 0"));
         std::fs::write(folder.join(CONFIG_FILE), "{").unwrap();
         assert!(message().contains("config.json"));

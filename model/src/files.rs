@@ -20,29 +20,19 @@ pub struct FileError {
 /// Turns an [`io::Error`] into a [`FileError`] in a `map_err`.
 pub(crate) fn failed(action: &'static str, path: &Path) -> impl FnOnce(io::Error) -> FileError {
     let path = path.to_path_buf();
-    move |source| FileError {
-        action,
-        path,
-        source,
-    }
+    move |source| FileError { action, path, source }
 }
 
 /// Flushes one file's bytes to the disk.
 pub(crate) fn sync_file(path: &Path) -> Result<(), FileError> {
     // Opened for writing: some file systems refuse to sync a read-only handle.
-    OpenOptions::new()
-        .write(true)
-        .open(path)
-        .and_then(|file| file.sync_all())
-        .map_err(failed("sync", path))
+    OpenOptions::new().write(true).open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))
 }
 
 /// Flushes a folder's entries to the disk, so that a rename inside it survives a power cut.
 pub(crate) fn sync_folder(path: &Path) -> Result<(), FileError> {
     if cfg!(unix) {
-        File::open(path)
-            .and_then(|file| file.sync_all())
-            .map_err(failed("sync", path))?;
+        File::open(path).and_then(|file| file.sync_all()).map_err(failed("sync", path))?;
     }
     Ok(())
 }
@@ -57,10 +47,7 @@ pub(crate) fn parent_of(path: &Path) -> &Path {
 
 /// The name under which `path` is written until it is complete.
 pub(crate) fn temporary_name(path: &Path) -> PathBuf {
-    let name = path
-        .file_name()
-        .map(|name| name.to_string_lossy().into_owned())
-        .unwrap_or_default();
+    let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
     parent_of(path).join(format!(".partial-{name}"))
 }
 
@@ -77,9 +64,7 @@ pub(crate) fn publish(temporary: &Path, target: &Path) -> Result<(), FileError> 
 pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<(), FileError> {
     let temporary = temporary_name(path);
     let mut file = File::create(&temporary).map_err(failed("create", &temporary))?;
-    file.write_all(bytes)
-        .and_then(|()| file.sync_all())
-        .map_err(failed("write", &temporary))?;
+    file.write_all(bytes).and_then(|()| file.sync_all()).map_err(failed("write", &temporary))?;
     publish(&temporary, path)
 }
 
@@ -120,9 +105,7 @@ pub fn write_folder<E: From<FileError>>(
 pub fn remove_folder(path: &Path) -> Result<(), FileError> {
     let doomed = parent_of(path).join(format!(
         ".removed-{}",
-        path.file_name()
-            .map(|name| name.to_string_lossy().into_owned())
-            .unwrap_or_default()
+        path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
     ));
     for victim in [&doomed, path] {
         if !victim.exists() {
@@ -147,11 +130,7 @@ pub fn remove_leftovers(folder: &Path) -> Result<(), FileError> {
         let name = name.to_string_lossy();
         if name.starts_with(".partial-") || name.starts_with(".removed-") {
             let path = entry.path();
-            let removed = if path.is_dir() {
-                fs::remove_dir_all(&path)
-            } else {
-                fs::remove_file(&path)
-            };
+            let removed = if path.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
             removed.map_err(failed("remove", &path))?;
         }
     }
@@ -168,25 +147,16 @@ mod tests {
         let target = root.path().join("out");
         let failed: Result<(), FileError> = write_folder(&target, |folder| {
             fs::write(folder.join("a"), b"half").unwrap();
-            Err(FileError {
-                action: "test",
-                path: folder.into(),
-                source: io::Error::other("stop"),
-            })
+            Err(FileError { action: "test", path: folder.into(), source: io::Error::other("stop") })
         });
         assert!(failed.is_err());
         assert!(!target.exists());
         for text in ["one", "two"] {
-            write_folder::<FileError>(&target, |folder| {
-                write_whole(&folder.join("a"), text.as_bytes())
-            })
-            .unwrap();
+            write_folder::<FileError>(&target, |folder| write_whole(&folder.join("a"), text.as_bytes()))
+                .unwrap();
             assert_eq!(fs::read_to_string(target.join("a")).unwrap(), text);
         }
-        let names: Vec<_> = fs::read_dir(root.path())
-            .unwrap()
-            .map(|e| e.unwrap().file_name())
-            .collect();
+        let names: Vec<_> = fs::read_dir(root.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
         assert_eq!(names, ["out"]);
     }
 }

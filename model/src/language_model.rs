@@ -18,9 +18,7 @@ pub const WEIGHTS_FILE: &str = "model.safetensors";
 pub const CONFIG_FILE: &str = "config.json";
 
 /// Number format of saved weights.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 pub enum Precision {
     /// 32 bits: exactly the trained numbers.
     #[default]
@@ -86,10 +84,7 @@ impl LanguageModel {
     pub fn load(folder: &Path) -> Result<Self, ModelFileError> {
         let network = Network::new(read_config(&folder.join(CONFIG_FILE))?, Cpu)?;
         let parameters = read_tensors(&folder.join(WEIGHTS_FILE), network.layout(), "")?;
-        Ok(Self {
-            network,
-            parameters,
-        })
+        Ok(Self { network, parameters })
     }
 }
 
@@ -145,17 +140,10 @@ pub(crate) fn config_json(config: &ModelConfig, precision: Precision) -> String 
 }
 
 fn read_config(path: &Path) -> Result<ModelConfig, ModelFileError> {
-    let shape = |problem: String| ModelFileError::Shape {
-        path: path.to_path_buf(),
-        problem,
-    };
+    let shape = |problem: String| ModelFileError::Shape { path: path.to_path_buf(), problem };
     let bytes = std::fs::read(path).map_err(failed("read", path))?;
-    let llama: LlamaConfig =
-        serde_json::from_slice(&bytes).map_err(|error| shape(error.to_string()))?;
-    if !llama
-        .architectures
-        .iter()
-        .any(|name| name == "LlamaForCausalLM")
+    let llama: LlamaConfig = serde_json::from_slice(&bytes).map_err(|error| shape(error.to_string()))?;
+    if !llama.architectures.iter().any(|name| name == "LlamaForCausalLM")
         || !llama.tie_word_embeddings
         || llama.rope_scaling.is_some()
     {
@@ -186,29 +174,21 @@ pub(crate) fn write_tensors(
     vectors: &[(&str, &[f32])],
     precision: Precision,
 ) -> Result<(), ModelFileError> {
-    let format = |source| ModelFileError::Format {
-        path: path.to_path_buf(),
-        source,
-    };
+    let format = |source| ModelFileError::Format { path: path.to_path_buf(), source };
     let rounded: Vec<Vec<bf16>> = match precision {
         Precision::Float32 => Vec::new(),
-        Precision::Bfloat16 => vectors
-            .iter()
-            .map(|(_, values)| values.iter().map(|&x| bf16::from_f32(x)).collect())
-            .collect(),
+        Precision::Bfloat16 => {
+            vectors.iter().map(|(_, values)| values.iter().map(|&x| bf16::from_f32(x)).collect()).collect()
+        }
     };
     let mut tensors = Vec::new();
     for (number, (prefix, values)) in vectors.iter().enumerate() {
         for slot in layout.tensors() {
             let (dtype, bytes): (_, &[u8]) = match precision {
-                Precision::Float32 => (
-                    Dtype::F32,
-                    bytemuck::cast_slice(&values[slot.range.clone()]),
-                ),
-                Precision::Bfloat16 => (
-                    Dtype::BF16,
-                    bytemuck::cast_slice(&rounded[number][slot.range.clone()]),
-                ),
+                Precision::Float32 => (Dtype::F32, bytemuck::cast_slice(&values[slot.range.clone()])),
+                Precision::Bfloat16 => {
+                    (Dtype::BF16, bytemuck::cast_slice(&rounded[number][slot.range.clone()]))
+                }
             };
             let view = TensorView::new(dtype, slot.shape.clone(), bytes).map_err(format)?;
             tensors.push((format!("{prefix}{}", slot.name), view));
@@ -227,10 +207,8 @@ pub(crate) fn read_tensors(
     let file = File::open(path).map_err(failed("open", path))?;
     // SAFETY: weight files are written once and renamed into place; nothing changes them afterwards.
     let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
-    let tensors = SafeTensors::deserialize(&map).map_err(|source| ModelFileError::Format {
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let tensors = SafeTensors::deserialize(&map)
+        .map_err(|source| ModelFileError::Format { path: path.to_path_buf(), source })?;
     let mut values = vec![0f32; layout.total];
     for slot in layout.tensors() {
         let name = format!("{prefix}{}", slot.name);
@@ -239,9 +217,7 @@ pub(crate) fn read_tensors(
             name: name.clone(),
             problem,
         };
-        let view = tensors
-            .tensor(&name)
-            .map_err(|error| wrong(format!("is missing ({error})")))?;
+        let view = tensors.tensor(&name).map_err(|error| wrong(format!("is missing ({error})")))?;
         if view.shape() != slot.shape {
             return Err(wrong(format!(
                 "has shape {:?} where the model needs {:?}",
@@ -267,9 +243,7 @@ pub(crate) fn read_tensors(
                 .zip(pairs())
                 .for_each(|(value, bytes)| *value = f16::from_le_bytes(*bytes).to_f32()),
             other => {
-                return Err(wrong(format!(
-                    "is stored as {other:?}, which is not f32, bf16 or f16"
-                )));
+                return Err(wrong(format!("is stored as {other:?}, which is not f32, bf16 or f16")));
             }
         }
     }

@@ -24,13 +24,7 @@ pub struct OptimizerOptions {
 
 impl Default for OptimizerOptions {
     fn default() -> Self {
-        Self {
-            beta1: 0.9,
-            beta2: 0.95,
-            eps: 1e-8,
-            weight_decay: 0.01,
-            clip: 1.0,
-        }
+        Self { beta1: 0.9, beta2: 0.95, eps: 1e-8, weight_decay: 0.01, clip: 1.0 }
     }
 }
 
@@ -49,11 +43,7 @@ impl AdamW {
     /// Zero moments for `parameters` parameters.
     #[must_use]
     pub fn new(parameters: usize) -> Self {
-        Self {
-            m: vec![0.0; parameters],
-            v: vec![0.0; parameters],
-            updates: 0,
-        }
+        Self { m: vec![0.0; parameters], v: vec![0.0; parameters], updates: 0 }
     }
 
     /// Updates `params` by `grads` at learning rate `lr`, where `grad_norm` is the gradient's norm.

@@ -160,10 +160,7 @@ pub fn pretrain(
     let pool = rayon::ThreadPoolBuilder::new()
         .num_threads(options.threads)
         .build()
-        .map_err(|error| PretrainError::Threads {
-            threads: options.threads,
-            message: error.to_string(),
-        })?;
+        .map_err(|error| PretrainError::Threads { threads: options.threads, message: error.to_string() })?;
     let network = match options.backend {
         BackendKind::Cpu => Network::new(config.clone(), Cpu)?,
         BackendKind::Naive => Network::new(config.clone(), Naive)?,
@@ -179,17 +176,12 @@ pub fn pretrain(
         if step.is_multiple_of(options.log_every_steps.max(1)) || step == options.steps {
             run.log(&line)?;
             let tokens_per_second = run.batch_tokens() as f64 / started.elapsed().as_secs_f64();
-            stop = progress(StepReport {
-                line,
-                steps: options.steps,
-                tokens_per_second,
-            });
+            stop = progress(StepReport { line, steps: options.steps, tokens_per_second });
         }
         if stop.is_break() && step < options.steps {
             ending = Ending::Stopped;
         }
-        let due =
-            step.is_multiple_of(options.checkpoint_every_steps.max(1)) || step == options.steps;
+        let due = step.is_multiple_of(options.checkpoint_every_steps.max(1)) || step == options.steps;
         if due || ending == Ending::Stopped {
             run.save()?;
         }

@@ -3,9 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// How the learning rate goes down after the warm-up.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ScheduleShape {
     /// Constant, then `1 − √progress` down to zero over the cool-down (SmolLM's choice).
@@ -45,10 +43,7 @@ impl Schedule {
         }
         match self.shape {
             ScheduleShape::Trapezoidal => {
-                let start = self
-                    .steps
-                    .saturating_sub(self.cooldown_steps)
-                    .max(self.warmup_steps);
+                let start = self.steps.saturating_sub(self.cooldown_steps).max(self.warmup_steps);
                 if done <= start {
                     return self.peak;
                 }
@@ -56,8 +51,7 @@ impl Schedule {
                 self.peak * (1.0 - progress.sqrt())
             }
             ScheduleShape::Cosine => {
-                let progress =
-                    (done - self.warmup_steps) as f64 / (self.steps - self.warmup_steps) as f64;
+                let progress = (done - self.warmup_steps) as f64 / (self.steps - self.warmup_steps) as f64;
                 self.peak * 0.5 * (1.0 + (std::f64::consts::PI * progress).cos())
             }
         }
@@ -69,13 +63,7 @@ mod tests {
     use super::*;
 
     fn schedule(shape: ScheduleShape) -> Schedule {
-        Schedule {
-            shape,
-            peak: 3e-3,
-            warmup_steps: 100,
-            cooldown_steps: 400,
-            steps: 1_000,
-        }
+        Schedule { shape, peak: 3e-3, warmup_steps: 100, cooldown_steps: 400, steps: 1_000 }
     }
 
     #[test]
@@ -103,11 +91,7 @@ mod tests {
 
     #[test]
     fn no_warmup_and_an_overlong_cooldown_are_fine() {
-        let s = Schedule {
-            warmup_steps: 0,
-            cooldown_steps: 5_000,
-            ..schedule(ScheduleShape::Trapezoidal)
-        };
+        let s = Schedule { warmup_steps: 0, cooldown_steps: 5_000, ..schedule(ScheduleShape::Trapezoidal) };
         assert_eq!(s.rate(0), 3e-3);
         assert_eq!(s.rate(250), 1.5e-3);
     }

@@ -16,22 +16,9 @@ use std::path::{Path, PathBuf};
 
 /// Sentences of a small grammar: enough regularity for the loss to fall, made here and nowhere copied.
 fn texts() -> Vec<String> {
-    let subjects = [
-        "The baker",
-        "A young pilot",
-        "The old clock",
-        "Every river",
-        "My neighbour",
-        "The robot",
-    ];
-    let verbs = [
-        "measures",
-        "repairs",
-        "describes",
-        "follows",
-        "carries",
-        "counts",
-    ];
+    let subjects =
+        ["The baker", "A young pilot", "The old clock", "Every river", "My neighbour", "The robot"];
+    let verbs = ["measures", "repairs", "describes", "follows", "carries", "counts"];
     let objects = [
         "the heavy boxes",
         "a long bridge",
@@ -40,14 +27,8 @@ fn texts() -> Vec<String> {
         "seven maps",
         "a warm loaf",
     ];
-    let places = [
-        "near the harbour",
-        "in the workshop",
-        "at night",
-        "without a word",
-        "before lunch",
-        "in 1984",
-    ];
+    let places =
+        ["near the harbour", "in the workshop", "at night", "without a word", "before lunch", "in 1984"];
     let mut texts = Vec::new();
     for i in 0..1_500usize {
         let mut text = String::new();
@@ -71,50 +52,27 @@ fn texts() -> Vec<String> {
 #[test]
 fn texts_become_a_model_that_predicts_and_exports() {
     let temporary = tempfile::tempdir().unwrap();
-    let root = std::env::var_os("CORPUSMITH_TRAIN_OUT")
-        .map_or(temporary.path().to_path_buf(), PathBuf::from);
+    let root = std::env::var_os("CORPUSMITH_TRAIN_OUT").map_or(temporary.path().to_path_buf(), PathBuf::from);
     let texts = texts();
     let (held_out, training) = texts.split_at(50);
 
     let tokenizer_dir = root.join("tokenizer");
-    let encoder = train(
-        &TokenizerOptions {
-            vocab_size: 512,
-            ..Default::default()
-        },
-        training,
-        &tokenizer_dir,
-    )
-    .unwrap();
-    let mut shards = ShardSetWriter::create(
-        &root.join("shards"),
-        encoder.vocab_size(),
-        encoder.digest(),
-        40_000,
-    )
-    .unwrap();
+    let encoder =
+        train(&TokenizerOptions { vocab_size: 512, ..Default::default() }, training, &tokenizer_dir).unwrap();
+    let mut shards =
+        ShardSetWriter::create(&root.join("shards"), encoder.vocab_size(), encoder.digest(), 40_000).unwrap();
     for text in training {
         shards.push(&encoder.encode(text).unwrap()).unwrap();
     }
-    let shards: Vec<PathBuf> = shards
-        .finish()
-        .unwrap()
-        .into_iter()
-        .map(|shard| shard.path)
-        .collect();
+    let shards: Vec<PathBuf> = shards.finish().unwrap().into_iter().map(|shard| shard.path).collect();
     assert!(shards.len() > 1);
 
     let mut options = PretrainOptions::published(Preset::Sample);
     options.model.vocab_size = Some(512);
     options.model.layers = Some(2);
     options.model.context_tokens = Some(64);
-    options = PretrainOptions {
-        context_tokens: 64,
-        steps: 40,
-        warmup_steps: 5,
-        cooldown_steps: 10,
-        ..options
-    };
+    options =
+        PretrainOptions { context_tokens: 64, steps: 40, warmup_steps: 5, cooldown_steps: 10, ..options };
     let dataset = TokenDataset::single(&shards, 64, 1).unwrap();
     let mut losses = Vec::new();
     let run = root.join("run");
@@ -124,28 +82,14 @@ fn texts_become_a_model_that_predicts_and_exports() {
     })
     .unwrap();
     assert_eq!(summary.ending, Ending::Finished);
-    assert!(
-        losses[0] > 6.0 && losses[39] < 3.0,
-        "from {} to {}",
-        losses[0],
-        losses[39]
-    );
+    assert!(losses[0] > 6.0 && losses[39] < 3.0, "from {} to {}", losses[0], losses[39]);
 
     let exported = root.join("export");
-    export(
-        &ExportOptions::default(),
-        &run.join(FINAL_FOLDER),
-        &tokenizer_dir,
-        &exported,
-    )
-    .unwrap();
+    export(&ExportOptions::default(), &run.join(FINAL_FOLDER), &tokenizer_dir, &exported).unwrap();
     let model = LanguageModel::load(&exported).unwrap();
     let mut scorer = ModelScorer::new(&model, &encoder).unwrap();
     let result = perplexity(&mut scorer, held_out).unwrap();
-    assert!(
-        result.per_token < 20.0 && result.per_byte < 3.0,
-        "{result:?}"
-    );
+    assert!(result.per_token < 20.0 && result.per_byte < 3.0, "{result:?}");
     let items = parse_cloze(SAMPLE_ITEMS, Path::new("cloze_sample.jsonl")).unwrap();
     let report = cloze(&mut scorer, &items).unwrap();
     assert_eq!(report.items, items.len());

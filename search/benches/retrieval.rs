@@ -17,9 +17,7 @@ use futures::{StreamExt, stream};
 use search::{IndexOptions, RetrieveOptions, Searcher, build_index, retrieve};
 use tantivy::collector::TopDocs;
 use tantivy::query::QueryParser;
-use tantivy::schema::{
-    IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions, Value,
-};
+use tantivy::schema::{IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions, Value};
 use tantivy::{Index, ReloadPolicy, TantivyDocument, doc};
 
 const VOCABULARY: usize = 60_000;
@@ -27,10 +25,8 @@ const BATCH_PAGES: usize = 1_000;
 const QUERIES: usize = 200;
 
 fn main() {
-    let pages = std::env::var("CORPUSMITH_BENCH_PAGES")
-        .ok()
-        .and_then(|pages| pages.parse().ok())
-        .unwrap_or(50_000);
+    let pages =
+        std::env::var("CORPUSMITH_BENCH_PAGES").ok().and_then(|pages| pages.parse().ok()).unwrap_or(50_000);
     let corpus = Corpus::generate(pages);
     let text_mb = corpus.texts.iter().map(String::len).sum::<usize>() as f64 / 1e6;
     println!("corpus: {pages} pages, {text_mb:.1} MB of text");
@@ -77,10 +73,7 @@ fn main() {
         let mut group = criterion.benchmark_group(format!("any term, k = {k}"));
         let mut turn = queries.iter().cycle();
         group.bench_function("ours", |bencher| {
-            bencher.iter(|| {
-                ours.search_text(turn.next().unwrap(), black_box(k))
-                    .unwrap()
-            });
+            bencher.iter(|| ours.search_text(turn.next().unwrap(), black_box(k)).unwrap());
         });
         let mut turn = queries.iter().cycle();
         group.bench_function("tantivy", |bencher| {
@@ -171,9 +164,7 @@ fn id_of(page: usize) -> String {
 
 async fn index_ours(corpus: &Corpus, folder: &Path) -> search::IndexSummary {
     let batches = stream::iter(corpus.batches().into_iter().map(Ok)).boxed();
-    build_index(folder, &IndexOptions::default(), batches, Arc::new(|_| {}))
-        .await
-        .unwrap()
+    build_index(folder, &IndexOptions::default(), batches, Arc::new(|_| {})).await.unwrap()
 }
 
 async fn retrieve_ours(searcher: &Arc<Searcher>, queries: &[String], k: u32) -> usize {
@@ -186,17 +177,10 @@ async fn retrieve_ours(searcher: &Arc<Searcher>, queries: &[String], k: u32) -> 
         ("subtopic", column(queries.to_vec())),
     ])
     .unwrap();
-    let options = RetrieveOptions {
-        pages_per_topic: k,
-        ..RetrieveOptions::default()
-    };
+    let options = RetrieveOptions { pages_per_topic: k, ..RetrieveOptions::default() };
     let topics = stream::iter([Ok(topics)]).boxed();
     let retrieval = retrieve(searcher.clone(), &options, topics).unwrap();
-    retrieval
-        .hits
-        .map(|batch| batch.unwrap().num_rows())
-        .fold(0, |sum, rows| async move { sum + rows })
-        .await
+    retrieval.hits.map(|batch| batch.unwrap().num_rows()).fold(0, |sum, rows| async move { sum + rows }).await
 }
 
 /// The peer.
@@ -210,37 +194,22 @@ struct Peer {
 fn index_peer(corpus: &Corpus, folder: &Path) -> Peer {
     let mut schema = Schema::builder();
     let id = schema.add_text_field("id", STRING | STORED);
-    let indexing = TextFieldIndexing::default()
-        .set_tokenizer("en_stem")
-        .set_index_option(IndexRecordOption::WithFreqs);
-    let text = schema.add_text_field(
-        "text",
-        TextOptions::default().set_indexing_options(indexing),
-    );
+    let indexing =
+        TextFieldIndexing::default().set_tokenizer("en_stem").set_index_option(IndexRecordOption::WithFreqs);
+    let text = schema.add_text_field("text", TextOptions::default().set_indexing_options(indexing));
     let index = Index::create_in_dir(folder, schema.build()).unwrap();
     // The same memory and as many threads as our default of four shards has.
     let mut writer = index.writer_with_num_threads(4, 1 << 30).unwrap();
     for (page, page_text) in corpus.texts.iter().enumerate() {
-        writer
-            .add_document(doc!(id => id_of(page), text => page_text.as_str()))
-            .unwrap();
+        writer.add_document(doc!(id => id_of(page), text => page_text.as_str())).unwrap();
     }
     writer.commit().unwrap();
     writer.wait_merging_threads().unwrap();
     let any = QueryParser::for_index(&index, vec![text]);
     let mut all = QueryParser::for_index(&index, vec![text]);
     all.set_conjunction_by_default();
-    let reader = index
-        .reader_builder()
-        .reload_policy(ReloadPolicy::Manual)
-        .try_into()
-        .unwrap();
-    Peer {
-        searcher: reader.searcher(),
-        any,
-        all,
-        id,
-    }
+    let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into().unwrap();
+    Peer { searcher: reader.searcher(), any, all, id }
 }
 
 impl Peer {
@@ -287,8 +256,6 @@ impl Random {
 
     fn word(&mut self) -> String {
         let length = 3 + self.next() % 8;
-        (0..length)
-            .map(|_| char::from(b'a' + (self.next() % 26) as u8))
-            .collect()
+        (0..length).map(|_| char::from(b'a' + (self.next() % 26) as u8)).collect()
     }
 }

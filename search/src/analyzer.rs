@@ -9,8 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use tantivy::tokenizer::{
-    Language, LowerCaser, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token,
-    TokenStream, Tokenizer,
+    Language, LowerCaser, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token, TokenStream,
+    Tokenizer,
 };
 
 /// Name under which the analyser is known in the index schema.
@@ -25,9 +25,7 @@ const MEMO_WORDS: usize = 1 << 16;
 
 /// Characters that mean something to the published query language and are replaced by spaces
 /// [cosmo: huggingface/cosmopedia `fulltext_search/search_sharded.py`].
-pub const QUERY_OPERATORS: [char; 13] = [
-    '!', '"', '$', '\'', '(', ')', '/', '<', '@', '\\', '^', '|', '~',
-];
+pub const QUERY_OPERATORS: [char; 13] = ['!', '"', '$', '\'', '(', ')', '/', '<', '@', '\\', '^', '|', '~'];
 
 /// Replaces every query operator with a space and trims the ends.
 pub fn clean_query(query: &str) -> String {
@@ -102,8 +100,8 @@ impl English {
 /// The steps a single word goes through.
 fn chain() -> TextAnalyzer {
     // The fallback is never taken: the list exists whenever the `stopwords` feature is on.
-    let stop_words = StopWordFilter::new(Language::English)
-        .unwrap_or_else(|| StopWordFilter::remove(Vec::new()));
+    let stop_words =
+        StopWordFilter::new(Language::English).unwrap_or_else(|| StopWordFilter::remove(Vec::new()));
     TextAnalyzer::builder(SimpleTokenizer::default())
         .filter(LowerCaser)
         .filter(stop_words)
@@ -116,12 +114,7 @@ impl Tokenizer for English {
 
     fn token_stream<'a>(&'a mut self, text: &'a str) -> EnglishStream<'a> {
         self.token.reset();
-        EnglishStream {
-            english: self,
-            text,
-            at: 0,
-            terms: 0,
-        }
+        EnglishStream { english: self, text, at: 0, terms: 0 }
     }
 }
 
@@ -139,9 +132,7 @@ impl EnglishStream<'_> {
         let rest = &self.text[self.at..];
         let start = self.at + rest.find(char::is_alphanumeric)?;
         let word = &self.text[start..];
-        let end = word
-            .find(|c: char| !c.is_alphanumeric())
-            .map_or(self.text.len(), |length| start + length);
+        let end = word.find(|c: char| !c.is_alphanumeric()).map_or(self.text.len(), |length| start + length);
         self.at = end;
         Some((start, end))
     }
@@ -160,9 +151,7 @@ impl TokenStream for EnglishStream<'_> {
                 return true;
             }
         }
-        self.english
-            .terms_in_last_text
-            .store(self.terms, Ordering::Relaxed);
+        self.english.terms_in_last_text.store(self.terms, Ordering::Relaxed);
         false
     }
 
@@ -204,9 +193,7 @@ mod tests {
     fn counts_the_terms_of_the_last_text() {
         let mut english = English::new();
         let count = english.terms_in_last_text();
-        english
-            .token_stream("the cat sat on a mat")
-            .process(&mut |_| {});
+        english.token_stream("the cat sat on a mat").process(&mut |_| {});
         assert_eq!(count.load(Ordering::Relaxed), 3);
     }
 

@@ -1,8 +1,6 @@
 //! The Arrow border: batches of pages and topics with the column types the rest works with.
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, Float64Array, Int64Array, LargeStringArray, RecordBatch,
-};
+use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, LargeStringArray, RecordBatch};
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
@@ -59,16 +57,10 @@ impl PageBatch {
 }
 
 /// A string column that must be there, whatever string type it has.
-pub(crate) fn strings(
-    batch: &RecordBatch,
-    column: &'static str,
-) -> Result<LargeStringArray, ColumnProblem> {
+pub(crate) fn strings(batch: &RecordBatch, column: &'static str) -> Result<LargeStringArray, ColumnProblem> {
     optional(batch, column, &DataType::LargeUtf8)?
         .map(|c| c.as_string::<i64>().clone())
-        .ok_or_else(|| ColumnProblem {
-            column,
-            problem: "is missing".to_owned(),
-        })
+        .ok_or_else(|| ColumnProblem { column, problem: "is missing".to_owned() })
 }
 
 fn optional(
@@ -82,17 +74,11 @@ fn optional(
     let text_wanted = *wanted == DataType::LargeUtf8;
     let found = array.data_type();
     if text_wanted && !(found.is_string() || found.is_null() || is_dictionary(found)) {
-        return Err(ColumnProblem {
-            column,
-            problem: format!("has type {found}, not a string"),
-        });
+        return Err(ColumnProblem { column, problem: format!("has type {found}, not a string") });
     }
     cast(array, wanted)
         .map(Some)
-        .map_err(|error| ColumnProblem {
-            column,
-            problem: format!("has type {found} ({error})"),
-        })
+        .map_err(|error| ColumnProblem { column, problem: format!("has type {found} ({error})") })
 }
 
 fn is_dictionary(data_type: &DataType) -> bool {
@@ -117,10 +103,7 @@ mod tests {
 
         let batch = RecordBatch::try_from_iter([("text", text.clone())]).unwrap();
         let problem = PageBatch::new(&batch).err().unwrap();
-        assert_eq!(
-            (problem.column, problem.problem.as_str()),
-            ("id", "is missing")
-        );
+        assert_eq!((problem.column, problem.problem.as_str()), ("id", "is missing"));
 
         let numbers: ArrayRef = Arc::new(Int32Array::from(vec![1, 2]));
         let batch = RecordBatch::try_from_iter([("text", text), ("id", numbers)]).unwrap();

@@ -19,14 +19,12 @@ pub(crate) struct OpenRun {
 
 impl OpenRun {
     pub(crate) fn new(folder: &Path, reader: SegmentReader) -> Result<Self, IndexError> {
-        let ids = reader
-            .fast_fields()
-            .str(ID)
-            .map_err(IndexError::tantivy(folder))?
-            .ok_or_else(|| IndexError::Io {
+        let ids = reader.fast_fields().str(ID).map_err(IndexError::tantivy(folder))?.ok_or_else(|| {
+            IndexError::Io {
                 path: folder.to_owned(),
                 source: std::io::Error::other("the run has no page ids"),
-            })?;
+            }
+        })?;
         Ok(Self { reader, ids })
     }
 
@@ -42,10 +40,7 @@ pub(crate) fn pages_to_keep(
     on_duplicate: &mut dyn FnMut(&str),
 ) -> std::io::Result<Vec<Option<BitSet>>> {
     let taken = ids_of_earlier_runs(runs)?;
-    runs.iter()
-        .zip(taken)
-        .map(|(run, taken)| keep_in_run(run, taken, on_duplicate))
-        .collect()
+    runs.iter().zip(taken).map(|(run, taken)| keep_in_run(run, taken, on_duplicate)).collect()
 }
 
 fn keep_in_run(

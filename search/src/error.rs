@@ -49,9 +49,7 @@ pub enum IndexError {
         page: u64,
     },
     /// A page batch lacks a column, or the column has a type that cannot be read.
-    #[error(
-        "pages batch {batch}: column `{column}` {problem}; pages need `text` and `id` as strings"
-    )]
+    #[error("pages batch {batch}: column `{column}` {problem}; pages need `text` and `id` as strings")]
     Column {
         /// Number of the batch in the stream, from 0.
         batch: u64,
@@ -103,17 +101,11 @@ pub enum IndexError {
 
 impl IndexError {
     pub(crate) fn tantivy(path: &Path) -> impl FnOnce(TantivyError) -> Self + '_ {
-        move |source| Self::Tantivy {
-            path: path.to_owned(),
-            source: Box::new(source),
-        }
+        move |source| Self::Tantivy { path: path.to_owned(), source: Box::new(source) }
     }
 
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Io {
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Io { path: path.to_owned(), source }
     }
 }
 
@@ -129,9 +121,7 @@ pub enum SearchError {
         path: PathBuf,
     },
     /// The index has another format than this program reads.
-    #[error(
-        "{path} has {found}, this program reads {wanted}; build the index anew with this version"
-    )]
+    #[error("{path} has {found}, this program reads {wanted}; build the index anew with this version")]
     Format {
         /// The record that says so.
         path: PathBuf,
@@ -141,9 +131,7 @@ pub enum SearchError {
         wanted: String,
     },
     /// A part of the index is missing or has been changed.
-    #[error(
-        "{path} is damaged: {problem}; remove its shard folder and index.json, then run the build again"
-    )]
+    #[error("{path} is damaged: {problem}; remove its shard folder and index.json, then run the build again")]
     Damaged {
         /// File or folder concerned.
         path: PathBuf,
@@ -170,17 +158,11 @@ pub enum SearchError {
 
 impl SearchError {
     pub(crate) fn tantivy(path: &Path) -> impl FnOnce(TantivyError) -> Self + '_ {
-        move |source| Self::Tantivy {
-            path: path.to_owned(),
-            source: Box::new(source),
-        }
+        move |source| Self::Tantivy { path: path.to_owned(), source: Box::new(source) }
     }
 
     pub(crate) fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
-        move |source| Self::Io {
-            path: path.to_owned(),
-            source,
-        }
+        move |source| Self::Io { path: path.to_owned(), source }
     }
 }
 

@@ -45,11 +45,7 @@ pub struct IndexOptions {
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        Self {
-            shards: 4,
-            memory_bytes: 1 << 30,
-            run_pages: 1_000_000,
-        }
+        Self { shards: 4, memory_bytes: 1 << 30, run_pages: 1_000_000 }
     }
 }
 
@@ -109,10 +105,7 @@ pub async fn build_index(
         let root = root.clone();
         blocking(move || open_workers(&root, shards, limits, &on_reject)).await?
     };
-    let mut summary = IndexSummary {
-        shards,
-        ..IndexSummary::default()
-    };
+    let mut summary = IndexSummary { shards, ..IndexSummary::default() };
     let mut pool = Pool::start(workers);
     let fed = feed(&mut pool, pages, shards, &on_reject, &mut summary).await;
     // A dead thread closes its channel, which ends the feed without an error: `join` says why.
@@ -138,15 +131,11 @@ struct Pool {
 
 impl Pool {
     fn start(workers: Vec<ShardWorker>) -> Self {
-        let mut pool = Self {
-            feeds: Vec::new(),
-            threads: Vec::new(),
-        };
+        let mut pool = Self { feeds: Vec::new(), threads: Vec::new() };
         for worker in workers {
             let (sender, receiver) = mpsc::channel(WAITING_BATCHES);
             pool.feeds.push(sender);
-            pool.threads
-                .push(spawn_blocking(move || worker.work(receiver)));
+            pool.threads.push(spawn_blocking(move || worker.work(receiver)));
         }
         pool
     }
@@ -159,10 +148,7 @@ impl Pool {
         let mut first_error = None;
         for (shard, thread) in self.threads.into_iter().enumerate() {
             let ended = thread.await.unwrap_or_else(|error| {
-                Err(IndexError::Worker {
-                    shard: shard as u32,
-                    detail: error.to_string(),
-                })
+                Err(IndexError::Worker { shard: shard as u32, detail: error.to_string() })
             });
             match ended {
                 Ok(record) => records.extend(record),
@@ -186,21 +172,14 @@ async fn feed(
         let routed = blocking(move || route(&batch, number, shards)).await?;
         number += 1;
         for reject in routed.rejects {
-            *summary
-                .skipped_pages
-                .entry(reject.reason.clone())
-                .or_default() += 1;
+            *summary.skipped_pages.entry(reject.reason.clone()).or_default() += 1;
             on_reject(reject);
         }
         for (feed, rows) in pool.feeds.iter().zip(routed.rows) {
             if rows.is_empty() {
                 continue;
             }
-            if feed
-                .send(Feed::Pages(routed.pages.clone(), rows))
-                .await
-                .is_err()
-            {
+            if feed.send(Feed::Pages(routed.pages.clone(), rows)).await.is_err() {
                 return Ok(());
             }
         }
@@ -240,11 +219,7 @@ fn route(batch: &RecordBatch, number: u64, shards: u32) -> Result<Routed, IndexE
             }),
         }
     }
-    Ok(Routed {
-        pages: Arc::new(pages),
-        rows,
-        rejects,
-    })
+    Ok(Routed { pages: Arc::new(pages), rows, rejects })
 }
 
 fn reason_to_skip(pages: &PageBatch, row: usize) -> Option<&'static str> {
@@ -297,11 +272,7 @@ fn open_workers(
 }
 
 /// Removes what only the build needed and writes `index.json`.
-fn publish(
-    root: &Path,
-    shards: u32,
-    mut summary: IndexSummary,
-) -> Result<IndexSummary, IndexError> {
+fn publish(root: &Path, shards: u32, mut summary: IndexSummary) -> Result<IndexSummary, IndexError> {
     for shard in 0..shards {
         let place = ShardPlace::new(root, shard, shards);
         layout::remove(&place.partial())?;
@@ -314,11 +285,7 @@ fn publish(
             summary.index_bytes += record.files.values().sum::<u64>();
         }
     }
-    let record = IndexRecord {
-        format_version: FORMAT_VERSION,
-        analyzer: ANALYZER.to_owned(),
-        summary,
-    };
+    let record = IndexRecord { format_version: FORMAT_VERSION, analyzer: ANALYZER.to_owned(), summary };
     layout::write_record(&root.join(INDEX_FILE), &record)?;
     Ok(record.summary)
 }
@@ -327,10 +294,7 @@ fn publish(
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, IndexError> + Send + 'static,
 ) -> Result<T, IndexError> {
-    spawn_blocking(work).await.unwrap_or_else(|error| {
-        Err(IndexError::Worker {
-            shard: 0,
-            detail: error.to_string(),
-        })
-    })
+    spawn_blocking(work)
+        .await
+        .unwrap_or_else(|error| Err(IndexError::Worker { shard: 0, detail: error.to_string() }))
 }

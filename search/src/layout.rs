@@ -96,11 +96,7 @@ pub(crate) struct ShardPlace {
 
 impl ShardPlace {
     pub(crate) fn new(root: &Path, shard: u32, shards: u32) -> Self {
-        Self {
-            root: root.to_owned(),
-            shard,
-            shards,
-        }
+        Self { root: root.to_owned(), shard, shards }
     }
 
     pub(crate) fn finished(&self) -> PathBuf {
@@ -108,8 +104,7 @@ impl ShardPlace {
     }
 
     pub(crate) fn partial(&self) -> PathBuf {
-        self.root
-            .join(format!("{PARTIAL_PREFIX}{}", shard_name(self.shard)))
+        self.root.join(format!("{PARTIAL_PREFIX}{}", shard_name(self.shard)))
     }
 
     pub(crate) fn run(&self, run: usize) -> PathBuf {
@@ -146,18 +141,13 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
     };
     serde_json::from_slice(&bytes)
         .map(Some)
-        .map_err(|source| IndexError::Record {
-            path: path.to_owned(),
-            source,
-        })
+        .map_err(|source| IndexError::Record { path: path.to_owned(), source })
 }
 
 /// Writes a record under a temporary name, syncs it and renames it into place.
 pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), IndexError> {
-    let mut bytes = serde_json::to_vec_pretty(record).map_err(|source| IndexError::Record {
-        path: path.to_owned(),
-        source,
-    })?;
+    let mut bytes = serde_json::to_vec_pretty(record)
+        .map_err(|source| IndexError::Record { path: path.to_owned(), source })?;
     bytes.push(b'\n');
     let temporary = path.with_extension("json.tmp");
     let write = || {
@@ -173,9 +163,7 @@ pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), 
 /// Syncs every file of a folder, renames it to its final name and syncs the folder above.
 pub(crate) fn publish_folder(from: &Path, to: &Path) -> Result<(), IndexError> {
     for path in files_of(from)? {
-        File::open(&path)
-            .and_then(|file| file.sync_all())
-            .map_err(IndexError::io(&path))?;
+        File::open(&path).and_then(|file| file.sync_all()).map_err(IndexError::io(&path))?;
     }
     sync_folder(from)?;
     fs::rename(from, to).map_err(IndexError::io(to))?;
@@ -197,15 +185,9 @@ pub(crate) fn files_of(folder: &Path) -> Result<Vec<PathBuf>, IndexError> {
 
 /// Removes a file or a folder with all it holds, if it is there.
 pub(crate) fn remove(path: &Path) -> Result<(), IndexError> {
-    let removed = if path.is_dir() {
-        fs::remove_dir_all(path)
-    } else {
-        fs::remove_file(path)
-    };
+    let removed = if path.is_dir() { fs::remove_dir_all(path) } else { fs::remove_file(path) };
     match removed {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(IndexError::io(path)(error))
-        }
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(IndexError::io(path)(error)),
         _ => Ok(()),
     }
 }
@@ -213,9 +195,7 @@ pub(crate) fn remove(path: &Path) -> Result<(), IndexError> {
 /// Makes renames in the folder durable. Only Unix lets a folder be synced.
 fn sync_folder(folder: &Path) -> Result<(), IndexError> {
     if cfg!(unix) {
-        File::open(folder)
-            .and_then(|file| file.sync_all())
-            .map_err(IndexError::io(folder))?;
+        File::open(folder).and_then(|file| file.sync_all()).map_err(IndexError::io(folder))?;
     }
     Ok(())
 }
@@ -240,10 +220,7 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let path = root.path().join("index.json");
         assert!(read_record::<StreamMark>(&path).unwrap().is_none());
-        let mark = StreamMark {
-            pages: 3,
-            digest: "d".into(),
-        };
+        let mark = StreamMark { pages: 3, digest: "d".into() };
         write_record(&path, &mark).unwrap();
         assert_eq!(read_record::<StreamMark>(&path).unwrap(), Some(mark));
         assert_eq!(files_of(root.path()).unwrap(), std::slice::from_ref(&path));

@@ -9,8 +9,8 @@ use std::collections::BTreeMap;
 
 use tantivy::Term;
 use tantivy::query::{
-    Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EnableScoring, Occur, Query,
-    TermQuery, Weight,
+    Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EnableScoring, Occur, Query, TermQuery,
+    Weight,
 };
 use tantivy::schema::{Field, IndexRecordOption};
 
@@ -52,11 +52,9 @@ pub(crate) fn topic_terms(topic: &Topic, matching: Matching) -> WeightedTerms {
         Matching::Any => 1.0,
     };
     let mut terms = WeightedTerms::new();
-    for (text, weight) in [
-        (&topic.top_category, 1.0),
-        (&topic.subcategory, 1.0),
-        (&topic.subtopic, subtopic_weight),
-    ] {
+    for (text, weight) in
+        [(&topic.top_category, 1.0), (&topic.subcategory, 1.0), (&topic.subtopic, subtopic_weight)]
+    {
         add_terms(&mut terms, text, weight);
     }
     terms
@@ -127,14 +125,10 @@ impl ScoredQuery {
                 }
             }
             let term = Term::from_field_text(field, text);
-            let weight =
-                Bm25Weight::for_one_term_without_explain(pages_with, statistics.pages, average);
+            let weight = Bm25Weight::for_one_term_without_explain(pages_with, statistics.pages, average);
             scored.push((term.clone(), weight.boost_by(boost)));
             let query = TermQuery::new(term, IndexRecordOption::WithFreqs);
-            clauses.push((
-                Occur::Should,
-                Box::new(BoostQuery::new(Box::new(query), boost)),
-            ));
+            clauses.push((Occur::Should, Box::new(BoostQuery::new(Box::new(query), boost))));
         }
         if scored.is_empty() {
             return Ok(None);
@@ -148,10 +142,7 @@ impl ScoredQuery {
         }
         let scoring = EnableScoring::enabled_from_statistics_provider(statistics, blank);
         let weight = BooleanQuery::new(clauses).weight(scoring)?;
-        Ok(Some(Self {
-            weight,
-            terms: scored,
-        }))
+        Ok(Some(Self { weight, terms: scored }))
     }
 }
 
@@ -171,20 +162,10 @@ mod tests {
     #[test]
     fn subtopic_terms_weigh_double_in_query_one_only() {
         let all: Vec<_> = topic_terms(&topic(), Matching::All).into_iter().collect();
-        let expected = [
-            ("biolog", 3.0),
-            ("cell", 2.0),
-            ("life", 1.0),
-            ("scienc", 2.0),
-        ];
+        let expected = [("biolog", 3.0), ("cell", 2.0), ("life", 1.0), ("scienc", 2.0)];
         assert_eq!(all, expected.map(|(t, w)| (t.to_owned(), w)));
         let any: Vec<_> = topic_terms(&topic(), Matching::Any).into_iter().collect();
-        let expected = [
-            ("biolog", 2.0),
-            ("cell", 1.0),
-            ("life", 1.0),
-            ("scienc", 2.0),
-        ];
+        let expected = [("biolog", 2.0), ("cell", 1.0), ("life", 1.0), ("scienc", 2.0)];
         assert_eq!(any, expected.map(|(t, w)| (t.to_owned(), w)));
     }
 

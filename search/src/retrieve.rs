@@ -125,17 +125,11 @@ pub struct SummaryHandle(Arc<Mutex<RetrieveSummary>>);
 impl SummaryHandle {
     /// A copy of the summary so far.
     pub fn get(&self) -> RetrieveSummary {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn add(&self, report: TopicReport, wanted: u32) {
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .add(report, wanted);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(report, wanted);
     }
 }
 
@@ -196,10 +190,9 @@ pub fn retrieve(
             let answer = topic.map(|topic| spawn(&pool, searcher.clone(), options.clone(), topic));
             async move {
                 match answer {
-                    Ok((topic_id, receiver)) => receiver
-                        .await
-                        .unwrap_or(Err(RetrieveError::Worker { topic_id }))
-                        .map_err(external),
+                    Ok((topic_id, receiver)) => {
+                        receiver.await.unwrap_or(Err(RetrieveError::Worker { topic_id })).map_err(external)
+                    }
                     Err(error) => Err(error),
                 }
             }
@@ -231,10 +224,8 @@ fn spawn(
         if sender.is_closed() {
             return;
         }
-        let answer = answer(&searcher, &options, &topic).map_err(|source| RetrieveError::Search {
-            topic_id: topic.topic_id,
-            source,
-        });
+        let answer = answer(&searcher, &options, &topic)
+            .map_err(|source| RetrieveError::Search { topic_id: topic.topic_id, source });
         // A dropped receiver means that nobody wants the answer any more.
         let _ = sender.send(answer);
     });
@@ -242,11 +233,7 @@ fn spawn(
 }
 
 /// The two-step query.
-fn answer(
-    searcher: &Searcher,
-    options: &RetrieveOptions,
-    topic: &Topic,
-) -> Result<Answer, SearchError> {
+fn answer(searcher: &Searcher, options: &RetrieveOptions, topic: &Topic) -> Result<Answer, SearchError> {
     let wanted = options.pages_per_topic as usize;
     let terms = topic_terms(topic, Matching::All);
     let mut picked = Picked::new(searcher, options);
@@ -261,8 +248,7 @@ fn answer(
     if pages_all < wanted && terms.len() > 1 {
         let ranked = picked.ranked_at_most();
         let taken = std::mem::take(&mut picked.taken);
-        let passes =
-            |shard: usize, page: DocId| passes(shard, page) && !taken.contains(&(shard, page));
+        let passes = |shard: usize, page: DocId| passes(shard, page) && !taken.contains(&(shard, page));
         let terms = topic_terms(topic, Matching::Any);
         for found in searcher.best(&terms, Matching::Any, ranked, &passes)? {
             picked.take(found, Matching::Any)?;
@@ -290,13 +276,7 @@ struct Picked<'a> {
 
 impl<'a> Picked<'a> {
     fn new(searcher: &'a Searcher, options: &'a RetrieveOptions) -> Self {
-        Self {
-            searcher,
-            options,
-            hits: Vec::new(),
-            taken: HashSet::new(),
-            pages_of_host: HashMap::new(),
-        }
+        Self { searcher, options, hits: Vec::new(), taken: HashSet::new(), pages_of_host: HashMap::new() }
     }
 
     fn missing(&self) -> usize {
@@ -331,17 +311,10 @@ impl<'a> Picked<'a> {
     }
 }
 
-fn passes_filters(
-    searcher: &Searcher,
-    options: &RetrieveOptions,
-    shard: usize,
-    page: DocId,
-) -> bool {
+fn passes_filters(searcher: &Searcher, options: &RetrieveOptions, shard: usize, page: DocId) -> bool {
     let shard = searcher.shard(shard);
     if let Some(least) = options.min_language_score
-        && !shard
-            .language_score(page)
-            .is_some_and(|score| score >= least)
+        && !shard.language_score(page).is_some_and(|score| score >= least)
     {
         return false;
     }
@@ -388,11 +361,7 @@ fn topics_of(
         .flatten()
 }
 
-fn read_topics(
-    batch: &RecordBatch,
-    batch_number: u64,
-    first_row: u64,
-) -> Result<Vec<Topic>, RetrieveError> {
+fn read_topics(batch: &RecordBatch, batch_number: u64, first_row: u64) -> Result<Vec<Topic>, RetrieveError> {
     let column = |name: &'static str| {
         strings(batch, name).map_err(|problem| RetrieveError::Column {
             batch: batch_number,
@@ -416,9 +385,7 @@ fn read_topics(
                 subcategory: text(&subcategories, row),
                 subtopic: text(&subtopics, row),
             }),
-            false => Err(RetrieveError::MissingTopicId {
-                row: first_row + row as u64,
-            }),
+            false => Err(RetrieveError::MissingTopicId { row: first_row + row as u64 }),
         })
         .collect()
 }
@@ -496,10 +463,7 @@ mod tests {
     fn hosts() {
         let cases = [
             ("https://User:pw@Example.COM:8080/a?b", Some("example.com")),
-            (
-                "http://example.com?x=http://other.org/",
-                Some("example.com"),
-            ),
+            ("http://example.com?x=http://other.org/", Some("example.com")),
             ("example.com/path", Some("example.com")),
             ("http://[2001:db8::1]:80/", Some("2001:db8::1")),
             ("http:///nothing", None),
@@ -513,22 +477,10 @@ mod tests {
     #[test]
     fn options_that_cannot_work_are_named() {
         let wrong = [
-            RetrieveOptions {
-                pages_per_topic: 0,
-                ..Default::default()
-            },
-            RetrieveOptions {
-                pages_per_topic: 5_000,
-                ..Default::default()
-            },
-            RetrieveOptions {
-                max_pages_per_host: Some(0),
-                ..Default::default()
-            },
-            RetrieveOptions {
-                threads: Some(0),
-                ..Default::default()
-            },
+            RetrieveOptions { pages_per_topic: 0, ..Default::default() },
+            RetrieveOptions { pages_per_topic: 5_000, ..Default::default() },
+            RetrieveOptions { max_pages_per_host: Some(0), ..Default::default() },
+            RetrieveOptions { threads: Some(0), ..Default::default() },
         ];
         for options in wrong {
             assert!(options.check().is_err(), "{options:?}");

@@ -43,13 +43,7 @@ impl RunWriter {
             .tokenizers(schema::tokenizers(english))
             .single_segment_index_writer(directory, memory_bytes)
             .map_err(IndexError::tantivy(folder))?;
-        Ok(Self {
-            writer,
-            fields,
-            folder: folder.to_owned(),
-            lengths: Vec::new(),
-            terms_in_last_text,
-        })
+        Ok(Self { writer, fields, folder: folder.to_owned(), lengths: Vec::new(), terms_in_last_text })
     }
 
     /// Adds the page in `row`.
@@ -67,9 +61,7 @@ impl RunWriter {
         if let Some(tokens) = pages.token_count(row) {
             document.add_i64(self.fields.token_count, tokens);
         }
-        self.writer
-            .add_document(document)
-            .map_err(IndexError::tantivy(&self.folder))?;
+        self.writer.add_document(document).map_err(IndexError::tantivy(&self.folder))?;
         self.lengths.push(PageLength {
             terms: self.terms_in_last_text.load(Ordering::Relaxed),
             text_bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
@@ -86,17 +78,9 @@ impl RunWriter {
     }
 
     /// Writes the segment and publishes the folder as `to`.
-    pub(crate) fn finish(
-        self,
-        to: &Path,
-        number: u32,
-        record: &RunRecord,
-    ) -> Result<(), IndexError> {
+    pub(crate) fn finish(self, to: &Path, number: u32, record: &RunRecord) -> Result<(), IndexError> {
         let folder = self.folder;
-        let index = self
-            .writer
-            .finalize()
-            .map_err(IndexError::tantivy(&folder))?;
+        let index = self.writer.finalize().map_err(IndexError::tantivy(&folder))?;
         drop(index);
         name_segment(&folder, number)?;
         let lengths = folder.join(LENGTHS_FILE);
@@ -130,10 +114,7 @@ pub(crate) fn read_lengths(folder: &Path) -> Result<Vec<PageLength>, IndexError>
         .as_chunks::<2>()
         .0
         .iter()
-        .map(|[terms, text_bytes]| PageLength {
-            terms: number(terms),
-            text_bytes: number(text_bytes),
-        })
+        .map(|[terms, text_bytes]| PageLength { terms: number(terms), text_bytes: number(text_bytes) })
         .collect())
 }
 
@@ -142,9 +123,7 @@ pub(crate) fn read_lengths(folder: &Path) -> Result<Vec<PageLength>, IndexError>
 /// Tantivy names segments at random; with fixed names the same pages leave the same files.
 pub(crate) fn name_segment(folder: &Path, number: u32) -> Result<(), IndexError> {
     let index = Index::open_in_dir(folder).map_err(IndexError::tantivy(folder))?;
-    let ids = index
-        .searchable_segment_ids()
-        .map_err(IndexError::tantivy(folder))?;
+    let ids = index.searchable_segment_ids().map_err(IndexError::tantivy(folder))?;
     drop(index);
     let wanted = format!("{number:032x}");
     for path in layout::files_of(folder)? {
@@ -164,21 +143,12 @@ pub(crate) fn name_segment(folder: &Path, number: u32) -> Result<(), IndexError>
     let mut text = fs::read_to_string(&meta).map_err(IndexError::io(&meta))?;
     for id in &ids {
         let plain = id.uuid_string();
-        text = text
-            .replace(&hyphenated(&plain), &hyphenated(&wanted))
-            .replace(&plain, &wanted);
+        text = text.replace(&hyphenated(&plain), &hyphenated(&wanted)).replace(&plain, &wanted);
     }
     fs::write(&meta, text).map_err(IndexError::io(&meta))
 }
 
 /// 32 hexadecimal digits in the 8-4-4-4-12 form that `meta.json` uses.
 fn hyphenated(hex: &str) -> String {
-    [
-        &hex[..8],
-        &hex[8..12],
-        &hex[12..16],
-        &hex[16..20],
-        &hex[20..],
-    ]
-    .join("-")
+    [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]].join("-")
 }

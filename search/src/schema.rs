@@ -33,10 +33,7 @@ impl Fields {
         let fast_string = TextOptions::default().set_fast("raw");
         let mut builder = Schema::builder();
         Self {
-            text: builder.add_text_field(
-                "text",
-                TextOptions::default().set_indexing_options(indexing),
-            ),
+            text: builder.add_text_field("text", TextOptions::default().set_indexing_options(indexing)),
             id: builder.add_text_field(ID, fast_string.clone()),
             url: builder.add_text_field(URL, fast_string),
             language_score: builder.add_f64_field(LANGUAGE_SCORE, FAST),

@@ -70,9 +70,7 @@ impl Searcher {
         let path = dir.join(INDEX_FILE);
         let record = layout::read_record::<IndexRecord>(&path)
             .map_err(damaged)?
-            .ok_or_else(|| SearchError::NotAnIndex {
-                path: dir.to_owned(),
-            })?;
+            .ok_or_else(|| SearchError::NotAnIndex { path: dir.to_owned() })?;
         check_format(&path, record.format_version, &record.analyzer)?;
         let summary = record.summary;
         let fields = Fields::new();
@@ -83,13 +81,7 @@ impl Searcher {
             })
             .collect::<Result<Vec<_>, _>>()?;
         let blank = blank_searcher(&fields).map_err(SearchError::tantivy(dir))?;
-        Ok(Self {
-            folder: dir.to_owned(),
-            shards,
-            summary,
-            text: fields.text,
-            blank,
-        })
+        Ok(Self { folder: dir.to_owned(), shards, summary, text: fields.text, blank })
     }
 
     /// What the index holds.
@@ -104,13 +96,7 @@ impl Searcher {
     /// [`SearchError`] if a shard cannot be read.
     pub fn search_text(&self, query: &str, k: usize) -> Result<Vec<SearchHit>, SearchError> {
         let found = self.best(&text_terms(query), Matching::Any, k, &|_, _| true)?;
-        Ok(found
-            .into_iter()
-            .map(|found| SearchHit {
-                doc_id: found.id,
-                score: found.score,
-            })
-            .collect())
+        Ok(found.into_iter().map(|found| SearchHit { doc_id: found.id, score: found.score }).collect())
     }
 
     /// The `k` best pages over all shards among those `admit(shard, page)` lets pass.
@@ -139,8 +125,8 @@ impl Searcher {
                 .map_err(SearchError::tantivy(&shard.folder))?;
             candidates.extend(best.into_iter().map(|candidate| (number, candidate)));
             if candidates.len() >= k {
-                let (_, (_, kth), _) = candidates
-                    .select_nth_unstable_by(k - 1, |(_, a), (_, b)| b.score.total_cmp(&a.score));
+                let (_, (_, kth), _) =
+                    candidates.select_nth_unstable_by(k - 1, |(_, a), (_, b)| b.score.total_cmp(&a.score));
                 floor = kth.score;
                 candidates.retain(|(_, candidate)| candidate.score >= floor);
             }
@@ -208,12 +194,9 @@ impl Searcher {
 impl Shard {
     fn open(folder: PathBuf, fields: &Fields, summary: &IndexSummary) -> Result<Self, SearchError> {
         let path = folder.join(SHARD_FILE);
-        let record = layout::read_record::<ShardRecord>(&path)
-            .map_err(damaged)?
-            .ok_or_else(|| SearchError::Damaged {
-                path: path.clone(),
-                problem: "the shard is missing".to_owned(),
-            })?;
+        let record = layout::read_record::<ShardRecord>(&path).map_err(damaged)?.ok_or_else(|| {
+            SearchError::Damaged { path: path.clone(), problem: "the shard is missing".to_owned() }
+        })?;
         check_format(&path, record.format_version, &record.analyzer)?;
         check_files(&folder, &record)?;
         if record.pages == 0 {
@@ -232,16 +215,12 @@ impl Shard {
         Self::open_segment(&folder, fields, summary).map_err(SearchError::tantivy(&folder))
     }
 
-    fn open_segment(
-        folder: &Path,
-        fields: &Fields,
-        summary: &IndexSummary,
-    ) -> tantivy::Result<Self> {
+    fn open_segment(folder: &Path, fields: &Fields, summary: &IndexSummary) -> tantivy::Result<Self> {
         let index = Index::open_in_dir(folder)?;
         let segments = index.searchable_segments()?;
-        let segment = segments.first().ok_or_else(|| {
-            tantivy::TantivyError::InternalError("the shard holds no segment".to_owned())
-        })?;
+        let segment = segments
+            .first()
+            .ok_or_else(|| tantivy::TantivyError::InternalError("the shard holds no segment".to_owned()))?;
         let reader = SegmentReader::open(segment)?;
         let inverted = reader.inverted_index(fields.text)?;
         let shard_average = inverted.total_num_tokens() as f32 / reader.max_doc() as f32;
@@ -285,9 +264,7 @@ impl Shard {
             return Ok(None);
         };
         let mut url = String::new();
-        let known = urls
-            .ord_to_str(ord, &mut url)
-            .map_err(SearchError::io(&self.folder))?;
+        let known = urls.ord_to_str(ord, &mut url).map_err(SearchError::io(&self.folder))?;
         Ok(known.then_some(url))
     }
 }
@@ -304,10 +281,7 @@ pub fn verify_index(dir: &Path) -> Result<(), SearchError> {
         };
         for path in layout::files_of(&shard.folder).map_err(damaged)? {
             // The two records carry no checksum; that they could be read is the check.
-            if path
-                .extension()
-                .is_some_and(|extension| extension == "json")
-            {
+            if path.extension().is_some_and(|extension| extension == "json") {
                 continue;
             }
             let name = Path::new(path.file_name().unwrap_or_default());
@@ -326,13 +300,8 @@ pub fn verify_index(dir: &Path) -> Result<(), SearchError> {
 }
 
 fn blank_searcher(fields: &Fields) -> tantivy::Result<tantivy::Searcher> {
-    let index = IndexBuilder::new()
-        .schema(fields.schema.clone())
-        .create_in_ram()?;
-    let reader = index
-        .reader_builder()
-        .reload_policy(ReloadPolicy::Manual)
-        .try_into()?;
+    let index = IndexBuilder::new().schema(fields.schema.clone()).create_in_ram()?;
+    let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
     Ok(reader.searcher())
 }
 
@@ -341,11 +310,7 @@ fn check_format(path: &Path, version: u32, analyzer: &str) -> Result<(), SearchE
     let wanted = format!("format {FORMAT_VERSION}, analysis {ANALYZER}");
     match found == wanted {
         true => Ok(()),
-        false => Err(SearchError::Format {
-            path: path.to_owned(),
-            found,
-            wanted,
-        }),
+        false => Err(SearchError::Format { path: path.to_owned(), found, wanted }),
     }
 }
 
@@ -365,13 +330,7 @@ fn check_files(folder: &Path, record: &ShardRecord) -> Result<(), SearchError> {
 fn damaged(error: IndexError) -> SearchError {
     match error {
         IndexError::Io { path, source } => SearchError::Io { path, source },
-        IndexError::Record { path, source } => SearchError::Damaged {
-            path,
-            problem: source.to_string(),
-        },
-        other => SearchError::Damaged {
-            path: PathBuf::new(),
-            problem: other.to_string(),
-        },
+        IndexError::Record { path, source } => SearchError::Damaged { path, problem: source.to_string() },
+        other => SearchError::Damaged { path: PathBuf::new(), problem: other.to_string() },
     }
 }

@@ -14,8 +14,8 @@ use crate::columns::PageBatch;
 use crate::dedupe::{self, OpenRun};
 use crate::error::IndexError;
 use crate::layout::{
-    self, ANALYZER, FORMAT_VERSION, LENGTHS_FILE, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace,
-    ShardRecord, StreamMark,
+    self, ANALYZER, FORMAT_VERSION, LENGTHS_FILE, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord,
+    StreamMark,
 };
 use crate::run::{self, RunWriter};
 use crate::schema;
@@ -63,15 +63,7 @@ impl ShardWorker {
             Some(_) => Vec::new(),
             None => finished_runs(&place)?,
         };
-        Ok(Self {
-            place,
-            limits,
-            on_reject,
-            finished,
-            runs,
-            writer: None,
-            read: StreamReader::default(),
-        })
+        Ok(Self { place, limits, on_reject, finished, runs, writer: None, read: StreamReader::default() })
     }
 
     /// Whether an earlier build finished this shard.
@@ -80,10 +72,7 @@ impl ShardWorker {
     }
 
     /// Works until the end of the stream. `None` if the build was given up.
-    pub(crate) fn work(
-        mut self,
-        mut feed: mpsc::Receiver<Feed>,
-    ) -> Result<Option<ShardRecord>, IndexError> {
+    pub(crate) fn work(mut self, mut feed: mpsc::Receiver<Feed>) -> Result<Option<ShardRecord>, IndexError> {
         while let Some(message) = feed.blocking_recv() {
             match message {
                 Feed::Pages(pages, rows) => {
@@ -115,8 +104,7 @@ impl ShardWorker {
             None => RunWriter::create(&self.run_in_the_making(), self.limits.memory_bytes)?,
         };
         writer.add(pages, row)?;
-        let full = writer.pages() >= self.limits.pages
-            || writer.memory_bytes() >= self.limits.memory_bytes;
+        let full = writer.pages() >= self.limits.pages || writer.memory_bytes() >= self.limits.memory_bytes;
         match full {
             true => self.close_run(writer),
             false => {
@@ -145,10 +133,7 @@ impl ShardWorker {
     }
 
     fn pages_changed(&self, path: PathBuf) -> IndexError {
-        IndexError::PagesChanged {
-            path,
-            page: self.read.pages,
-        }
+        IndexError::PagesChanged { path, page: self.read.pages }
     }
 
     fn finish(mut self) -> Result<ShardRecord, IndexError> {
@@ -213,10 +198,7 @@ impl ShardWorker {
         })
         .map_err(IndexError::io(&self.place.partial()))?;
         for (number, keep) in keep.iter().enumerate() {
-            for (page, length) in run::read_lengths(&self.place.run(number))?
-                .iter()
-                .enumerate()
-            {
+            for (page, length) in run::read_lengths(&self.place.run(number))?.iter().enumerate() {
                 if keep.as_ref().is_none_or(|keep| keep.contains(page as u32)) {
                     record.pages += 1;
                     record.text_terms += u64::from(length.terms);
@@ -268,9 +250,7 @@ fn non_empty(
 
 fn only_segment(folder: &Path) -> Result<Segment, IndexError> {
     let index = Index::open_in_dir(folder).map_err(IndexError::tantivy(folder))?;
-    let segments = index
-        .searchable_segments()
-        .map_err(IndexError::tantivy(folder))?;
+    let segments = index.searchable_segments().map_err(IndexError::tantivy(folder))?;
     segments.into_iter().next().ok_or_else(|| IndexError::Io {
         path: folder.to_owned(),
         source: std::io::Error::other("the run holds no segment"),
@@ -329,11 +309,7 @@ fn check_layout(
     let wanted = format!("format {FORMAT_VERSION}, analysis {ANALYZER}, {wanted_shards} shards");
     match found == wanted {
         true => Ok(()),
-        false => Err(IndexError::OtherLayout {
-            path: path.to_owned(),
-            found,
-            wanted,
-        }),
+        false => Err(IndexError::OtherLayout { path: path.to_owned(), found, wanted }),
     }
 }
 
@@ -354,9 +330,6 @@ impl StreamReader {
     }
 
     fn mark(&self) -> StreamMark {
-        StreamMark {
-            pages: self.pages,
-            digest: self.hasher.finalize().to_hex().to_string(),
-        }
+        StreamMark { pages: self.pages, digest: self.hasher.finalize().to_hex().to_string() }
     }
 }

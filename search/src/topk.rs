@@ -65,21 +65,19 @@ pub(crate) fn best_of_shard(
     let Some(reader) = &shard.reader else {
         return Ok(Vec::new());
     };
-    query
-        .weight
-        .for_each_pruning(threshold, reader, &mut |page, score| {
-            if failure.is_none()
-                && best.may_reach(score)
-                && admit(page)
-                && let Err(error) = best.push(page, score)
-            {
-                failure = Some(error);
-            }
-            match failure {
-                Some(_) => f32::MAX,
-                None => best.threshold(),
-            }
-        })?;
+    query.weight.for_each_pruning(threshold, reader, &mut |page, score| {
+        if failure.is_none()
+            && best.may_reach(score)
+            && admit(page)
+            && let Err(error) = best.push(page, score)
+        {
+            failure = Some(error);
+        }
+        match failure {
+            Some(_) => f32::MAX,
+            None => best.threshold(),
+        }
+    })?;
     match failure {
         Some(error) => Err(error),
         None => best.finish(),
@@ -167,11 +165,7 @@ fn exact_best(
     let mut best: Vec<Candidate> = pages
         .into_iter()
         .zip(scores)
-        .map(|(page, score)| Candidate {
-            score,
-            page,
-            id_ord: shard.id_ord(page),
-        })
+        .map(|(page, score)| Candidate { score, page, id_ord: shard.id_ord(page) })
         .collect();
     best.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then(a.id_ord.cmp(&b.id_ord)));
     best.truncate(k);
@@ -206,10 +200,7 @@ fn exact_scores(shard: &Shard, query: &ScoredQuery, pages: &[DocId]) -> tantivy:
 }
 
 fn length_ids(lengths: &FieldNormReader, pages: &[DocId]) -> Vec<u8> {
-    pages
-        .iter()
-        .map(|&page| lengths.fieldnorm_id(page))
-        .collect()
+    pages.iter().map(|&page| lengths.fieldnorm_id(page)).collect()
 }
 
 #[cfg(test)]

@@ -14,10 +14,7 @@ use search::{IndexOptions, Searcher, verify_index};
 
 /// Options under which 300 pages make several runs a shard.
 fn small_runs() -> IndexOptions {
-    IndexOptions {
-        run_pages: 40,
-        ..options(3)
-    }
+    IndexOptions { run_pages: 40, ..options(3) }
 }
 
 #[test]
@@ -30,14 +27,8 @@ fn pages_without_id_or_text_are_skipped_and_the_first_of_equal_ids_is_kept() {
         Some("empty id"),
         Some("second dogs"),
     ]));
-    let id: ArrayRef = Arc::new(StringArray::from(vec![
-        Some("a"),
-        Some("b"),
-        Some("c"),
-        None,
-        Some(""),
-        Some("a"),
-    ]));
+    let id: ArrayRef =
+        Arc::new(StringArray::from(vec![Some("a"), Some("b"), Some("c"), None, Some(""), Some("a")]));
     let batch = RecordBatch::try_from_iter_with_nullable([("text", text, true), ("id", id, true)]);
     let dir = tempfile::tempdir().unwrap();
     let built = build(dir.path(), &options(2), stream::iter([batch]).boxed());
@@ -45,25 +36,10 @@ fn pages_without_id_or_text_are_skipped_and_the_first_of_equal_ids_is_kept() {
     assert_eq!(summary.pages, 1);
     assert_eq!(summary.text_bytes, "first cats".len() as u64);
     assert_eq!(summary.text_terms, 2);
-    let counts: Vec<_> = summary
-        .skipped_pages
-        .iter()
-        .map(|(r, n)| (r.as_str(), *n))
-        .collect();
-    assert_eq!(
-        counts,
-        [
-            ("duplicate_id", 1),
-            ("empty_text", 1),
-            ("missing_id", 2),
-            ("missing_text", 1)
-        ]
-    );
-    let rejects: Vec<_> = built
-        .rejects
-        .iter()
-        .map(|reject| (reject.id.as_str(), reject.reason.as_str()))
-        .collect();
+    let counts: Vec<_> = summary.skipped_pages.iter().map(|(r, n)| (r.as_str(), *n)).collect();
+    assert_eq!(counts, [("duplicate_id", 1), ("empty_text", 1), ("missing_id", 2), ("missing_text", 1)]);
+    let rejects: Vec<_> =
+        built.rejects.iter().map(|reject| (reject.id.as_str(), reject.reason.as_str())).collect();
     let expected = [
         ("", "missing_id"),
         ("", "missing_id"),
@@ -82,33 +58,22 @@ fn duplicates_across_runs_leave_the_index_of_the_pages_without_them() {
     let pages = random_pages(300, 1);
     let mut twice = pages.clone();
     for number in [3, 50, 120, 299] {
-        let copy = common::Page {
-            text: "another text entirely".into(),
-            ..pages[number].clone()
-        };
+        let copy = common::Page { text: "another text entirely".into(), ..pages[number].clone() };
         twice.push(copy);
     }
     // A whole run of repeats.
     twice.extend(pages.iter().cloned());
     let (clean, repeated) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    build(clean.path(), &small_runs(), page_stream(&pages, 11))
-        .result
-        .unwrap();
+    build(clean.path(), &small_runs(), page_stream(&pages, 11)).result.unwrap();
     let built = build(repeated.path(), &small_runs(), page_stream(&twice, 11));
     let summary = built.result.unwrap();
     assert_eq!(summary.pages, 300);
     assert_eq!(built.rejects.len(), 304);
-    let (clean, repeated) = (
-        Searcher::open(clean.path()).unwrap(),
-        Searcher::open(repeated.path()).unwrap(),
-    );
+    let (clean, repeated) = (Searcher::open(clean.path()).unwrap(), Searcher::open(repeated.path()).unwrap());
     assert_eq!(clean.summary().text_terms, repeated.summary().text_terms);
     assert_eq!(clean.summary().text_bytes, repeated.summary().text_bytes);
     for query in ["word0", "word1 word5 word77", "another text"] {
-        assert_eq!(
-            clean.search_text(query, 300).unwrap(),
-            repeated.search_text(query, 300).unwrap()
-        );
+        assert_eq!(clean.search_text(query, 300).unwrap(), repeated.search_text(query, 300).unwrap());
     }
 }
 
@@ -117,24 +82,16 @@ fn same_pages_leave_the_same_bytes_whatever_the_batches() {
     let pages = random_pages(300, 2);
     for options in [options(2), small_runs()] {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-        build(one.path(), &options, page_stream(&pages, 300))
-            .result
-            .unwrap();
-        build(two.path(), &options, page_stream(&pages, 7))
-            .result
-            .unwrap();
+        build(one.path(), &options, page_stream(&pages, 300)).result.unwrap();
+        build(two.path(), &options, page_stream(&pages, 7)).result.unwrap();
         let (one, two) = (files(one.path()), files(two.path()));
-        let names = |files: &[(String, Vec<u8>)]| -> Vec<String> {
-            files.iter().map(|f| f.0.clone()).collect()
-        };
+        let names =
+            |files: &[(String, Vec<u8>)]| -> Vec<String> { files.iter().map(|f| f.0.clone()).collect() };
         assert_eq!(names(&one), names(&two));
         for (one, two) in one.iter().zip(&two) {
             assert_eq!(one, two, "{}", one.0);
         }
-        assert!(
-            one.iter()
-                .all(|(name, _)| !name.contains("run") && !name.contains("partial"))
-        );
+        assert!(one.iter().all(|(name, _)| !name.contains("run") && !name.contains("partial")));
     }
 }
 
@@ -142,42 +99,27 @@ fn same_pages_leave_the_same_bytes_whatever_the_batches() {
 fn an_interrupted_build_goes_on_and_ends_with_the_same_bytes() {
     let pages = random_pages(300, 3);
     let (whole, resumed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    build(whole.path(), &small_runs(), page_stream(&pages, 10))
-        .result
-        .unwrap();
+    build(whole.path(), &small_runs(), page_stream(&pages, 10)).result.unwrap();
     for cut in [0, 150, 151, 299] {
         let broken = page_stream(&pages[..cut], 10)
-            .chain(stream::iter([Err(ArrowError::ComputeError(
-                "cable cut".into(),
-            ))]))
+            .chain(stream::iter([Err(ArrowError::ComputeError("cable cut".into()))]))
             .boxed();
-        let error = build(resumed.path(), &small_runs(), broken)
-            .result
-            .unwrap_err();
+        let error = build(resumed.path(), &small_runs(), broken).result.unwrap_err();
         assert!(error.to_string().contains("run again"), "{error}");
         assert!(Searcher::open(resumed.path()).is_err());
         if cut > 150 {
-            let runs = files(resumed.path())
-                .iter()
-                .filter(|f| f.0.ends_with("run.json"))
-                .count();
+            let runs = files(resumed.path()).iter().filter(|f| f.0.ends_with("run.json")).count();
             assert!(runs >= 3, "finished runs are kept, found {runs}");
         }
     }
-    build(resumed.path(), &small_runs(), page_stream(&pages, 10))
-        .result
-        .unwrap();
+    build(resumed.path(), &small_runs(), page_stream(&pages, 10)).result.unwrap();
     assert_eq!(files(whole.path()), files(resumed.path()));
     // A further call with the same pages changes nothing.
-    build(resumed.path(), &small_runs(), page_stream(&pages, 13))
-        .result
-        .unwrap();
+    build(resumed.path(), &small_runs(), page_stream(&pages, 13)).result.unwrap();
     assert_eq!(files(whole.path()), files(resumed.path()));
     // A lost shard is made again, the others stay.
     fs::remove_dir_all(resumed.path().join("shard-00001")).unwrap();
-    build(resumed.path(), &small_runs(), page_stream(&pages, 13))
-        .result
-        .unwrap();
+    build(resumed.path(), &small_runs(), page_stream(&pages, 13)).result.unwrap();
     assert_eq!(files(whole.path()), files(resumed.path()));
 }
 
@@ -186,44 +128,20 @@ fn other_pages_or_another_layout_are_refused() {
     let pages = random_pages(300, 4);
     let dir = tempfile::tempdir().unwrap();
     let broken = page_stream(&pages[..200], 10)
-        .chain(stream::iter([Err(ArrowError::ComputeError(
-            "cable cut".into(),
-        ))]))
+        .chain(stream::iter([Err(ArrowError::ComputeError("cable cut".into()))]))
         .boxed();
     build(dir.path(), &small_runs(), broken).result.unwrap_err();
     let others = random_pages(300, 5);
-    let error = build(dir.path(), &small_runs(), page_stream(&others, 10))
-        .result
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("built from other pages"),
-        "{error}"
-    );
-    let error = build(dir.path(), &small_runs(), page_stream(&pages[..60], 10))
-        .result
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("built from other pages"),
-        "{error}"
-    );
-    build(dir.path(), &small_runs(), page_stream(&pages, 10))
-        .result
-        .unwrap();
-    let error = build(dir.path(), &small_runs(), page_stream(&others, 10))
-        .result
-        .unwrap_err();
-    assert!(
-        error.to_string().contains("built from other pages"),
-        "{error}"
-    );
+    let error = build(dir.path(), &small_runs(), page_stream(&others, 10)).result.unwrap_err();
+    assert!(error.to_string().contains("built from other pages"), "{error}");
+    let error = build(dir.path(), &small_runs(), page_stream(&pages[..60], 10)).result.unwrap_err();
+    assert!(error.to_string().contains("built from other pages"), "{error}");
+    build(dir.path(), &small_runs(), page_stream(&pages, 10)).result.unwrap();
+    let error = build(dir.path(), &small_runs(), page_stream(&others, 10)).result.unwrap_err();
+    assert!(error.to_string().contains("built from other pages"), "{error}");
     for shards in [2, 4] {
-        let options = IndexOptions {
-            shards,
-            ..small_runs()
-        };
-        let error = build(dir.path(), &options, page_stream(&pages, 10))
-            .result
-            .unwrap_err();
+        let options = IndexOptions { shards, ..small_runs() };
+        let error = build(dir.path(), &options, page_stream(&pages, 10)).result.unwrap_err();
         assert!(error.to_string().contains("shards"), "{error}");
     }
 }
@@ -235,49 +153,29 @@ fn a_foreign_or_damaged_folder_is_named() {
     assert!(error.contains("no finished search index"), "{error}");
     fs::write(dir.path().join("notes.txt"), "mine").unwrap();
     let pages = [page("a", "cats and dogs"), page("b", "birds")];
-    let error = build(dir.path(), &options(1), page_stream(&pages, 1))
-        .result
-        .unwrap_err();
+    let error = build(dir.path(), &options(1), page_stream(&pages, 1)).result.unwrap_err();
     assert!(error.to_string().contains("notes.txt"), "{error}");
-    assert_eq!(
-        fs::read_to_string(dir.path().join("notes.txt")).unwrap(),
-        "mine"
-    );
+    assert_eq!(fs::read_to_string(dir.path().join("notes.txt")).unwrap(), "mine");
     fs::remove_file(dir.path().join("notes.txt")).unwrap();
-    build(dir.path(), &options(1), page_stream(&pages, 1))
-        .result
-        .unwrap();
+    build(dir.path(), &options(1), page_stream(&pages, 1)).result.unwrap();
     verify_index(dir.path()).unwrap();
 
     let shard = dir.path().join("shard-00000");
-    let postings = files(&shard)
-        .into_iter()
-        .find(|f| f.0.ends_with(".idx"))
-        .unwrap();
+    let postings = files(&shard).into_iter().find(|f| f.0.ends_with(".idx")).unwrap();
     let path = shard.join(&postings.0);
     let mut bytes = postings.1.clone();
     bytes[10] ^= 1;
     fs::write(&path, &bytes).unwrap();
     let error = verify_index(dir.path()).unwrap_err().to_string();
-    assert!(
-        error.contains(".idx") && error.contains("checksum"),
-        "{error}"
-    );
+    assert!(error.contains(".idx") && error.contains("checksum"), "{error}");
 
     fs::write(&path, &postings.1[..5]).unwrap();
     let error = Searcher::open(dir.path()).err().unwrap().to_string();
-    assert!(
-        error.contains(".idx") && error.contains("5 bytes"),
-        "{error}"
-    );
+    assert!(error.contains(".idx") && error.contains("5 bytes"), "{error}");
 
     let record = dir.path().join("index.json");
     let text = fs::read_to_string(&record).unwrap();
-    fs::write(
-        &record,
-        text.replace("\"format_version\": 1", "\"format_version\": 9"),
-    )
-    .unwrap();
+    fs::write(&record, text.replace("\"format_version\": 1", "\"format_version\": 9")).unwrap();
     let error = Searcher::open(dir.path()).err().unwrap().to_string();
     assert!(error.contains("format 9"), "{error}");
     fs::write(&record, "{").unwrap();
@@ -289,37 +187,15 @@ fn a_foreign_or_damaged_folder_is_named() {
 fn options_and_columns_that_cannot_work_are_named() {
     let dir = tempfile::tempdir().unwrap();
     for (wrong, says) in [
-        (
-            IndexOptions {
-                shards: 0,
-                ..options(1)
-            },
-            "shards",
-        ),
-        (
-            IndexOptions {
-                memory_bytes: 1_000,
-                ..options(1)
-            },
-            "memory_bytes",
-        ),
-        (
-            IndexOptions {
-                run_pages: 0,
-                ..options(1)
-            },
-            "run_pages",
-        ),
+        (IndexOptions { shards: 0, ..options(1) }, "shards"),
+        (IndexOptions { memory_bytes: 1_000, ..options(1) }, "memory_bytes"),
+        (IndexOptions { run_pages: 0, ..options(1) }, "run_pages"),
     ] {
-        let error = build(dir.path(), &wrong, stream::empty().boxed())
-            .result
-            .unwrap_err();
+        let error = build(dir.path(), &wrong, stream::empty().boxed()).result.unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
     }
     let batch = page_batch(&[page("a", "cats")]).project(&[0]);
-    let error = build(dir.path(), &options(1), stream::iter([batch]).boxed())
-        .result
-        .unwrap_err();
+    let error = build(dir.path(), &options(1), stream::iter([batch]).boxed()).result.unwrap_err();
     assert!(error.to_string().contains("`id` is missing"), "{error}");
 }
 
@@ -333,27 +209,15 @@ fn a_small_memory_makes_more_runs_and_the_same_answers() {
         })
         .collect();
     let (roomy, tight) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let one_shard = |memory_bytes| IndexOptions {
-        memory_bytes,
-        ..options(1)
-    };
+    let one_shard = |memory_bytes| IndexOptions { memory_bytes, ..options(1) };
     for (dir, memory_bytes) in [(&roomy, 1 << 30), (&tight, 16 << 20)] {
-        build(
-            dir.path(),
-            &one_shard(memory_bytes),
-            page_stream(&pages, 500),
-        )
-        .result
-        .unwrap();
+        build(dir.path(), &one_shard(memory_bytes), page_stream(&pages, 500)).result.unwrap();
     }
     // A shard of one run keeps the run's segment, number 1; merged runs become segment 0.
     let segment = |number: u32| format!("shard-00000/{number:032x}.idx");
     let has = |dir: &tempfile::TempDir, name: &str| files(dir.path()).iter().any(|f| f.0 == name);
     assert!(has(&roomy, &segment(1)) && has(&tight, &segment(0)));
-    let (roomy, tight) = (
-        Searcher::open(roomy.path()).unwrap(),
-        Searcher::open(tight.path()).unwrap(),
-    );
+    let (roomy, tight) = (Searcher::open(roomy.path()).unwrap(), Searcher::open(tight.path()).unwrap());
     assert_eq!(
         roomy.search_text("cats own77x5", 100).unwrap(),
         tight.search_text("cats own77x5", 100).unwrap()

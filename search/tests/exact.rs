@@ -34,12 +34,7 @@ impl<'a> Twin<'a> {
             }
             terms.push(counts);
         }
-        Self {
-            pages,
-            terms,
-            lengths,
-            average: sum as f32 / pages.len() as f32,
-        }
+        Self { pages, terms, lengths, average: sum as f32 / pages.len() as f32 }
     }
 
     /// Every page that matches, best first, equal scores by id.
@@ -85,11 +80,9 @@ impl<'a> Twin<'a> {
     fn two_step(&self, topic: &TopicRow, options: &RetrieveOptions) -> Vec<Hit> {
         let weights = |subtopic_weight: f32| {
             let mut query: BTreeMap<String, f32> = BTreeMap::new();
-            for (text, weight) in [
-                (topic.1, 1.0),
-                (topic.2, 1.0),
-                (topic.3.unwrap_or_default(), subtopic_weight),
-            ] {
+            for (text, weight) in
+                [(topic.1, 1.0), (topic.2, 1.0), (topic.3.unwrap_or_default(), subtopic_weight)]
+            {
                 for term in analyze(&clean_query(text)) {
                     *query.entry(term).or_default() += weight;
                 }
@@ -105,17 +98,11 @@ impl<'a> Twin<'a> {
                 let page = &self.pages[*number];
                 let language = page.language_score.unwrap_or(-1.0);
                 let tokens = page.token_count.unwrap_or(-1);
-                options
-                    .min_language_score
-                    .is_none_or(|least| language >= least)
-                    && options
-                        .min_tokens
-                        .is_none_or(|least| tokens >= least as i64)
+                options.min_language_score.is_none_or(|least| language >= least)
+                    && options.min_tokens.is_none_or(|least| tokens >= least as i64)
                     && options.max_tokens.is_none_or(|most| tokens <= most as i64)
             });
-            let fresh: Vec<_> = passing
-                .filter(|(_, number)| !taken.contains(number))
-                .collect();
+            let fresh: Vec<_> = passing.filter(|(_, number)| !taken.contains(number)).collect();
             for (score, number) in fresh.into_iter().take(options.max_matches as usize) {
                 if hits.len() == options.pages_per_topic as usize {
                     break;
@@ -157,17 +144,7 @@ fn topics(count: u64, vocabulary: u64) -> Vec<[String; 4]> {
 }
 
 fn rows(topics: &[[String; 4]]) -> Vec<TopicRow<'_>> {
-    topics
-        .iter()
-        .map(|t| {
-            (
-                t[0].as_str(),
-                t[1].as_str(),
-                t[2].as_str(),
-                Some(t[3].as_str()),
-            )
-        })
-        .collect()
+    topics.iter().map(|t| (t[0].as_str(), t[1].as_str(), t[2].as_str(), Some(t[3].as_str()))).collect()
 }
 
 fn assert_same(got: &[Hit], expected: &[Hit], what: &str) {
@@ -175,10 +152,7 @@ fn assert_same(got: &[Hit], expected: &[Hit], what: &str) {
     for (got, expected) in got.iter().zip(expected) {
         let close = (got.score - expected.score).abs() <= 1e-6 * expected.score.max(1.0);
         assert!(close, "{what}: {got:?} {expected:?}");
-        let expected = Hit {
-            score: got.score,
-            ..expected.clone()
-        };
+        let expected = Hit { score: got.score, ..expected.clone() };
         assert_eq!(got, &expected, "{what}");
     }
 }
@@ -189,10 +163,7 @@ fn equals_the_exhaustive_twin_for_every_sharding() {
     let twin = Twin::new(&pages);
     let topics = topics(40, 450);
     let topics = rows(&topics);
-    let plain = |pages_per_topic| RetrieveOptions {
-        pages_per_topic,
-        ..RetrieveOptions::default()
-    };
+    let plain = |pages_per_topic| RetrieveOptions { pages_per_topic, ..RetrieveOptions::default() };
     let variants = [
         plain(1),
         plain(10),
@@ -204,18 +175,11 @@ fn equals_the_exhaustive_twin_for_every_sharding() {
             max_tokens: Some(2_000),
             ..plain(100)
         },
-        RetrieveOptions {
-            max_pages_per_host: Some(3),
-            max_matches: 200,
-            ..plain(50)
-        },
+        RetrieveOptions { max_pages_per_host: Some(3), max_matches: 200, ..plain(50) },
     ];
     let indexes = [1, 3, 4].map(|shards| index_of(&pages, shards));
     for options in &variants {
-        let expected: Vec<Hit> = topics
-            .iter()
-            .flat_map(|topic| twin.two_step(topic, options))
-            .collect();
+        let expected: Vec<Hit> = topics.iter().flat_map(|topic| twin.two_step(topic, options)).collect();
         assert!(expected.len() > 20, "the test would be empty");
         let (one_shard, _) = hits(&indexes[0].1, options, &topics);
         assert_same(&one_shard, &expected, &format!("{options:?}"));
@@ -248,14 +212,8 @@ fn exact_when_shards_differ_in_page_length() {
     let (_one_dir, one) = index_of(&pages, 1);
     let (_two_dir, two) = index_of(&pages, 2);
     for k in [1, 5, 50] {
-        let options = RetrieveOptions {
-            pages_per_topic: k,
-            ..RetrieveOptions::default()
-        };
-        let expected: Vec<Hit> = topics
-            .iter()
-            .flat_map(|topic| twin.two_step(topic, &options))
-            .collect();
+        let options = RetrieveOptions { pages_per_topic: k, ..RetrieveOptions::default() };
+        let expected: Vec<Hit> = topics.iter().flat_map(|topic| twin.two_step(topic, &options)).collect();
         let (got, _) = hits(&two, &options, &topics);
         assert_same(&got, &expected, &format!("k = {k}"));
         assert_eq!(hits(&one, &options, &topics).0, got);
@@ -264,19 +222,13 @@ fn exact_when_shards_differ_in_page_length() {
 
 /// The same hash the index uses to choose a shard.
 fn blake3_of(id: &str) -> u64 {
-    u64::from_le_bytes(
-        *blake3::hash(id.as_bytes())
-            .as_bytes()
-            .first_chunk()
-            .unwrap(),
-    )
+    u64::from_le_bytes(*blake3::hash(id.as_bytes()).as_bytes().first_chunk().unwrap())
 }
 
 #[test]
 fn more_ties_than_wanted_are_cut_by_id() {
-    let mut pages: Vec<Page> = (0..2_000)
-        .map(|n| page(&format!("{:04}", (n * 7_919) % 2_000), "apple pie"))
-        .collect();
+    let mut pages: Vec<Page> =
+        (0..2_000).map(|n| page(&format!("{:04}", (n * 7_919) % 2_000), "apple pie")).collect();
     pages.push(page("9999", "apple apple pie"));
     for shards in [1, 3] {
         let (_dir, searcher) = index_of(&pages, shards);

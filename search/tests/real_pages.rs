@@ -24,43 +24,21 @@ fn real_pages_make_a_small_index_with_sensible_answers() {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
-    let batches = ParquetRecordBatchReaderBuilder::try_new(File::open(PAGES).unwrap())
-        .unwrap()
-        .build()
-        .unwrap();
-    let summary = build(dir.path(), &options(4), stream::iter(batches).boxed())
-        .result
-        .unwrap();
+    let batches =
+        ParquetRecordBatchReaderBuilder::try_new(File::open(PAGES).unwrap()).unwrap().build().unwrap();
+    let summary = build(dir.path(), &options(4), stream::iter(batches).boxed()).result.unwrap();
     let share = summary.index_bytes as f64 / summary.text_bytes as f64;
     println!("{summary:?}: {share:.3} bytes of index per byte of text");
     assert!(share <= INDEX_SHARE, "{share}");
 
     let searcher = Arc::new(Searcher::open(dir.path()).unwrap());
     let topics = [
-        (
-            "psychology",
-            "Psychology",
-            "Developmental",
-            Some("Stages of Child Development"),
-        ),
-        (
-            "philosophy",
-            "Philosophy",
-            "Ethics & Moral Philosophy",
-            Some("Kant"),
-        ),
-        (
-            "cooking",
-            "Cooking",
-            "Courses & Dishes",
-            Some("Chocolate cake"),
-        ),
+        ("psychology", "Psychology", "Developmental", Some("Stages of Child Development")),
+        ("philosophy", "Philosophy", "Ethics & Moral Philosophy", Some("Kant")),
+        ("cooking", "Cooking", "Courses & Dishes", Some("Chocolate cake")),
     ];
-    let options = RetrieveOptions {
-        pages_per_topic: 50,
-        min_language_score: Some(0.65),
-        ..RetrieveOptions::default()
-    };
+    let options =
+        RetrieveOptions { pages_per_topic: 50, min_language_score: Some(0.65), ..RetrieveOptions::default() };
     let (found, summary) = hits(&searcher, &options, &topics);
     println!("{summary:?}");
     assert_eq!(found.len(), 150);

@@ -7,17 +7,12 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray, StringViewArray};
 use arrow::error::ArrowError;
-use common::{
-    build, hits, hits_of_batch, index_of, options, page, page_stream, runtime, topic_batch,
-};
+use common::{build, hits, hits_of_batch, index_of, options, page, page_stream, runtime, topic_batch};
 use futures::{StreamExt, TryStreamExt, stream};
 use search::{RetrieveOptions, Searcher, retrieve};
 
 fn wanted(pages_per_topic: u32) -> RetrieveOptions {
-    RetrieveOptions {
-        pages_per_topic,
-        ..RetrieveOptions::default()
-    }
+    RetrieveOptions { pages_per_topic, ..RetrieveOptions::default() }
 }
 
 #[test]
@@ -31,10 +26,8 @@ fn all_terms_first_then_any_term_and_no_page_twice() {
     let (_dir, searcher) = index_of(&pages, 2);
     let topics = [("t1", "Science", "Biology", Some("Cells"))];
     let (found, summary) = hits(&searcher, &wanted(3), &topics);
-    let order: Vec<_> = found
-        .iter()
-        .map(|hit| (hit.rank, hit.doc_id.as_str(), hit.matched.as_str()))
-        .collect();
+    let order: Vec<_> =
+        found.iter().map(|hit| (hit.rank, hit.doc_id.as_str(), hit.matched.as_str())).collect();
     assert_eq!(order[0], (1, "d", "all"));
     assert_eq!(order.len(), 3);
     assert!(order[1..].iter().all(|hit| hit.2 == "any" && hit.1 != "c"));
@@ -50,17 +43,11 @@ fn all_terms_first_then_any_term_and_no_page_twice() {
 fn topics_keep_their_order_whatever_the_threads() {
     let pages = common::random_pages(500, 11);
     let (_dir, searcher) = index_of(&pages, 3);
-    let names: Vec<(String, String)> = (0..100)
-        .map(|n| (format!("t{n}"), format!("word{} word{}", n % 17, n % 5)))
-        .collect();
-    let topics: Vec<common::TopicRow> = names
-        .iter()
-        .map(|(id, text)| (id.as_str(), text.as_str(), "", None))
-        .collect();
-    let threads = |threads| RetrieveOptions {
-        threads: Some(threads),
-        ..wanted(20)
-    };
+    let names: Vec<(String, String)> =
+        (0..100).map(|n| (format!("t{n}"), format!("word{} word{}", n % 17, n % 5))).collect();
+    let topics: Vec<common::TopicRow> =
+        names.iter().map(|(id, text)| (id.as_str(), text.as_str(), "", None)).collect();
+    let threads = |threads| RetrieveOptions { threads: Some(threads), ..wanted(20) };
     let (one, summary) = hits(&searcher, &threads(1), &topics);
     let (many, _) = hits(&searcher, &threads(7), &topics);
     assert_eq!(one, many);
@@ -71,11 +58,7 @@ fn topics_keep_their_order_whatever_the_threads() {
 
 #[test]
 fn topics_without_terms_or_subtopic() {
-    let pages = [
-        page("a", "Äpfel und Birnen"),
-        page("b", "日本語 テキスト"),
-        page("c", "the of"),
-    ];
+    let pages = [page("a", "Äpfel und Birnen"), page("b", "日本語 テキスト"), page("c", "the of")];
     let (_dir, searcher) = index_of(&pages, 2);
     let topics = [
         ("stop", "The", "of (and) /", Some("~ ^ !")),
@@ -84,10 +67,7 @@ fn topics_without_terms_or_subtopic() {
         ("empty", "", "", None),
     ];
     let (found, summary) = hits(&searcher, &wanted(5), &topics);
-    let found: Vec<_> = found
-        .iter()
-        .map(|hit| (hit.topic_id.as_str(), hit.doc_id.as_str()))
-        .collect();
+    let found: Vec<_> = found.iter().map(|hit| (hit.topic_id.as_str(), hit.doc_id.as_str())).collect();
     assert_eq!(found, [("null", "a"), ("japanese", "b")]);
     assert_eq!(summary.topics_without_terms, 2);
     assert_eq!(summary.short_topics, 4);
@@ -98,9 +78,7 @@ fn topics_without_terms_or_subtopic() {
 #[test]
 fn an_empty_index_answers_with_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let summary = build(dir.path(), &options(3), stream::empty().boxed())
-        .result
-        .unwrap();
+    let summary = build(dir.path(), &options(3), stream::empty().boxed()).result.unwrap();
     assert_eq!((summary.pages, summary.shards), (0, 3));
     let searcher = Arc::new(Searcher::open(dir.path()).unwrap());
     let (found, summary) = hits(&searcher, &wanted(5), &[("t", "cats", "", None)]);
@@ -108,9 +86,7 @@ fn an_empty_index_answers_with_nothing() {
     assert_eq!(summary.short_topics, 1);
 
     let dir = tempfile::tempdir().unwrap();
-    build(dir.path(), &options(1), page_stream(&[page("x", "the")], 1))
-        .result
-        .unwrap();
+    build(dir.path(), &options(1), page_stream(&[page("x", "the")], 1)).result.unwrap();
     let searcher = Searcher::open(dir.path()).unwrap();
     assert!(searcher.search_text("cats", 5).unwrap().is_empty());
 }
@@ -128,20 +104,13 @@ fn filters_act_before_ranking() {
     pages.push(page("without", "cats"));
     let (_dir, searcher) = index_of(&pages, 2);
     let topics = [("t", "cats", "", None)];
-    let options = RetrieveOptions {
-        min_language_score: Some(0.5),
-        max_tokens: Some(120),
-        ..wanted(10)
-    };
+    let options = RetrieveOptions { min_language_score: Some(0.5), max_tokens: Some(120), ..wanted(10) };
     let ids = |options| -> Vec<String> {
         let (found, _) = hits(&searcher, options, &topics);
         found.into_iter().map(|hit| hit.doc_id).collect()
     };
     assert_eq!(ids(&options), ["p10", "p11", "p12"]);
-    let options = RetrieveOptions {
-        max_pages_per_host: Some(1),
-        ..wanted(10)
-    };
+    let options = RetrieveOptions { max_pages_per_host: Some(1), ..wanted(10) };
     assert_eq!(ids(&options), ["p00", "p01", "without"]);
 }
 
@@ -190,21 +159,12 @@ fn works_ahead_across_batches_but_not_without_end() {
             Ok(topic_batch(&[(&format!("t{n}"), "word0 word1", "", None)]))
         })
         .boxed();
-    let options = RetrieveOptions {
-        threads: Some(2),
-        ..wanted(40)
-    };
+    let options = RetrieveOptions { threads: Some(2), ..wanted(40) };
     let mut retrieval = retrieve(searcher, &options, topics).unwrap();
-    let first = runtime()
-        .block_on(retrieval.hits.try_next())
-        .unwrap()
-        .unwrap();
+    let first = runtime().block_on(retrieval.hits.try_next()).unwrap().unwrap();
     let first = hits_of_batch(&first);
     assert_eq!(first[0].topic_id, "t0");
     let answered = first.iter().filter(|hit| hit.rank == 1).count() as u32;
     let asked = asked.load(std::sync::atomic::Ordering::SeqCst);
-    assert!(
-        asked <= answered + 2 * 2 + 2,
-        "{asked} asked for {answered}"
-    );
+    assert!(asked <= answered + 2 * 2 + 2, "{asked} asked for {answered}");
 }

@@ -19,9 +19,7 @@ pub enum ColumnError {
         present: String,
     },
     /// The column holds values of another type.
-    #[error(
-        "column `{column}` has type {found}, but {wanted} is needed: cast it in the stage before"
-    )]
+    #[error("column `{column}` has type {found}, but {wanted} is needed: cast it in the stage before")]
     WrongType {
         /// The column asked for.
         column: String,
@@ -41,10 +39,7 @@ impl From<ColumnError> for ArrowError {
 fn missing(batch: &RecordBatch, column: &str) -> ColumnError {
     let schema = batch.schema();
     let present: Vec<&str> = schema.fields().iter().map(|f| f.name().as_str()).collect();
-    ColumnError::Missing {
-        column: column.to_string(),
-        present: format!("[{}]", present.join(", ")),
-    }
+    ColumnError::Missing { column: column.to_string(), present: format!("[{}]", present.join(", ")) }
 }
 
 /// The column as `Utf8`; Utf8, LargeUtf8, Utf8View and dictionaries of them are read.
@@ -66,10 +61,7 @@ pub(crate) fn optional_strings(
         wanted: "a string",
     };
     let is_string = |t: &DataType| {
-        matches!(
-            t,
-            DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null
-        )
+        matches!(t, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View | DataType::Null)
     };
     let readable = match array.data_type() {
         DataType::Dictionary(_, value) => is_string(value),
@@ -79,17 +71,12 @@ pub(crate) fn optional_strings(
         return Err(wrong());
     }
     let utf8 = cast(array, &DataType::Utf8).map_err(|_| wrong())?;
-    utf8.as_string_opt::<i32>()
-        .cloned()
-        .map(Some)
-        .ok_or_else(wrong)
+    utf8.as_string_opt::<i32>().cloned().map(Some).ok_or_else(wrong)
 }
 
 /// The column as `UInt32`; any integer type that holds only such values is read.
 pub(crate) fn counts(batch: &RecordBatch, column: &str) -> Result<UInt32Array, ColumnError> {
-    let array = batch
-        .column_by_name(column)
-        .ok_or_else(|| missing(batch, column))?;
+    let array = batch.column_by_name(column).ok_or_else(|| missing(batch, column))?;
     let wrong = || ColumnError::WrongType {
         column: column.to_string(),
         found: array.data_type().to_string(),
@@ -102,18 +89,12 @@ pub(crate) fn counts(batch: &RecordBatch, column: &str) -> Result<UInt32Array, C
     if cast.null_count() > array.null_count() {
         return Err(wrong());
     }
-    cast.as_primitive_opt::<UInt32Type>()
-        .cloned()
-        .ok_or_else(wrong)
+    cast.as_primitive_opt::<UInt32Type>().cloned().ok_or_else(wrong)
 }
 
 /// The text of a row, empty where the value is null.
 pub(crate) fn text_at(array: &StringArray, row: usize) -> &str {
-    if array.is_null(row) {
-        ""
-    } else {
-        array.value(row)
-    }
+    if array.is_null(row) { "" } else { array.value(row) }
 }
 
 #[cfg(test)]
@@ -136,10 +117,7 @@ mod tests {
         ];
         for array in arrays {
             let read = strings(&batch(array), "c").unwrap();
-            assert_eq!(
-                [text_at(&read, 0), text_at(&read, 1), text_at(&read, 2)],
-                ["a", "", "é"]
-            );
+            assert_eq!([text_at(&read, 0), text_at(&read, 1), text_at(&read, 2)], ["a", "", "é"]);
         }
     }
 
@@ -152,12 +130,7 @@ mod tests {
                 .to_string()
                 .contains("`text` is missing; the input has [c]")
         );
-        assert!(
-            strings(&numbers, "c")
-                .unwrap_err()
-                .to_string()
-                .contains("Int64")
-        );
+        assert!(strings(&numbers, "c").unwrap_err().to_string().contains("Int64"));
         assert_eq!(counts(&numbers, "c").unwrap().value(0), 1);
         let negative = batch(Arc::new(Int64Array::from(vec![-1])));
         assert!(counts(&negative, "c").is_err());

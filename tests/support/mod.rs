@@ -45,7 +45,9 @@ pub fn run(command: &mut Command) -> Said {
 /// The arguments of a run of the tiny profile.
 pub fn tiny(runs: &Path) -> Vec<String> {
     let text = |path: &Path| path.display().to_string();
-    ["run", &text(&workflow()), "--profile", "tiny", "--runs", &text(runs), "--threads", "2"].map(str::to_owned).to_vec()
+    ["run", &text(&workflow()), "--profile", "tiny", "--runs", &text(runs), "--threads", "2"]
+        .map(str::to_owned)
+        .to_vec()
 }
 
 /// A finished, undisturbed run of the tiny profile, made once for each build of the binary and

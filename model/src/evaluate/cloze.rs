@@ -49,18 +49,11 @@ pub fn parse_cloze(text: &str, path: &Path) -> Result<Vec<ClozeItem>, EvaluateEr
         if line.trim().is_empty() {
             continue;
         }
-        let bad = |problem: String| EvaluateError::Item {
-            path: path.to_path_buf(),
-            line: number + 1,
-            problem,
-        };
+        let bad =
+            |problem: String| EvaluateError::Item { path: path.to_path_buf(), line: number + 1, problem };
         let item: ClozeItem = serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
         if item.choices.len() < 2 || item.answer >= item.choices.len() {
-            return Err(bad(format!(
-                "answer {} of {} choices",
-                item.answer,
-                item.choices.len()
-            )));
+            return Err(bad(format!("answer {} of {} choices", item.answer, item.choices.len())));
         }
         if item.choices.iter().any(|choice| choice.trim().is_empty()) {
             return Err(bad("a choice is empty".to_owned()));
@@ -93,9 +86,8 @@ pub fn cloze(scorer: &mut dyn Scorer, items: &[ClozeItem]) -> Result<ClozeReport
         let mut sequences = Vec::new();
         let mut choice_tokens = Vec::new();
         for item in group {
-            let context: Vec<u32> = std::iter::once(END_OF_TEXT)
-                .chain(scorer.encode(&item.context)?)
-                .collect();
+            let context: Vec<u32> =
+                std::iter::once(END_OF_TEXT).chain(scorer.encode(&item.context)?).collect();
             for choice in &item.choices {
                 let mut choice = scorer.encode(&format!(" {choice}"))?;
                 choice.truncate(longest - 1);
@@ -107,10 +99,7 @@ pub fn cloze(scorer: &mut dyn Scorer, items: &[ClozeItem]) -> Result<ClozeReport
         }
         let losses = scorer.losses(&sequences)?;
         let mut sums = losses.iter().zip(&choice_tokens).map(|(losses, &tokens)| {
-            -losses[losses.len().saturating_sub(tokens)..]
-                .iter()
-                .map(|&loss| f64::from(loss))
-                .sum::<f64>()
+            -losses[losses.len().saturating_sub(tokens)..].iter().map(|&loss| f64::from(loss)).sum::<f64>()
         });
         for item in group {
             let log_probabilities: Vec<f64> = sums.by_ref().take(item.choices.len()).collect();
@@ -126,11 +115,7 @@ pub fn cloze(scorer: &mut dyn Scorer, items: &[ClozeItem]) -> Result<ClozeReport
     let n = items.len();
     let share = |count: usize| count as f64 / n as f64;
     let stderr = |p: f64| {
-        if n > 1 {
-            (p * (1.0 - p) / (n - 1) as f64).sqrt()
-        } else {
-            0.0
-        }
+        if n > 1 { (p * (1.0 - p) / (n - 1) as f64).sqrt() } else { 0.0 }
     };
     Ok(ClozeReport {
         items: n,
@@ -143,8 +128,5 @@ pub fn cloze(scorer: &mut dyn Scorer, items: &[ClozeItem]) -> Result<ClozeReport
 
 /// Index of the largest value; the first of equals.
 fn best(values: &[f64]) -> usize {
-    values.iter().enumerate().fold(
-        0,
-        |best, (i, &value)| if value > values[best] { i } else { best },
-    )
+    values.iter().enumerate().fold(0, |best, (i, &value)| if value > values[best] { i } else { best })
 }

@@ -38,15 +38,14 @@ pub fn perplexity<T: AsRef<str>>(
     let (mut count, mut bytes, mut tokens, mut nats) = (0u64, 0u64, 0u64, 0f64);
     let mut pending: Vec<Vec<u32>> = Vec::new();
     let mut pending_tokens = 0;
-    let mut score =
-        |pending: &mut Vec<Vec<u32>>, scorer: &mut dyn Scorer| -> Result<(), EvaluateError> {
-            for losses in scorer.losses(pending)? {
-                tokens += losses.len() as u64;
-                nats += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
-            }
-            pending.clear();
-            Ok(())
-        };
+    let mut score = |pending: &mut Vec<Vec<u32>>, scorer: &mut dyn Scorer| -> Result<(), EvaluateError> {
+        for losses in scorer.losses(pending)? {
+            tokens += losses.len() as u64;
+            nats += losses.iter().map(|&loss| f64::from(loss)).sum::<f64>();
+        }
+        pending.clear();
+        Ok(())
+    };
     for text in texts {
         let text = text.as_ref();
         let encoded = scorer.encode(text)?;

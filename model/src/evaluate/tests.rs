@@ -16,10 +16,7 @@ impl Scorer for Repeats {
     fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {
         assert!(sequences.iter().all(|s| s.len() <= 8));
         let cost = |pair: &[u32]| if pair[0] == pair[1] { 1.0 } else { 2.0 };
-        Ok(sequences
-            .iter()
-            .map(|s| s.windows(2).map(cost).collect())
-            .collect())
+        Ok(sequences.iter().map(|s| s.windows(2).map(cost).collect()).collect())
     }
 }
 
@@ -44,16 +41,9 @@ fn perplexity_counts_every_token_once_across_windows() {
 #[test]
 fn sums_and_normalised_sums_choose_differently() {
     // " b": 4 nats, 1 character. " bbbb": 7 nats, 4 characters: less likely, but better a character.
-    let items = [
-        item(&["b", "bbbb"], 0),
-        item(&["b", "bbbb"], 1),
-        item(&["b", "bbbb"], 1),
-    ];
+    let items = [item(&["b", "bbbb"], 0), item(&["b", "bbbb"], 1), item(&["b", "bbbb"], 1)];
     let report = cloze(&mut Repeats, &items).unwrap();
-    assert_eq!(
-        (report.items, report.acc, report.acc_norm),
-        (3, 1.0 / 3.0, 2.0 / 3.0)
-    );
+    assert_eq!((report.items, report.acc, report.acc_norm), (3, 1.0 / 3.0, 2.0 / 3.0));
     assert!((report.acc_stderr - (1.0f64 / 9.0).sqrt()).abs() < 1e-12);
 }
 
@@ -71,29 +61,18 @@ fn padding_and_batching_change_no_loss() {
         rms_norm_eps: 1e-5,
     };
     let network = Network::new(config, Cpu).unwrap();
-    let model = LanguageModel {
-        parameters: network.initial_parameters(1),
-        network,
-    };
+    let model = LanguageModel { parameters: network.initial_parameters(1), network };
     let folder = tempfile::tempdir().unwrap();
-    let options = crate::tokenizer::TokenizerOptions {
-        vocab_size: 300,
-        ..Default::default()
-    };
+    let options = crate::tokenizer::TokenizerOptions { vocab_size: 300, ..Default::default() };
     let encoder = crate::tokenizer::train(&options, ["a b"], folder.path()).unwrap();
-    assert!(matches!(
-        ModelScorer::new(&model, &encoder),
-        Err(EvaluateError::Vocabulary { .. })
-    ));
+    assert!(matches!(ModelScorer::new(&model, &encoder), Err(EvaluateError::Vocabulary { .. })));
     let mut scorer = ModelScorer {
         network: &model.network,
         parameters: &model.parameters,
         encoder: &encoder,
         workspace: Workspace::new(model.network.config(), Keep::Nothing),
     };
-    let sequences: Vec<Vec<u32>> = (0..9)
-        .map(|i| (0..=i * 3).map(|t| (t * 7 + i) % 40).collect())
-        .collect();
+    let sequences: Vec<Vec<u32>> = (0..9).map(|i| (0..=i * 3).map(|t| (t * 7 + i) % 40).collect()).collect();
     let together = scorer.losses(&sequences).unwrap();
     for (sequence, losses) in sequences.iter().zip(&together) {
         let alone = scorer.losses(std::slice::from_ref(sequence)).unwrap();
@@ -109,19 +88,10 @@ fn sample_items_are_sound_and_bad_lines_are_named() {
     let items = parse_cloze(SAMPLE_ITEMS, Path::new("cloze_sample.jsonl")).unwrap();
     assert!(items.len() >= 20);
     let answers: std::collections::BTreeSet<usize> = items.iter().map(|item| item.answer).collect();
-    assert!(
-        answers.len() > 1,
-        "the right answer must not always stand first"
-    );
+    assert!(answers.len() > 1, "the right answer must not always stand first");
     let path = Path::new("x.jsonl");
     let message = |text: &str| parse_cloze(text, path).unwrap_err().to_string();
     assert!(message("\n{\"context\": 3}").starts_with("x.jsonl:2:"));
-    assert!(
-        message(r#"{"context": "a", "choices": ["b", "c"], "answer": 2}"#)
-            .contains("answer 2 of 2")
-    );
-    assert!(
-        message(r#"{"context": "a", "choices": ["b", " "], "answer": 0}"#)
-            .contains("choice is empty")
-    );
+    assert!(message(r#"{"context": "a", "choices": ["b", "c"], "answer": 2}"#).contains("answer 2 of 2"));
+    assert!(message(r#"{"context": "a", "choices": ["b", " "], "answer": 0}"#).contains("choice is empty"));
 }

@@ -97,13 +97,9 @@ impl TensorKind {
                 Self::BF16 => out[0] = bf16::from_le_bytes([block[0], block[1]]).to_f32(),
                 Self::Q8_0 => q8_0(block, out),
                 Self::Q4_0 => q4(&block[2..], out, |q| (f32::from(q) - 8.0) * half(block, 0)),
-                Self::Q4_1 => q4(&block[4..], out, |q| {
-                    f32::from(q) * half(block, 0) + half(block, 2)
-                }),
+                Self::Q4_1 => q4(&block[4..], out, |q| f32::from(q) * half(block, 0) + half(block, 2)),
                 Self::Q5_0 => q5(&block[2..], out, |q| (f32::from(q) - 16.0) * half(block, 0)),
-                Self::Q5_1 => q5(&block[4..], out, |q| {
-                    f32::from(q) * half(block, 0) + half(block, 2)
-                }),
+                Self::Q5_1 => q5(&block[4..], out, |q| f32::from(q) * half(block, 0) + half(block, 2)),
                 Self::Q4_K => q4_k(block, out),
                 Self::Q6_K => q6_k(block, out),
             }
@@ -202,10 +198,7 @@ mod tests {
     }
 
     fn bytes_of(values: &[f32]) -> Vec<u8> {
-        values
-            .iter()
-            .flat_map(|&v| f16::from_f32(v).to_le_bytes())
-            .collect()
+        values.iter().flat_map(|&v| f16::from_f32(v).to_le_bytes()).collect()
     }
 
     #[test]
@@ -243,9 +236,8 @@ mod tests {
         // The fifth bit is set for values 0 and 17 only.
         let high = (1u32 | 1 << 17).to_le_bytes();
         let nibbles = (0..16u8).map(|i| i | i << 4);
-        let q: Vec<f32> = (0..32u8)
-            .map(|i| f32::from(i % 16 + if i == 0 || i == 17 { 16 } else { 0 }))
-            .collect();
+        let q: Vec<f32> =
+            (0..32u8).map(|i| f32::from(i % 16 + if i == 0 || i == 17 { 16 } else { 0 })).collect();
         let mut block = bytes_of(&[0.25]);
         block.extend(high);
         block.extend(nibbles.clone());
@@ -299,9 +291,8 @@ mod tests {
             block[192 + i] = scale as u8;
         }
         block[208..].copy_from_slice(&bytes_of(&[0.125]));
-        let expected: Vec<f32> = (0..256)
-            .map(|i| 0.125 * f32::from(scales[i / 16]) * (f32::from(q[i]) - 32.0))
-            .collect();
+        let expected: Vec<f32> =
+            (0..256).map(|i| 0.125 * f32::from(scales[i / 16]) * (f32::from(q[i]) - 32.0)).collect();
         assert_eq!(decode(TensorKind::Q6_K, &block), expected);
     }
 

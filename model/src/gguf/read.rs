@@ -83,27 +83,13 @@ impl GgufFile {
     /// reading the tensors' values is an error here.
     pub fn open(path: impl AsRef<Path>) -> Result<Self, GgufError> {
         let path = path.as_ref().to_path_buf();
-        let open = |source| GgufError::Open {
-            path: path.clone(),
-            source,
-        };
+        let open = |source| GgufError::Open { path: path.clone(), source };
         let file = File::open(&path).map_err(open)?;
         // SAFETY: the map is only read, and lives as long as the returned value.
         let map = unsafe { Mmap::map(&file) }.map_err(open)?;
-        let mut cursor = Cursor {
-            path: &path,
-            bytes: &map,
-            at: 0,
-            items_left: MAX_ITEMS,
-        };
+        let mut cursor = Cursor { path: &path, bytes: &map, at: 0, items_left: MAX_ITEMS };
         let (version, metadata, tensors) = cursor.file()?;
-        Ok(Self {
-            path,
-            map,
-            version,
-            metadata,
-            tensors,
-        })
+        Ok(Self { path, map, version, metadata, tensors })
     }
 
     /// The path it was opened by.
@@ -136,10 +122,8 @@ impl GgufFile {
 
     /// A tensor that must be there.
     pub fn require_tensor(&self, name: &str) -> Result<Tensor<'_>, GgufError> {
-        self.tensor(name).ok_or_else(|| GgufError::MissingTensor {
-            path: self.path.clone(),
-            name: name.into(),
-        })
+        self.tensor(name)
+            .ok_or_else(|| GgufError::MissingTensor { path: self.path.clone(), name: name.into() })
     }
 
     /// A whole number that must be there.
@@ -171,10 +155,7 @@ impl GgufFile {
         let value = self
             .metadata
             .get(key)
-            .ok_or_else(|| GgufError::MissingKey {
-                path: self.path.clone(),
-                key: key.into(),
-            })?;
+            .ok_or_else(|| GgufError::MissingKey { path: self.path.clone(), key: key.into() })?;
         read(value).ok_or_else(|| GgufError::WrongKind {
             path: self.path.clone(),
             key: key.into(),
@@ -205,11 +186,7 @@ impl<'a> Cursor<'a> {
         let offset = self.at as u64;
         let version = self.u32("the version")?;
         if version != 2 && version != 3 {
-            return Err(GgufError::UnsupportedVersion {
-                path: self.path.into(),
-                offset,
-                version,
-            });
+            return Err(GgufError::UnsupportedVersion { path: self.path.into(), offset, version });
         }
         let tensor_count = self.count("tensors", MAX_TENSORS)?;
         let key_count = self.count("metadata keys", MAX_KEYS)?;
@@ -228,10 +205,7 @@ impl<'a> Cursor<'a> {
             Some(value) => value.as_u64().unwrap_or(0),
         };
         if !alignment.is_power_of_two() || alignment > MAX_ALIGNMENT {
-            return Err(GgufError::BadAlignment {
-                path: self.path.into(),
-                alignment,
-            });
+            return Err(GgufError::BadAlignment { path: self.path.into(), alignment });
         }
         let mut rows = Vec::new();
         for _ in 0..tensor_count {
@@ -269,13 +243,7 @@ impl<'a> Cursor<'a> {
             kind: number,
         })?;
         let data_offset = self.u64("a tensor's offset")?;
-        Ok(Row {
-            offset,
-            name,
-            dims,
-            kind,
-            data_offset,
-        })
+        Ok(Row { offset, name, dims, kind, data_offset })
     }
 
     /// Checks a row's size and place against the file.
@@ -285,13 +253,7 @@ impl<'a> Cursor<'a> {
         data_start: u64,
         alignment: u64,
     ) -> Result<(u64, String, TensorInfo), GgufError> {
-        let Row {
-            offset,
-            name,
-            dims,
-            kind,
-            data_offset,
-        } = row;
+        let Row { offset, name, dims, kind, data_offset } = row;
         let path = || self.path.to_path_buf();
         let block = kind.block_values() as u64;
         let values = dims.iter().try_fold(1u64, |n, &dim| n.checked_mul(dim));
@@ -300,29 +262,14 @@ impl<'a> Cursor<'a> {
         let size_bytes = match (size, values) {
             (Some(size), Some(values)) if whole && values > 0 => size,
             _ => {
-                return Err(GgufError::BadDimensions {
-                    path: path(),
-                    offset,
-                    name,
-                    dims,
-                    block,
-                });
+                return Err(GgufError::BadDimensions { path: path(), offset, name, dims, block });
             }
         };
         if data_offset % alignment != 0 {
-            return Err(GgufError::Misaligned {
-                path: path(),
-                offset,
-                name,
-                data_offset,
-                alignment,
-            });
+            return Err(GgufError::Misaligned { path: path(), offset, name, data_offset, alignment });
         }
         let data_bytes = (self.bytes.len() as u64).saturating_sub(data_start);
-        if data_offset
-            .checked_add(size_bytes)
-            .is_none_or(|end| end > data_bytes)
-        {
+        if data_offset.checked_add(size_bytes).is_none_or(|end| end > data_bytes) {
             return Err(GgufError::OutOfFile {
                 path: path(),
                 offset,
@@ -332,12 +279,7 @@ impl<'a> Cursor<'a> {
                 data_bytes,
             });
         }
-        let info = TensorInfo {
-            dims,
-            kind,
-            start_byte: data_start + data_offset,
-            size_bytes,
-        };
+        let info = TensorInfo { dims, kind, start_byte: data_start + data_offset, size_bytes };
         Ok((offset, name, info))
     }
 
@@ -444,11 +386,7 @@ impl<'a> Cursor<'a> {
         let bytes = self.take(length, what)?;
         match std::str::from_utf8(bytes) {
             Ok(text) => Ok(text.to_owned()),
-            Err(_) => Err(GgufError::BadText {
-                path: self.path.into(),
-                offset,
-                what,
-            }),
+            Err(_) => Err(GgufError::BadText { path: self.path.into(), offset, what }),
         }
     }
 
@@ -457,41 +395,19 @@ impl<'a> Cursor<'a> {
     }
 
     fn unknown_kind(&self, offset: u64, key: &str, kind: u32) -> GgufError {
-        GgufError::UnknownValueKind {
-            path: self.path.into(),
-            offset,
-            key: key.into(),
-            kind,
-        }
+        GgufError::UnknownValueKind { path: self.path.into(), offset, key: key.into(), kind }
     }
 
     fn too_many(&self, offset: u64, what: &'static str, count: u64, limit: u64) -> GgufError {
-        GgufError::TooMany {
-            path: self.path.into(),
-            offset,
-            what,
-            count,
-            limit,
-        }
+        GgufError::TooMany { path: self.path.into(), offset, what, count, limit }
     }
 
     fn truncated(&self, offset: u64, what: &'static str, wanted: u64, left: u64) -> GgufError {
-        GgufError::Truncated {
-            path: self.path.into(),
-            offset,
-            what,
-            wanted_bytes: wanted,
-            left_bytes: left,
-        }
+        GgufError::Truncated { path: self.path.into(), offset, what, wanted_bytes: wanted, left_bytes: left }
     }
 
     fn bad_name(&self, offset: u64, what: &'static str, name: String) -> GgufError {
-        GgufError::BadName {
-            path: self.path.into(),
-            offset,
-            what,
-            name,
-        }
+        GgufError::BadName { path: self.path.into(), offset, what, name }
     }
 }
 

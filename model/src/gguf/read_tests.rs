@@ -25,30 +25,12 @@ fn sample() -> Vec<u8> {
         ("a.f64", Value::F64(0.25)),
         ("a.bool", Value::Bool(true)),
         ("a.words", Value::strings(["x", "", "é"])),
-        (
-            "a.numbers",
-            Value::Array(ValueKind::I32, vec![Value::I32(7), Value::I32(-7)]),
-        ),
+        ("a.numbers", Value::Array(ValueKind::I32, vec![Value::I32(7), Value::I32(-7)])),
     ];
     let tensors = [
-        TensorData {
-            name: "plain",
-            dims: &[32, 2],
-            kind: TensorKind::F32,
-            values: &values,
-        },
-        TensorData {
-            name: "small",
-            dims: &[3],
-            kind: TensorKind::F16,
-            values: &values[..3],
-        },
-        TensorData {
-            name: "blocks",
-            dims: &[64],
-            kind: TensorKind::Q8_0,
-            values: &values,
-        },
+        TensorData { name: "plain", dims: &[32, 2], kind: TensorKind::F32, values: &values },
+        TensorData { name: "small", dims: &[3], kind: TensorKind::F16, values: &values[..3] },
+        TensorData { name: "blocks", dims: &[64], kind: TensorKind::Q8_0, values: &values },
     ];
     let mut bytes = Vec::new();
     write_gguf(&mut bytes, &metadata, &tensors).unwrap();
@@ -107,10 +89,7 @@ fn reads_what_was_written() {
     let plain = file.require_tensor("plain").unwrap();
     assert_eq!(plain.info.dims, [32, 2]);
     assert_eq!(plain.to_f32()[63], 63.0);
-    assert_eq!(
-        file.require_tensor("small").unwrap().to_f32(),
-        [0.0, 1.0, 2.0]
-    );
+    assert_eq!(file.require_tensor("small").unwrap().to_f32(), [0.0, 1.0, 2.0]);
     let last = file.require_tensor("blocks").unwrap().to_f32()[63];
     assert!((last - 63.0).abs() < 0.3, "{last}");
 }
@@ -120,18 +99,9 @@ fn says_what_is_missing() {
     let file = open(&sample()).unwrap();
     let error = file.require_u64("b").unwrap_err().to_string();
     assert!(error.contains("lack `b`"), "{error}");
-    assert!(matches!(
-        file.require_u64("a.i32"),
-        Err(GgufError::WrongKind { .. })
-    ));
-    assert!(matches!(
-        file.require_tensor("x"),
-        Err(GgufError::MissingTensor { .. })
-    ));
-    assert!(matches!(
-        GgufFile::open("/no/such.gguf"),
-        Err(GgufError::Open { .. })
-    ));
+    assert!(matches!(file.require_u64("a.i32"), Err(GgufError::WrongKind { .. })));
+    assert!(matches!(file.require_tensor("x"), Err(GgufError::MissingTensor { .. })));
+    assert!(matches!(GgufFile::open("/no/such.gguf"), Err(GgufError::Open { .. })));
 }
 
 #[test]
@@ -139,19 +109,10 @@ fn refuses_bad_headers() {
     assert_error!(b"", GgufError::BadMagic { .. });
     assert_error!(b"GG", GgufError::BadMagic { .. });
     assert_error!(b"PK\x03\x04rest", GgufError::BadMagic { .. });
-    assert_error!(
-        b"GGUF\0\0\0\x03",
-        GgufError::UnsupportedVersion { offset: 4, .. }
-    );
+    assert_error!(b"GGUF\0\0\0\x03", GgufError::UnsupportedVersion { offset: 4, .. });
     assert_error!(b"GGUF\x03\0\0\0\0", GgufError::Truncated { offset: 8, .. });
-    assert_error!(
-        crafted(u64::MAX, 0, &[]),
-        GgufError::TooMany { offset: 8, .. }
-    );
-    assert_error!(
-        crafted(0, 1 << 60, &[]),
-        GgufError::TooMany { offset: 16, .. }
-    );
+    assert_error!(crafted(u64::MAX, 0, &[]), GgufError::TooMany { offset: 8, .. });
+    assert_error!(crafted(0, 1 << 60, &[]), GgufError::TooMany { offset: 16, .. });
 }
 
 #[test]
@@ -159,54 +120,26 @@ fn refuses_bad_metadata() {
     let key = text("k");
     let huge = u64::MAX.to_le_bytes();
     let kind = |n: u32| n.to_le_bytes();
-    assert_error!(
-        crafted(0, 1, &[&huge]),
-        GgufError::TooMany { offset: 24, .. }
-    );
-    assert_error!(
-        crafted(0, 1, &[&9u64.to_le_bytes(), b"k"]),
-        GgufError::Truncated { .. }
-    );
-    assert_error!(
-        crafted(0, 1, &[&1u64.to_le_bytes(), b"\xff", &kind(0), &[1]]),
-        GgufError::BadText { .. }
-    );
-    assert_error!(
-        crafted(0, 1, &[&key, &kind(13)]),
-        GgufError::UnknownValueKind { kind: 13, .. }
-    );
-    assert_error!(
-        crafted(0, 1, &[&key, &kind(7), &[2]]),
-        GgufError::BadBool { found: 2, .. }
-    );
-    assert_error!(
-        crafted(0, 1, &[&key, &kind(8), &(1u64 << 40).to_le_bytes()]),
-        GgufError::TooMany { .. }
-    );
+    assert_error!(crafted(0, 1, &[&huge]), GgufError::TooMany { offset: 24, .. });
+    assert_error!(crafted(0, 1, &[&9u64.to_le_bytes(), b"k"]), GgufError::Truncated { .. });
+    assert_error!(crafted(0, 1, &[&1u64.to_le_bytes(), b"\xff", &kind(0), &[1]]), GgufError::BadText { .. });
+    assert_error!(crafted(0, 1, &[&key, &kind(13)]), GgufError::UnknownValueKind { kind: 13, .. });
+    assert_error!(crafted(0, 1, &[&key, &kind(7), &[2]]), GgufError::BadBool { found: 2, .. });
+    assert_error!(crafted(0, 1, &[&key, &kind(8), &(1u64 << 40).to_le_bytes()]), GgufError::TooMany { .. });
     assert_error!(
         crafted(0, 1, &[&key, &kind(9), &kind(9), &1u64.to_le_bytes()]),
         GgufError::UnknownValueKind { kind: 9, .. }
     );
+    assert_error!(crafted(0, 1, &[&key, &kind(9), &kind(0), &huge]), GgufError::TooMany { .. });
     assert_error!(
-        crafted(0, 1, &[&key, &kind(9), &kind(0), &huge]),
-        GgufError::TooMany { .. }
-    );
-    assert_error!(
-        crafted(
-            0,
-            1,
-            &[&key, &kind(9), &kind(8), &4_000_000u64.to_le_bytes()]
-        ),
+        crafted(0, 1, &[&key, &kind(9), &kind(8), &4_000_000u64.to_le_bytes()]),
         GgufError::Truncated { .. }
     );
     let entry = [&key[..], &kind(0), &[1]].concat();
     assert_error!(crafted(0, 2, &[&entry, &entry]), GgufError::BadName { .. });
     let alignment = |n: u32| [&text("general.alignment")[..], &kind(4), &kind(n)].concat();
     for n in [0, 24, 1 << 20] {
-        assert_error!(
-            crafted(0, 1, &[&alignment(n)]),
-            GgufError::BadAlignment { .. }
-        );
+        assert_error!(crafted(0, 1, &[&alignment(n)]), GgufError::BadAlignment { .. });
     }
     assert!(open(&crafted(0, 1, &[&alignment(64)])).is_ok());
 }
@@ -217,44 +150,20 @@ fn refuses_bad_tensors() {
     assert!(open(&one(row("t", &[4], 0, 0))).is_ok());
     assert_error!(one(row("t", &[1; 5], 0, 0)), GgufError::TooMany { .. });
     assert_error!(one(row("t", &[], 0, 0)), GgufError::BadDimensions { .. });
-    assert_error!(
-        one(row("t", &[4, 0], 0, 0)),
-        GgufError::BadDimensions { .. }
-    );
-    assert_error!(
-        one(row("t", &[1 << 40, 1 << 40], 0, 0)),
-        GgufError::BadDimensions { .. }
-    );
-    assert_error!(
-        one(row("t", &[1 << 62], 0, 0)),
-        GgufError::BadDimensions { .. }
-    );
-    assert_error!(
-        one(row("t", &[31], 8, 0)),
-        GgufError::BadDimensions { block: 32, .. }
-    );
-    assert_error!(
-        one(row("t", &[4], 99, 0)),
-        GgufError::UnknownTensorKind { kind: 99, .. }
-    );
+    assert_error!(one(row("t", &[4, 0], 0, 0)), GgufError::BadDimensions { .. });
+    assert_error!(one(row("t", &[1 << 40, 1 << 40], 0, 0)), GgufError::BadDimensions { .. });
+    assert_error!(one(row("t", &[1 << 62], 0, 0)), GgufError::BadDimensions { .. });
+    assert_error!(one(row("t", &[31], 8, 0)), GgufError::BadDimensions { block: 32, .. });
+    assert_error!(one(row("t", &[4], 99, 0)), GgufError::UnknownTensorKind { kind: 99, .. });
     assert_error!(one(row("t", &[4], 0, 8)), GgufError::Misaligned { .. });
     assert_error!(one(row("t", &[4], 0, 1 << 50)), GgufError::OutOfFile { .. });
-    assert_error!(
-        one(row("t", &[4], 0, u64::MAX - 31)),
-        GgufError::OutOfFile { .. }
-    );
+    assert_error!(one(row("t", &[4], 0, u64::MAX - 31)), GgufError::OutOfFile { .. });
     assert_error!(one(row("t", &[4096], 0, 0)), GgufError::OutOfFile { .. });
     assert_error!(one(row("", &[4], 0, 0)), GgufError::BadName { .. });
     let twice = row("t", &[4], 0, 0);
-    assert_error!(
-        crafted(2, 0, &[&twice, &twice, &[0; 64]]),
-        GgufError::BadName { .. }
-    );
+    assert_error!(crafted(2, 0, &[&twice, &twice, &[0; 64]]), GgufError::BadName { .. });
     let error = open(&one(row("t", &[4096], 0, 0))).unwrap_err().to_string();
-    assert!(
-        error.contains("byte 24") && error.contains("fetch it again"),
-        "{error}"
-    );
+    assert!(error.contains("byte 24") && error.contains("fetch it again"), "{error}");
 }
 
 #[test]

@@ -36,9 +36,7 @@ impl ValueKind {
     /// The kind with this number, if there is one.
     pub fn from_number(number: u32) -> Option<Self> {
         use ValueKind::*;
-        let all = [
-            U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64,
-        ];
+        let all = [U8, I8, U16, I16, U32, I32, F32, Bool, String, Array, U64, I64, F64];
         all.get(number as usize).copied()
     }
 

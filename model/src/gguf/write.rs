@@ -30,11 +30,7 @@ pub enum EncodeError {
     Kind { kind: TensorKind },
     /// The number of values is no whole number of blocks.
     #[error("{count} values are no whole number of blocks of {block} for {kind:?}")]
-    Blocks {
-        kind: TensorKind,
-        count: usize,
-        block: usize,
-    },
+    Blocks { kind: TensorKind, count: usize, block: usize },
 }
 
 /// Encodes values in blocks of `kind` (rounding to nearest).
@@ -59,9 +55,7 @@ pub fn encode(kind: TensorKind, values: &[f32]) -> Result<Vec<u8>, EncodeError> 
             }
             TensorKind::Q4_0 => {
                 // The value of largest magnitude becomes -8, the only end with that magnitude.
-                let peak = values
-                    .iter()
-                    .fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
+                let peak = values.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
                 let scale = peak / -8.0;
                 let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
                 out.extend(f16::from_f32(scale).to_le_bytes());
@@ -86,11 +80,7 @@ pub fn encode(kind: TensorKind, values: &[f32]) -> Result<Vec<u8>, EncodeError> 
 fn nibbles(out: &mut Vec<u8>, values: &[f32], level: impl Fn(f32) -> f32) {
     let level = |v: f32| (level(v) as u8).min(15);
     let (low, high) = values.split_at(16);
-    out.extend(
-        low.iter()
-            .zip(high)
-            .map(|(&l, &h)| level(l) | level(h) << 4),
-    );
+    out.extend(low.iter().zip(high).map(|(&l, &h)| level(l) | level(h) << 4));
 }
 
 /// Writes a GGUF file. `tensors` keep their order. An [`EncodeError`] comes back as an
@@ -184,9 +174,7 @@ mod tests {
 
     #[test]
     fn round_trips_stay_within_half_a_step() {
-        let values: Vec<f32> = (0..64)
-            .map(|i| ((i * 37 % 64) as f32 - 20.0) / 10.0)
-            .collect();
+        let values: Vec<f32> = (0..64).map(|i| ((i * 37 % 64) as f32 - 20.0) / 10.0).collect();
         assert_eq!(error_of(TensorKind::F32, &values), 0.0);
         assert!(error_of(TensorKind::F16, &values) < 2e-3);
         assert!(error_of(TensorKind::Q8_0, &values) < 4.3 / 127.0 / 2.0 + 2e-3);
@@ -196,20 +184,9 @@ mod tests {
 
     #[test]
     fn refuses_what_it_cannot_write() {
-        assert!(matches!(
-            encode(TensorKind::Q6_K, &[0.0; 256]),
-            Err(EncodeError::Kind { .. })
-        ));
-        assert!(matches!(
-            encode(TensorKind::Q8_0, &[0.0; 33]),
-            Err(EncodeError::Blocks { .. })
-        ));
-        let tensor = TensorData {
-            name: "t",
-            dims: &[3],
-            kind: TensorKind::F32,
-            values: &[1.0, 2.0],
-        };
+        assert!(matches!(encode(TensorKind::Q6_K, &[0.0; 256]), Err(EncodeError::Kind { .. })));
+        assert!(matches!(encode(TensorKind::Q8_0, &[0.0; 33]), Err(EncodeError::Blocks { .. })));
+        let tensor = TensorData { name: "t", dims: &[3], kind: TensorKind::F32, values: &[1.0, 2.0] };
         let error = write_gguf(&mut Vec::new(), &[], &[tensor]).unwrap_err();
         assert!(error.to_string().contains("do not fill"), "{error}");
     }

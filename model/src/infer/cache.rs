@@ -55,9 +55,7 @@ impl KvCache {
         let page = Arc::make_mut(&mut self.pages[position / PAGE_TOKENS]);
         let layer_values = config.kv_heads * 2 * side(config);
         let layer = &mut page[layer * layer_values..][..layer_values];
-        let heads = keys
-            .chunks_exact(head_dim)
-            .zip(values.chunks_exact(head_dim));
+        let heads = keys.chunks_exact(head_dim).zip(values.chunks_exact(head_dim));
         for (head, (keys, values)) in layer.chunks_exact_mut(2 * side(config)).zip(heads) {
             let (key_side, value_side) = head.split_at_mut(side(config));
             for (dim, &key) in keys.iter().enumerate() {
@@ -78,8 +76,6 @@ impl KvCache {
         head: usize,
     ) -> impl Iterator<Item = (&'a [u16], &'a [u16])> {
         let start = (layer * config.kv_heads + head) * 2 * side(config);
-        self.pages
-            .iter()
-            .map(move |page| page[start..start + 2 * side(config)].split_at(side(config)))
+        self.pages.iter().map(move |page| page[start..start + 2 * side(config)].split_at(side(config)))
     }
 }

@@ -52,8 +52,7 @@ impl LlamaConfig {
             true => Ok(value as usize),
             false => Err(refuse(key, value.to_string(), format!("1 to {most}"))),
         };
-        let number =
-            |key: &str, most: u64| within(key, file.require_u64(&format!("llama.{key}"))?, most);
+        let number = |key: &str, most: u64| within(key, file.require_u64(&format!("llama.{key}"))?, most);
         let number_or = |key: &str, default: usize, most: u64| match file
             .metadata()
             .contains_key(&format!("llama.{key}"))
@@ -70,34 +69,19 @@ impl LlamaConfig {
         let value_dim = number_or("attention.value_length", head_dim, 256)?;
         let rope_dim = number_or("rope.dimension_count", head_dim, 256)?;
         let context_tokens = number("context_length", 1 << 24)?;
-        let vocab_size = file.require_tensor("token_embd.weight")?.info.dims[..]
-            .get(1)
-            .copied()
-            .unwrap_or(0);
+        let vocab_size = file.require_tensor("token_embd.weight")?.info.dims[..].get(1).copied().unwrap_or(0);
         let vocab_size = within("vocab_size", vocab_size, 1 << 22)?;
         if !head_dim.is_multiple_of(LANES) || value_dim != head_dim {
             let allowed = format!("a multiple of {LANES}, equal to the value length");
-            return Err(refuse(
-                "attention.key_length",
-                head_dim.to_string(),
-                allowed,
-            ));
+            return Err(refuse("attention.key_length", head_dim.to_string(), allowed));
         }
         if !heads.is_multiple_of(kv_heads) {
             let allowed = format!("a divisor of the {heads} query heads");
-            return Err(refuse(
-                "attention.head_count_kv",
-                kv_heads.to_string(),
-                allowed,
-            ));
+            return Err(refuse("attention.head_count_kv", kv_heads.to_string(), allowed));
         }
         if !rope_dim.is_multiple_of(2) || rope_dim > head_dim {
             let allowed = format!("even and at most {head_dim}");
-            return Err(refuse(
-                "rope.dimension_count",
-                rope_dim.to_string(),
-                allowed,
-            ));
+            return Err(refuse("rope.dimension_count", rope_dim.to_string(), allowed));
         }
         let norm_epsilon = file.require_f64("llama.attention.layer_norm_rms_epsilon")?;
         if !(norm_epsilon > 0.0 && norm_epsilon < 1.0) {

@@ -35,12 +35,7 @@ pub struct EngineOptions {
 
 impl Default for EngineOptions {
     fn default() -> Self {
-        Self {
-            max_sequences: 32,
-            cache_tokens: 48_000,
-            prefill_tokens: 128,
-            threads: 0,
-        }
+        Self { max_sequences: 32, cache_tokens: 48_000, prefill_tokens: 128, threads: 0 }
     }
 }
 
@@ -61,12 +56,7 @@ pub struct SamplingOptions {
 
 impl Default for SamplingOptions {
     fn default() -> Self {
-        Self {
-            temperature: 0.6,
-            top_p: 0.95,
-            top_k: 50,
-            repetition_penalty: 1.2,
-        }
+        Self { temperature: 0.6, top_p: 0.95, top_k: 50, repetition_penalty: 1.2 }
     }
 }
 
@@ -180,9 +170,7 @@ impl Engine {
                 return Err(bad(field, value, "at least 1"));
             }
         }
-        let threads = |error: &dyn std::fmt::Display| GenerateError::Threads {
-            reason: error.to_string(),
-        };
+        let threads = |error: &dyn std::fmt::Display| GenerateError::Threads { reason: error.to_string() };
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(options.threads)
             .thread_name(|index| format!("infer-{index}"))
@@ -201,11 +189,7 @@ impl Engine {
             .name("infer".into())
             .spawn(move || pool.install(|| scheduler.run()))
             .map_err(|error| threads(&error))?;
-        Ok(Self {
-            model,
-            jobs: Some(jobs),
-            thread: Some(thread),
-        })
+        Ok(Self { model, jobs: Some(jobs), thread: Some(thread) })
     }
 
     /// The model that answers.
@@ -216,10 +200,7 @@ impl Engine {
     /// Asks for an answer. The request is queued by this call, not by the first poll; dropping
     /// the future frees its place before the next step. The answer depends on the request and the
     /// model only.
-    pub fn generate(
-        &self,
-        request: GenerateRequest,
-    ) -> impl Future<Output = Answer> + Send + use<> {
+    pub fn generate(&self, request: GenerateRequest) -> impl Future<Output = Answer> + Send + use<> {
         let (reply, answer) = oneshot::channel();
         if let Some(jobs) = &self.jobs {
             // When the thread is gone the reply is dropped here, which the future reports.
@@ -240,11 +221,7 @@ impl Drop for Engine {
 }
 
 fn bad(field: &'static str, value: impl ToString, allowed: &'static str) -> GenerateError {
-    GenerateError::BadOption {
-        field,
-        value: value.to_string(),
-        allowed,
-    }
+    GenerateError::BadOption { field, value: value.to_string(), allowed }
 }
 
 /// A request that has been checked and tokenised.
@@ -346,10 +323,8 @@ impl Scheduler {
                     Err(std::sync::mpsc::TryRecvError::Disconnected) => return,
                 }
             }
-            self.waiting
-                .retain(|sequence| !sequence.reply.is_canceled());
-            self.running
-                .retain(|sequence| !sequence.reply.is_canceled());
+            self.waiting.retain(|sequence| !sequence.reply.is_canceled());
+            self.running.retain(|sequence| !sequence.reply.is_canceled());
             self.admit();
             if !self.running.is_empty() {
                 self.step();
@@ -385,18 +360,8 @@ impl Scheduler {
         let sampling = &request.sampling;
         let numbers = [
             ("temperature", sampling.temperature, 0.0..=100.0, "0 to 100"),
-            (
-                "top_p",
-                sampling.top_p,
-                f32::MIN_POSITIVE..=1.0,
-                "above 0 and at most 1",
-            ),
-            (
-                "repetition_penalty",
-                sampling.repetition_penalty,
-                0.01..=100.0,
-                "0.01 to 100",
-            ),
+            ("top_p", sampling.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
+            ("repetition_penalty", sampling.repetition_penalty, 0.01..=100.0, "0.01 to 100"),
         ];
         for (field, value, range, allowed) in numbers {
             if !range.contains(&value) {
@@ -414,9 +379,9 @@ impl Scheduler {
         }
         let tokenizer = self.model.tokenizer();
         let tokens = match &request.prompt {
-            Prompt::Messages(messages) => tokenizer
-                .encode_chat(messages)
-                .ok_or(GenerateError::NotAChatModel)?,
+            Prompt::Messages(messages) => {
+                tokenizer.encode_chat(messages).ok_or(GenerateError::NotAChatModel)?
+            }
             Prompt::Text(text) => tokenizer.encode(text),
             Prompt::Tokens(tokens) => tokens.clone(),
         };
@@ -429,10 +394,7 @@ impl Scheduler {
         }
         let context_tokens = self.model.max_context_tokens();
         if tokens.len() >= context_tokens {
-            return Err(GenerateError::PromptTooLong {
-                prompt_tokens: tokens.len(),
-                context_tokens,
-            });
+            return Err(GenerateError::PromptTooLong { prompt_tokens: tokens.len(), context_tokens });
         }
         let most_new = request.max_new_tokens.min(context_tokens - tokens.len());
         let needed_tokens = (tokens.len() + most_new).next_multiple_of(PAGE_TOKENS);
@@ -501,10 +463,7 @@ impl Scheduler {
             .zip(&plan)
             .filter_map(|(sequence, plan)| draws(plan).then_some(sequence))
             .collect();
-        let logits: Vec<&mut [f32]> = self
-            .work
-            .logits_mut(self.model.config().vocab_size)
-            .collect();
+        let logits: Vec<&mut [f32]> = self.work.logits_mut(self.model.config().vocab_size).collect();
         let model = &self.model;
         let answers: Vec<Option<Answer>> = drawing
             .into_par_iter()

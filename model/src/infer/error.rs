@@ -12,28 +12,16 @@ pub enum LoadModelError {
     #[error(transparent)]
     Gguf(#[from] GgufError),
     /// The model is not a Llama.
-    #[error(
-        "{path}: the architecture is `{found}`; only `llama` models (SmolLM, SmolLM2) run here"
-    )]
+    #[error("{path}: the architecture is `{found}`; only `llama` models (SmolLM, SmolLM2) run here")]
     Architecture { path: PathBuf, found: String },
     /// A setting of the model is out of range or asks for something that is not built.
     #[error("{path}: `{key}` is {value}, but must be {allowed}; the model cannot run here")]
-    Setting {
-        path: PathBuf,
-        key: String,
-        value: String,
-        allowed: String,
-    },
+    Setting { path: PathBuf, key: String, value: String, allowed: String },
     /// A tensor has another shape than the settings demand.
     #[error(
         "{path}: tensor `{name}` has dimensions {found:?}, but the settings demand {expected:?}; the file is damaged, fetch it again"
     )]
-    Shape {
-        path: PathBuf,
-        name: String,
-        expected: Vec<u64>,
-        found: Vec<u64>,
-    },
+    Shape { path: PathBuf, name: String, expected: Vec<u64>, found: Vec<u64> },
     /// The file holds a tensor that the forward pass would ignore, so its results would be wrong.
     #[error("{path}: tensor `{name}` is not part of a SmolLM model; the model cannot run here")]
     UnknownTensor { path: PathBuf, name: String },
@@ -48,11 +36,7 @@ pub enum LoadModelError {
 pub enum GenerateError {
     /// A field of the request is out of range.
     #[error("{field} is {value}, but must be {allowed}")]
-    BadOption {
-        field: &'static str,
-        value: String,
-        allowed: &'static str,
-    },
+    BadOption { field: &'static str, value: String, allowed: &'static str },
     /// The request has no prompt.
     #[error("the prompt is empty; give at least one token")]
     EmptyPrompt,
@@ -63,18 +47,12 @@ pub enum GenerateError {
     #[error(
         "the prompt has {prompt_tokens} tokens and the context {context_tokens}; shorten the prompt or raise max_context_tokens"
     )]
-    PromptTooLong {
-        prompt_tokens: usize,
-        context_tokens: usize,
-    },
+    PromptTooLong { prompt_tokens: usize, context_tokens: usize },
     /// The request can never fit into the cache.
     #[error(
         "prompt and answer may take {needed_tokens} tokens of cache, which has {budget_tokens}; lower max_new_tokens or raise cache_tokens"
     )]
-    OverBudget {
-        needed_tokens: usize,
-        budget_tokens: usize,
-    },
+    OverBudget { needed_tokens: usize, budget_tokens: usize },
     /// The model has no chat markers.
     #[error("the model's vocabulary has no <|im_start|> and <|im_end|>; give a plain prompt")]
     NotAChatModel,
@@ -103,8 +81,5 @@ pub enum ScoreError {
     #[error(
         "the text has {tokens} tokens and the context {context_tokens}; shorten it or raise max_context_tokens"
     )]
-    TooLong {
-        tokens: usize,
-        context_tokens: usize,
-    },
+    TooLong { tokens: usize, context_tokens: usize },
 }

@@ -4,9 +4,7 @@ use rayon::prelude::*;
 
 use super::Model;
 use super::cache::{KvCache, PAGE_TOKENS};
-use super::kernels::{
-    LANES, QUERIES, add_assign, f16_chain, rms_norm, rope, softmax_unscaled, swiglu,
-};
+use super::kernels::{LANES, QUERIES, add_assign, f16_chain, rms_norm, rope, softmax_unscaled, swiglu};
 use super::packed::{Shared, Tiles, multiply};
 
 /// For which tokens of a span logits are needed.
@@ -40,9 +38,7 @@ impl Workspace {
     /// Logits of the wanted tokens in order, one slice of the vocabulary's size each.
     pub(crate) fn logits_mut(&mut self, vocab_size: usize) -> impl Iterator<Item = &mut [f32]> {
         let stride = self.logits_stride.max(1);
-        self.logits
-            .chunks_exact_mut(stride)
-            .map(move |row| &mut row[..vocab_size])
+        self.logits.chunks_exact_mut(stride).map(move |row| &mut row[..vocab_size])
     }
 }
 
@@ -100,15 +96,7 @@ impl Model {
             }
         }
         let rows = positions.len();
-        let Workspace {
-            tiles,
-            hidden,
-            normed,
-            projected,
-            attended,
-            logits,
-            logits_stride,
-        } = work;
+        let Workspace { tiles, hidden, normed, projected, attended, logits, logits_stride } = work;
         hidden.resize(rows * width, 0.0);
         normed.resize(rows * width, 0.0);
         let tokens = spans.iter().flat_map(|span| span.tokens);
@@ -123,12 +111,7 @@ impl Model {
             };
             norm(&layer.attention_norm, hidden, normed);
             tiles.fill(normed, width);
-            let stride = multiply(
-                isa,
-                tiles,
-                &[&layer.query, &layer.key, &layer.value],
-                projected,
-            );
+            let stride = multiply(isa, tiles, &[&layer.query, &layer.key, &layer.value], projected);
             self.rotate(&positions, projected, stride);
             let key_at = layer.query.padded_outputs();
             let value_at = key_at + layer.key.padded_outputs();
@@ -136,9 +119,7 @@ impl Model {
             self.attend(index, spans, &groups, projected, stride, attended);
             tiles.fill(attended, config.heads * config.head_dim);
             let stride = multiply(isa, tiles, &[&layer.output], projected);
-            for_rows(projected, stride, hidden, width, |_, x, out| {
-                add_assign(isa, out, x)
-            });
+            for_rows(projected, stride, hidden, width, |_, x, out| add_assign(isa, out, x));
 
             norm(&layer.feed_norm, hidden, normed);
             tiles.fill(normed, width);
@@ -146,18 +127,11 @@ impl Model {
             let wide = config.intermediate;
             attended.resize(rows * wide, 0.0);
             for_rows(projected, stride, attended, wide, |_, x, out| {
-                swiglu(
-                    isa,
-                    &x[..wide],
-                    &x[layer.gate.padded_outputs()..][..wide],
-                    out,
-                );
+                swiglu(isa, &x[..wide], &x[layer.gate.padded_outputs()..][..wide], out);
             });
             tiles.fill(attended, wide);
             let stride = multiply(isa, tiles, &[&layer.down], projected);
-            for_rows(projected, stride, hidden, width, |_, x, out| {
-                add_assign(isa, out, x)
-            });
+            for_rows(projected, stride, hidden, width, |_, x, out| add_assign(isa, out, x));
         }
         normed.resize(wanted.len() * width, 0.0);
         for (out, &row) in normed.chunks_exact_mut(width).zip(&wanted) {
@@ -176,21 +150,17 @@ impl Model {
         let queries = config.heads * config.head_dim;
         let key_at = self.layers[0].query.padded_outputs();
         let half = config.rope_dim / 2;
-        projected
-            .par_chunks_mut(stride)
-            .zip(positions)
-            .with_min_len(8)
-            .for_each(|(row, position)| {
-                let angles = &self.rope[position * half..][..half];
-                for head in row[..queries].chunks_exact_mut(config.head_dim) {
-                    rope(self.isa, head, angles);
-                    head.iter_mut().for_each(|x| *x *= scale);
-                }
-                let keys = &mut row[key_at..][..config.kv_heads * config.head_dim];
-                for head in keys.chunks_exact_mut(config.head_dim) {
-                    rope(self.isa, head, angles);
-                }
-            });
+        projected.par_chunks_mut(stride).zip(positions).with_min_len(8).for_each(|(row, position)| {
+            let angles = &self.rope[position * half..][..half];
+            for head in row[..queries].chunks_exact_mut(config.head_dim) {
+                rope(self.isa, head, angles);
+                head.iter_mut().for_each(|x| *x *= scale);
+            }
+            let keys = &mut row[key_at..][..config.kv_heads * config.head_dim];
+            for head in keys.chunks_exact_mut(config.head_dim) {
+                rope(self.isa, head, angles);
+            }
+        });
     }
 
     /// Writes the keys and values of one layer into the caches.
@@ -214,8 +184,7 @@ impl Model {
             let start = span.cache.tokens() - span.tokens.len();
             for (offset, row) in rows.chunks_exact(stride).enumerate() {
                 let (keys, values) = (&row[key_at..][..pairs], &row[value_at..][..pairs]);
-                span.cache
-                    .write(&self.config, layer, start + offset, keys, values);
+                span.cache.write(&self.config, layer, start + offset, keys, values);
             }
         });
     }
@@ -236,33 +205,31 @@ impl Model {
         let shared = Shared::new(attended);
         let reps = config.heads / config.kv_heads;
         let tasks = groups.len() * config.kv_heads;
-        (0..tasks)
-            .into_par_iter()
-            .for_each_init(Room::default, |room, task| {
-                let group = &groups[task / config.kv_heads];
-                let kv_head = task % config.kv_heads;
-                let cache = &*spans[group.span].cache;
-                // More than `QUERIES` heads on one key-value head: some at a time (then `rows` is 1).
-                for first in (0..reps).step_by(QUERIES) {
-                    let count = QUERIES.min(reps - first);
-                    let head = kv_head * reps + first;
-                    room.queries.clear();
-                    for row in group.first_row..group.first_row + group.rows {
-                        let heads = &projected[row * stride + head * config.head_dim..];
-                        room.queries.extend(&heads[..count * config.head_dim]);
-                    }
-                    self.attend_group(layer, kv_head, cache, group.position, count, room);
-                    for (query, out) in room.outputs.chunks_exact(config.head_dim).enumerate() {
-                        let row = group.first_row + query / count;
-                        let at = row * width + (head + query % count) * config.head_dim;
-                        // SAFETY: each query has its own place in `attended`.
-                        unsafe {
-                            let place = shared.at(at);
-                            std::ptr::copy_nonoverlapping(out.as_ptr(), place, out.len());
-                        }
+        (0..tasks).into_par_iter().for_each_init(Room::default, |room, task| {
+            let group = &groups[task / config.kv_heads];
+            let kv_head = task % config.kv_heads;
+            let cache = &*spans[group.span].cache;
+            // More than `QUERIES` heads on one key-value head: some at a time (then `rows` is 1).
+            for first in (0..reps).step_by(QUERIES) {
+                let count = QUERIES.min(reps - first);
+                let head = kv_head * reps + first;
+                room.queries.clear();
+                for row in group.first_row..group.first_row + group.rows {
+                    let heads = &projected[row * stride + head * config.head_dim..];
+                    room.queries.extend(&heads[..count * config.head_dim]);
+                }
+                self.attend_group(layer, kv_head, cache, group.position, count, room);
+                for (query, out) in room.outputs.chunks_exact(config.head_dim).enumerate() {
+                    let row = group.first_row + query / count;
+                    let at = row * width + (head + query % count) * config.head_dim;
+                    // SAFETY: each query has its own place in `attended`.
+                    unsafe {
+                        let place = shared.at(at);
+                        std::ptr::copy_nonoverlapping(out.as_ptr(), place, out.len());
                     }
                 }
-            });
+            }
+        });
     }
 
     /// Attention of `room.queries`, `[rows][heads][head_dim]`, row `r` looking at the tokens up to
@@ -282,21 +249,9 @@ impl Model {
         let pages = seen(count - 1).div_ceil(PAGE_TOKENS);
         let length = pages * PAGE_TOKENS;
         room.scores.resize(count * length, 0.0);
-        for (page, (keys, _)) in cache
-            .pages(&self.config, layer, kv_head)
-            .take(pages)
-            .enumerate()
-        {
+        for (page, (keys, _)) in cache.pages(&self.config, layer, kv_head).take(pages).enumerate() {
             let mut sums = [[0.0; LANES]; QUERIES];
-            f16_chain(
-                isa,
-                dim,
-                &room.queries,
-                dim,
-                keys,
-                LANES,
-                &mut sums[..count],
-            );
+            f16_chain(isa, dim, &room.queries, dim, keys, LANES, &mut sums[..count]);
             for (scores, sums) in room.scores.chunks_exact_mut(length).zip(&sums) {
                 scores[page * PAGE_TOKENS..][..PAGE_TOKENS].copy_from_slice(sums);
             }
@@ -310,11 +265,7 @@ impl Model {
         room.sums.clear();
         room.sums.resize(dim / LANES * count, [0.0; LANES]);
         let common = seen(0);
-        for (page, (_, values)) in cache
-            .pages(&self.config, layer, kv_head)
-            .take(pages)
-            .enumerate()
-        {
+        for (page, (_, values)) in cache.pages(&self.config, layer, kv_head).take(pages).enumerate() {
             let start = page * PAGE_TOKENS;
             let together = common.saturating_sub(start).min(PAGE_TOKENS);
             for (block, sums) in room.sums.chunks_exact_mut(count).enumerate() {

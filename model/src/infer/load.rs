@@ -22,9 +22,7 @@ pub struct ModelOptions {
 
 impl Default for ModelOptions {
     fn default() -> Self {
-        Self {
-            max_context_tokens: 8_192,
-        }
+        Self { max_context_tokens: 8_192 }
     }
 }
 
@@ -58,10 +56,7 @@ pub struct Model {
 
 impl std::fmt::Debug for Model {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Model")
-            .field("config", &self.config)
-            .field("isa", &self.isa)
-            .finish_non_exhaustive()
+        f.debug_struct("Model").field("config", &self.config).field("isa", &self.isa).finish_non_exhaustive()
     }
 }
 
@@ -75,15 +70,9 @@ impl Model {
     pub fn from_gguf(file: &GgufFile, options: &ModelOptions) -> Result<Self, LoadModelError> {
         let config = LlamaConfig::from_gguf(file)?;
         let tokenizer = ChatTokenizer::from_gguf(file, config.vocab_size)?;
-        let mut tensors = Tensors {
-            file,
-            seen: BTreeSet::new(),
-        };
+        let mut tensors = Tensors { file, seen: BTreeSet::new() };
         let (hidden, wide) = (config.hidden, config.intermediate);
-        let (queries, pairs) = (
-            config.heads * config.head_dim,
-            config.kv_heads * config.head_dim,
-        );
+        let (queries, pairs) = (config.heads * config.head_dim, config.kv_heads * config.head_dim);
         let embedding = tensors.matrix("token_embd.weight", hidden, config.vocab_size)?;
         let mut layers = Vec::new();
         for index in 0..config.layers {
@@ -182,12 +171,7 @@ impl<'a> Tensors<'a> {
         Ok(tensor)
     }
 
-    fn matrix(
-        &mut self,
-        name: &str,
-        inputs: usize,
-        outputs: usize,
-    ) -> Result<PackedMatrix, LoadModelError> {
+    fn matrix(&mut self, name: &str, inputs: usize, outputs: usize) -> Result<PackedMatrix, LoadModelError> {
         Ok(PackedMatrix::new(self.take(name, &[inputs, outputs])?))
     }
 
@@ -197,17 +181,11 @@ impl<'a> Tensors<'a> {
 
     /// Fails when the file holds a tensor (a bias, say) that was not asked for.
     fn finish(self) -> Result<(), LoadModelError> {
-        match self
-            .file
-            .tensors()
-            .keys()
-            .find(|name| !self.seen.contains(*name))
-        {
+        match self.file.tensors().keys().find(|name| !self.seen.contains(*name)) {
             None => Ok(()),
-            Some(name) => Err(LoadModelError::UnknownTensor {
-                path: self.file.path().into(),
-                name: name.clone(),
-            }),
+            Some(name) => {
+                Err(LoadModelError::UnknownTensor { path: self.file.path().into(), name: name.clone() })
+            }
         }
     }
 }

@@ -33,9 +33,7 @@ mod tests;
 mod tokenizer;
 
 pub use config::LlamaConfig;
-pub use engine::{
-    Engine, EngineOptions, FinishReason, GenerateRequest, Generation, Prompt, SamplingOptions,
-};
+pub use engine::{Engine, EngineOptions, FinishReason, GenerateRequest, Generation, Prompt, SamplingOptions};
 pub use error::{GenerateError, LoadModelError, ScoreError};
 pub use load::{Model, ModelOptions};
 pub use tokenizer::{ChatTokenizer, Message, Role};

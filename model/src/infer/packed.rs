@@ -45,11 +45,7 @@ impl PackedMatrix {
             _ => None,
         };
         let storage = storage.unwrap_or_else(|| pack_f32(tensor, inputs));
-        Self {
-            inputs,
-            outputs,
-            storage,
-        }
+        Self { inputs, outputs, storage }
     }
 
     /// Outputs, rounded up to whole panels.
@@ -123,12 +119,7 @@ impl PackedMatrix {
 type Put = fn(block: &[u8], column: usize, packed: &mut [u8]) -> bool;
 
 /// None when a block was refused.
-fn pack_blocks(
-    tensor: Tensor<'_>,
-    inputs: usize,
-    packed_bytes: usize,
-    put: Put,
-) -> Option<Vec<u8>> {
+fn pack_blocks(tensor: Tensor<'_>, inputs: usize, packed_bytes: usize, put: Put) -> Option<Vec<u8>> {
     let blocks = inputs / BLOCK;
     let row_bytes = blocks * tensor.info.kind.block_bytes();
     let panels = (tensor.len() / inputs).div_ceil(PANEL);
@@ -137,14 +128,11 @@ fn pack_blocks(
         .par_chunks_mut(blocks * packed_bytes)
         .zip(tensor.bytes.par_chunks(PANEL * row_bytes))
         .all(|(panel, rows)| {
-            rows.chunks_exact(row_bytes)
-                .enumerate()
-                .all(|(column, row)| {
-                    let from = row.chunks_exact(tensor.info.kind.block_bytes());
-                    let to = panel.chunks_exact_mut(packed_bytes);
-                    from.zip(to)
-                        .fold(true, |ok, (from, to)| put(from, column, to) && ok)
-                })
+            rows.chunks_exact(row_bytes).enumerate().all(|(column, row)| {
+                let from = row.chunks_exact(tensor.info.kind.block_bytes());
+                let to = panel.chunks_exact_mut(packed_bytes);
+                from.zip(to).fold(true, |ok, (from, to)| put(from, column, to) && ok)
+            })
         });
     whole.then_some(packed)
 }
@@ -187,20 +175,17 @@ fn pack_f32(tensor: Tensor<'_>, inputs: usize) -> Storage {
     let row_bytes = inputs / kind.block_values() * kind.block_bytes();
     let panels = (tensor.len() / inputs).div_ceil(PANEL);
     let mut packed = vec![0.0; panels * inputs * PANEL];
-    packed
-        .par_chunks_mut(inputs * PANEL)
-        .zip(tensor.bytes.par_chunks(PANEL * row_bytes))
-        .for_each_init(
-            || vec![0.0; inputs],
-            |values, (panel, rows)| {
-                for (column, row) in rows.chunks_exact(row_bytes).enumerate() {
-                    kind.dequantize(row, values);
-                    for (k, &value) in values.iter().enumerate() {
-                        panel[k * PANEL + column] = value;
-                    }
+    packed.par_chunks_mut(inputs * PANEL).zip(tensor.bytes.par_chunks(PANEL * row_bytes)).for_each_init(
+        || vec![0.0; inputs],
+        |values, (panel, rows)| {
+            for (column, row) in rows.chunks_exact(row_bytes).enumerate() {
+                kind.dequantize(row, values);
+                for (k, &value) in values.iter().enumerate() {
+                    panel[k * PANEL + column] = value;
                 }
-            },
-        );
+            }
+        },
+    );
     Storage::F32(packed)
 }
 
@@ -222,15 +207,10 @@ fn halves(bytes: &[u8]) -> [f32; PANEL] {
 fn unpack_q4_body(packed: &[u8], out: &mut [f32]) {
     let blocks = packed.chunks_exact(Q4_BYTES);
     for (block, out) in blocks.zip(out.chunks_exact_mut(BLOCK * PANEL)) {
-        let (scales, minima) = (
-            halves(&block[..2 * PANEL]),
-            halves(&block[2 * PANEL..4 * PANEL]),
-        );
+        let (scales, minima) = (halves(&block[..2 * PANEL]), halves(&block[2 * PANEL..4 * PANEL]));
         let (low, high) = out.split_at_mut(BLOCK / 2 * PANEL);
         let rows = block[4 * PANEL..].chunks_exact(PANEL);
-        let outs = low
-            .chunks_exact_mut(PANEL)
-            .zip(high.chunks_exact_mut(PANEL));
+        let outs = low.chunks_exact_mut(PANEL).zip(high.chunks_exact_mut(PANEL));
         for (bytes, (low, high)) in rows.zip(outs) {
             for column in 0..PANEL {
                 let byte = i32::from(bytes[column]);
@@ -278,17 +258,14 @@ impl Tiles {
         self.rows = x.len() / inputs;
         self.inputs = inputs;
         self.values.resize(x.len(), 0.0);
-        self.values
-            .par_chunks_mut(TILE * inputs)
-            .zip(x.par_chunks(TILE * inputs))
-            .for_each(|(tile, x)| {
-                let rows = x.len() / inputs;
-                for (row, x) in x.chunks_exact(inputs).enumerate() {
-                    for (&x, tile) in x.iter().zip(tile[row..].iter_mut().step_by(rows)) {
-                        *tile = x;
-                    }
+        self.values.par_chunks_mut(TILE * inputs).zip(x.par_chunks(TILE * inputs)).for_each(|(tile, x)| {
+            let rows = x.len() / inputs;
+            for (row, x) in x.chunks_exact(inputs).enumerate() {
+                for (&x, tile) in x.iter().zip(tile[row..].iter_mut().step_by(rows)) {
+                    *tile = x;
                 }
-            });
+            }
+        });
     }
 }
 
@@ -317,12 +294,7 @@ impl Shared {
 /// Multiplies the activations with several matrices of the same inputs at once. Row `r` of `out`
 /// (its length is resized here) begins at `r * stride`; matrix `m` fills the columns that follow
 /// those of matrix `m − 1`, each padded to whole panels. Returns the stride.
-pub(crate) fn multiply(
-    isa: Isa,
-    x: &Tiles,
-    matrices: &[&PackedMatrix],
-    out: &mut Vec<f32>,
-) -> usize {
+pub(crate) fn multiply(isa: Isa, x: &Tiles, matrices: &[&PackedMatrix], out: &mut Vec<f32>) -> usize {
     let stride: usize = matrices.iter().map(|m| m.padded_outputs()).sum();
     out.resize(x.rows * stride, 0.0);
     assert!(matrices.iter().all(|m| m.inputs == x.inputs));
@@ -336,11 +308,7 @@ pub(crate) fn multiply(
         let mut room = [0.0; CHUNK * PANEL];
         for row in 0..x.rows {
             // SAFETY: this thread alone has this panel's columns, of every row.
-            unsafe {
-                shared
-                    .at(row * stride + column * PANEL)
-                    .write_bytes(0, PANEL)
-            };
+            unsafe { shared.at(row * stride + column * PANEL).write_bytes(0, PANEL) };
         }
         for first in (0..x.inputs).step_by(CHUNK) {
             let count = CHUNK.min(x.inputs - first);
@@ -381,20 +349,12 @@ mod tests {
             start_byte: 0,
             size_bytes: bytes.len() as u64,
         };
-        let tensor = Tensor {
-            info: &info,
-            bytes: &bytes,
-        };
+        let tensor = Tensor { info: &info, bytes: &bytes };
         (PackedMatrix::new(tensor), tensor.to_f32())
     }
 
-    const KINDS: [TensorKind; 5] = [
-        TensorKind::F32,
-        TensorKind::F16,
-        TensorKind::Q8_0,
-        TensorKind::Q4_0,
-        TensorKind::Q4_1,
-    ];
+    const KINDS: [TensorKind; 5] =
+        [TensorKind::F32, TensorKind::F16, TensorKind::Q8_0, TensorKind::Q4_0, TensorKind::Q4_1];
 
     #[test]
     fn products_are_chains_over_the_dequantised_weights() {
@@ -411,22 +371,13 @@ mod tests {
                 assert_eq!(stride, 64 + 64);
                 for row in 0..rows {
                     let x = &x[row * inputs..][..inputs];
-                    let chain =
-                        |w: &[f32]| x.iter().zip(w).fold(0.0f32, |s, (x, w)| x.mul_add(*w, s));
+                    let chain = |w: &[f32]| x.iter().zip(w).fold(0.0f32, |s, (x, w)| x.mul_add(*w, s));
                     let out = &out[row * stride..][..stride];
                     for (output, w) in first_values.chunks(inputs).enumerate() {
-                        assert_eq!(
-                            out[output].to_bits(),
-                            chain(w).to_bits(),
-                            "{kind:?} {isa:?}"
-                        );
+                        assert_eq!(out[output].to_bits(), chain(w).to_bits(), "{kind:?} {isa:?}");
                     }
                     for (output, w) in second_values.chunks(inputs).enumerate() {
-                        assert_eq!(
-                            out[64 + output].to_bits(),
-                            chain(w).to_bits(),
-                            "{kind:?} {isa:?}"
-                        );
+                        assert_eq!(out[64 + output].to_bits(), chain(w).to_bits(), "{kind:?} {isa:?}");
                     }
                 }
             }
@@ -449,16 +400,8 @@ mod tests {
     fn infinite_scales_fall_back_to_f32() {
         let mut bytes = encode(TensorKind::Q4_0, &[1.0; 32]).unwrap();
         bytes[..2].copy_from_slice(&f16::from_f32(60_000.0).to_le_bytes());
-        let info = TensorInfo {
-            dims: vec![32, 1],
-            kind: TensorKind::Q4_0,
-            start_byte: 0,
-            size_bytes: 18,
-        };
-        let tensor = Tensor {
-            info: &info,
-            bytes: &bytes,
-        };
+        let info = TensorInfo { dims: vec![32, 1], kind: TensorKind::Q4_0, start_byte: 0, size_bytes: 18 };
+        let tensor = Tensor { info: &info, bytes: &bytes };
         let packed = PackedMatrix::new(tensor);
         let mut out = vec![0.0; 32];
         packed.row(0, &mut out);

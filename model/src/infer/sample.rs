@@ -16,23 +16,14 @@ pub(crate) fn penalize(logits: &mut [f32], seen: &[u32], penalty: f32) {
     }
     for &token in seen {
         let logit = &mut logits[token as usize];
-        *logit = if *logit > 0.0 {
-            *logit / penalty
-        } else {
-            *logit * penalty
-        };
+        *logit = if *logit > 0.0 { *logit / penalty } else { *logit * penalty };
     }
 }
 
 /// Picks a token; None when the best logit is not finite. Of equal logits the smaller id comes
 /// first. At temperature 0 that is the answer; else the `top_k` best are kept, of these the
 /// fewest whose probability reaches `top_p`, and one is drawn.
-pub(crate) fn pick(
-    logits: &[f32],
-    options: &SamplingOptions,
-    seed: u64,
-    position: usize,
-) -> Option<u32> {
+pub(crate) fn pick(logits: &[f32], options: &SamplingOptions, seed: u64, position: usize) -> Option<u32> {
     let greedy = options.temperature == 0.0;
     let count = if greedy { 1 } else { options.top_k as usize };
     let best = best(logits, count);
@@ -96,12 +87,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn options(temperature: f32, top_p: f32, top_k: u32) -> SamplingOptions {
-        SamplingOptions {
-            temperature,
-            top_p,
-            top_k,
-            ..SamplingOptions::default()
-        }
+        SamplingOptions { temperature, top_p, top_k, ..SamplingOptions::default() }
     }
 
     #[test]
@@ -109,10 +95,7 @@ mod tests {
         let logits = [0.0, 2.0, 2.0, 1.0];
         assert_eq!(pick(&logits, &options(0.0, 1.0, 4), 1, 0), Some(1));
         assert_eq!(pick(&[f32::NAN, 1.0], &options(0.0, 1.0, 4), 1, 0), None);
-        assert_eq!(
-            pick(&[f32::NEG_INFINITY; 3], &options(0.6, 1.0, 4), 1, 0),
-            None
-        );
+        assert_eq!(pick(&[f32::NEG_INFINITY; 3], &options(0.6, 1.0, 4), 1, 0), None);
     }
 
     #[test]
@@ -136,11 +119,7 @@ mod tests {
         for position in 0..100 {
             assert_eq!(pick(&logits, &options(1.0, 1.0, 1), 7, position), Some(1));
         }
-        let draw = |seed| {
-            (0..50)
-                .map(|p| pick(&logits, &options(1.0, 1.0, 3), seed, p))
-                .collect::<Vec<_>>()
-        };
+        let draw = |seed| (0..50).map(|p| pick(&logits, &options(1.0, 1.0, 3), seed, p)).collect::<Vec<_>>();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
     }

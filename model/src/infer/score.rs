@@ -24,15 +24,8 @@ impl Model {
         let mut cache = KvCache::default();
         let mut work = Workspace::default();
         let mut out = Vec::with_capacity(inputs.len());
-        for (inputs, next) in inputs
-            .chunks(STEP_TOKENS)
-            .zip(tokens[1..].chunks(STEP_TOKENS))
-        {
-            let span = Span {
-                cache: &mut cache,
-                tokens: inputs,
-                wanted: Wanted::All,
-            };
+        for (inputs, next) in inputs.chunks(STEP_TOKENS).zip(tokens[1..].chunks(STEP_TOKENS)) {
+            let span = Span { cache: &mut cache, tokens: inputs, wanted: Wanted::All };
             self.forward(&mut [span], &mut work);
             out.extend(self.log_softmax_at(&mut work, next));
         }
@@ -55,11 +48,7 @@ impl Model {
         let mut work = Workspace::default();
         let mut shared = KvCache::default();
         for tokens in before.chunks(STEP_TOKENS) {
-            let span = Span {
-                cache: &mut shared,
-                tokens,
-                wanted: Wanted::Nothing,
-            };
+            let span = Span { cache: &mut shared, tokens, wanted: Wanted::Nothing };
             self.forward(&mut [span], &mut work);
         }
         // Each continuation reads the context's last token again, then all but its own last.
@@ -68,11 +57,8 @@ impl Model {
             let inputs = &continuation[..continuation.len() - 1];
             runs.push((shared.clone(), [&[last], inputs].concat()));
         }
-        let targets: Vec<&[u32]> = continuations
-            .iter()
-            .map(Vec::as_slice)
-            .filter(|c| !c.is_empty())
-            .collect();
+        let targets: Vec<&[u32]> =
+            continuations.iter().map(Vec::as_slice).filter(|c| !c.is_empty()).collect();
         let mut scores = vec![Vec::new(); runs.len()];
         // Steps of whole continuations while they fit, of parts of a longer one.
         let mut first = 0;
@@ -85,26 +71,16 @@ impl Model {
             }
             if end == first + 1 {
                 let (cache, inputs) = &mut runs[first];
-                let parts = inputs
-                    .chunks(STEP_TOKENS)
-                    .zip(targets[first].chunks(STEP_TOKENS));
+                let parts = inputs.chunks(STEP_TOKENS).zip(targets[first].chunks(STEP_TOKENS));
                 for (tokens, next) in parts {
-                    let span = Span {
-                        cache,
-                        tokens,
-                        wanted: Wanted::All,
-                    };
+                    let span = Span { cache, tokens, wanted: Wanted::All };
                     self.forward(&mut [span], &mut work);
                     scores[first].extend(self.log_softmax_at(&mut work, next));
                 }
             } else {
                 let mut spans: Vec<Span<'_>> = runs[first..end]
                     .iter_mut()
-                    .map(|(cache, tokens)| Span {
-                        cache,
-                        tokens,
-                        wanted: Wanted::All,
-                    })
+                    .map(|(cache, tokens)| Span { cache, tokens, wanted: Wanted::All })
                     .collect();
                 self.forward(&mut spans, &mut work);
                 let next = targets[first..end].concat();
@@ -114,9 +90,7 @@ impl Model {
                 }
             }
             // The pages of what is done go back at once.
-            runs[first..end]
-                .iter_mut()
-                .for_each(|(cache, _)| *cache = KvCache::default());
+            runs[first..end].iter_mut().for_each(|(cache, _)| *cache = KvCache::default());
             first = end;
         }
         let mut scores = scores.into_iter();

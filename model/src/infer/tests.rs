@@ -25,10 +25,8 @@ struct Parts {
 /// 256 bytes, some merges, three control tokens; 4 query heads on 2 key-value heads of 16.
 fn parts() -> Parts {
     let letters = |range: std::ops::RangeInclusive<u8>| range.map(char::from);
-    let mut letters: Vec<char> = letters(b'!'..=b'~')
-        .chain(letters(0xa1..=0xac))
-        .chain(letters(0xae..=0xff))
-        .collect();
+    let mut letters: Vec<char> =
+        letters(b'!'..=b'~').chain(letters(0xa1..=0xac)).chain(letters(0xae..=0xff)).collect();
     letters.extend((0x100..0x100 + 68).filter_map(char::from_u32));
     let control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"].map(String::from);
     let merges = ["t h", "th e", "Ġ the", "i n", "a n"];
@@ -37,9 +35,7 @@ fn parts() -> Parts {
         .chain(letters.iter().map(char::to_string))
         .chain(merges.iter().map(|merge| merge.replace(' ', "")))
         .collect();
-    let kinds = (0..tokens.len())
-        .map(|id| Value::I32(if id < 3 { 3 } else { 1 }))
-        .collect();
+    let kinds = (0..tokens.len()).map(|id| Value::I32(if id < 3 { 3 } else { 1 })).collect();
     let vocab = tokens.len() as u64;
     let metadata = vec![
         ("general.architecture", Value::String("llama".into())),
@@ -54,19 +50,12 @@ fn parts() -> Parts {
         ("tokenizer.ggml.model", Value::String("gpt2".into())),
         ("tokenizer.ggml.pre", Value::String("smollm".into())),
         ("tokenizer.ggml.tokens", Value::strings(tokens)),
-        (
-            "tokenizer.ggml.token_type",
-            Value::Array(ValueKind::I32, kinds),
-        ),
+        ("tokenizer.ggml.token_type", Value::Array(ValueKind::I32, kinds)),
         ("tokenizer.ggml.merges", Value::strings(merges)),
         ("tokenizer.ggml.eos_token_id", Value::U32(2)),
     ];
     let mut tensors = vec![
-        (
-            "token_embd.weight".into(),
-            vec![HIDDEN, vocab],
-            TensorKind::Q8_0,
-        ),
+        ("token_embd.weight".into(), vec![HIDDEN, vocab], TensorKind::Q8_0),
         ("output_norm.weight".into(), vec![HIDDEN], TensorKind::F32),
     ];
     for layer in 0..LAYERS {
@@ -90,9 +79,7 @@ fn parts() -> Parts {
 fn load(parts: &Parts) -> Result<Model, LoadModelError> {
     let mut state = 1u64;
     let mut next = || {
-        state = state
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1_442_695_040_888_963_407);
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 40) as f32 / (1 << 23) as f32 - 1.0
     };
     let values: Vec<Vec<f32>> = parts
@@ -101,11 +88,7 @@ fn load(parts: &Parts) -> Result<Model, LoadModelError> {
         .map(|(name, dims, _)| {
             let norm = name.contains("norm");
             let value = |_| {
-                if norm {
-                    1.0 + 0.1 * next()
-                } else {
-                    0.5 * next()
-                }
+                if norm { 1.0 + 0.1 * next() } else { 0.5 * next() }
             };
             (0..dims.iter().product()).map(value).collect()
         })
@@ -114,12 +97,7 @@ fn load(parts: &Parts) -> Result<Model, LoadModelError> {
         .tensors
         .iter()
         .zip(&values)
-        .map(|((name, dims, kind), values)| TensorData {
-            name,
-            dims,
-            kind: *kind,
-            values,
-        })
+        .map(|((name, dims, kind), values)| TensorData { name, dims, kind: *kind, values })
         .collect();
     let mut file = NamedTempFile::new().unwrap();
     write_gguf(&mut file, &parts.metadata, &tensors).unwrap();
@@ -139,11 +117,7 @@ fn logits_in_parts(model: &Model, tokens: &[u32], sizes: &[usize]) -> Vec<u32> {
     for &size in sizes.iter().cycle() {
         let (part, after) = rest.split_at(size.min(rest.len()));
         rest = after;
-        let span = Span {
-            cache: &mut cache,
-            tokens: part,
-            wanted: Wanted::All,
-        };
+        let span = Span { cache: &mut cache, tokens: part, wanted: Wanted::All };
         model.forward(&mut [span], &mut work);
         let rows = work.logits_mut(model.config().vocab_size);
         out.extend(rows.flat_map(|row| row.iter().map(|x| x.to_bits()).collect::<Vec<_>>()));
@@ -162,14 +136,8 @@ fn parts_threads_and_isas_change_no_bit() {
     assert_eq!(whole.len(), 100 * model.config().vocab_size);
     assert_eq!(logits_in_parts(&model, &tokens, &[1]), whole);
     assert_eq!(logits_in_parts(&model, &tokens, &[7, 16, 5]), whole);
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(5)
-        .build()
-        .unwrap();
-    assert_eq!(
-        pool.install(|| logits_in_parts(&model, &tokens, &[33])),
-        whole
-    );
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(5).build().unwrap();
+    assert_eq!(pool.install(|| logits_in_parts(&model, &tokens, &[33])), whole);
     for isa in kernels::Isa::available() {
         model.isa = isa;
         assert_eq!(logits_in_parts(&model, &tokens, &[50]), whole, "{isa:?}");
@@ -186,32 +154,24 @@ fn plain_logits(model: &Model, tokens: &[u32]) -> Vec<f64> {
     };
     let product = |matrix: &packed::PackedMatrix, outputs: usize, x: &[f64]| -> Vec<f64> {
         let dot = |w: Vec<f64>| w.iter().zip(x).map(|(w, x)| w * x).sum();
-        (0..outputs)
-            .map(|output| dot(row(matrix, output, x.len())))
-            .collect()
+        (0..outputs).map(|output| dot(row(matrix, output, x.len()))).collect()
     };
     let norm = |x: &[f64], weight: &[f32]| -> Vec<f64> {
         let mean = x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64;
         let scale = 1.0 / (mean + f64::from(config.norm_epsilon)).sqrt();
-        x.iter()
-            .zip(weight)
-            .map(|(x, &w)| x * scale * f64::from(w))
-            .collect()
+        x.iter().zip(weight).map(|(x, &w)| x * scale * f64::from(w)).collect()
     };
     let turn = |head: &mut [f64], position: usize| {
         for pair in 0..head.len() / 2 {
-            let angle =
-                position as f64 / config.rope_base.powf(2.0 * pair as f64 / head.len() as f64);
+            let angle = position as f64 / config.rope_base.powf(2.0 * pair as f64 / head.len() as f64);
             let (a, b) = (head[2 * pair], head[2 * pair + 1]);
             head[2 * pair] = a * angle.cos() - b * angle.sin();
             head[2 * pair + 1] = a * angle.sin() + b * angle.cos();
         }
     };
     let dim = config.head_dim;
-    let mut hidden: Vec<Vec<f64>> = tokens
-        .iter()
-        .map(|&token| row(&model.embedding, token as usize, config.hidden))
-        .collect();
+    let mut hidden: Vec<Vec<f64>> =
+        tokens.iter().map(|&token| row(&model.embedding, token as usize, config.hidden)).collect();
     for layer in &model.layers {
         let mut queries = Vec::new();
         let mut keys = Vec::new();
@@ -232,13 +192,7 @@ fn plain_logits(model: &Model, tokens: &[u32]) -> Vec<f64> {
                 let kv = head / (config.heads / config.kv_heads) * dim;
                 let query = &queries[position][head * dim..][..dim];
                 let scores: Vec<f64> = (0..=position)
-                    .map(|j| {
-                        query
-                            .iter()
-                            .zip(&keys[j][kv..])
-                            .map(|(q, k)| q * k)
-                            .sum::<f64>()
-                    })
+                    .map(|j| query.iter().zip(&keys[j][kv..]).map(|(q, k)| q * k).sum::<f64>())
                     .map(|dot| (dot / (dim as f64).sqrt()).exp())
                     .collect();
                 let total: f64 = scores.iter().sum();
@@ -247,17 +201,12 @@ fn plain_logits(model: &Model, tokens: &[u32]) -> Vec<f64> {
                     attended.push(sum / total);
                 }
             }
-            let add =
-                |x: &mut Vec<f64>, y: Vec<f64>| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+            let add = |x: &mut Vec<f64>, y: Vec<f64>| x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
             add(x, product(&layer.output, config.hidden, &attended));
             let normed = norm(x, &layer.feed_norm);
             let gate = product(&layer.gate, config.intermediate, &normed);
             let up = product(&layer.up, config.intermediate, &normed);
-            let inner: Vec<f64> = gate
-                .iter()
-                .zip(up)
-                .map(|(g, u)| g / (1.0 + (-g).exp()) * u)
-                .collect();
+            let inner: Vec<f64> = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect();
             add(x, product(&layer.down, config.hidden, &inner));
         }
     }
@@ -281,11 +230,7 @@ fn forward_agrees_with_the_plain_formulas() {
 }
 
 fn request(text: &str, seed: u64) -> GenerateRequest {
-    GenerateRequest {
-        max_new_tokens: 24,
-        seed,
-        ..GenerateRequest::new(Prompt::Text(text.into()))
-    }
+    GenerateRequest { max_new_tokens: 24, seed, ..GenerateRequest::new(Prompt::Text(text.into())) }
 }
 
 const TEXTS: [&str; 7] = [
@@ -301,10 +246,7 @@ const TEXTS: [&str; 7] = [
 #[test]
 fn answers_do_not_depend_on_the_company() {
     let model = tiny();
-    let options = EngineOptions {
-        threads: 1,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions { threads: 1, ..EngineOptions::default() };
     let alone = Engine::new(Arc::clone(&model), &options).unwrap();
     let expected: Vec<Generation> = TEXTS
         .iter()
@@ -312,17 +254,9 @@ fn answers_do_not_depend_on_the_company() {
         .map(|(text, seed)| block_on(alone.generate(request(text, seed))).unwrap())
         .collect();
     for (max_sequences, prefill_tokens, threads) in [(7, 128, 2), (3, 5, 3), (2, 1, 1)] {
-        let options = EngineOptions {
-            max_sequences,
-            prefill_tokens,
-            threads,
-            ..EngineOptions::default()
-        };
+        let options = EngineOptions { max_sequences, prefill_tokens, threads, ..EngineOptions::default() };
         let engine = Engine::new(Arc::clone(&model), &options).unwrap();
-        let answers = TEXTS
-            .iter()
-            .zip(0..)
-            .map(|(text, seed)| engine.generate(request(text, seed)));
+        let answers = TEXTS.iter().zip(0..).map(|(text, seed)| engine.generate(request(text, seed)));
         for (got, expected) in block_on(join_all(answers)).into_iter().zip(&expected) {
             assert_eq!(&got.unwrap(), expected);
         }
@@ -333,15 +267,9 @@ fn answers_do_not_depend_on_the_company() {
 
 #[test]
 fn dropped_requests_free_their_places() {
-    let options = EngineOptions {
-        max_sequences: 1,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions { max_sequences: 1, ..EngineOptions::default() };
     let engine = Engine::new(tiny(), &options).unwrap();
-    let long = GenerateRequest {
-        max_new_tokens: 200,
-        ..request(TEXTS[0], 1)
-    };
+    let long = GenerateRequest { max_new_tokens: 200, ..request(TEXTS[0], 1) };
     let held: Vec<_> = (0..50).map(|_| engine.generate(long.clone())).collect();
     drop(held);
     let answer = block_on(engine.generate(request(TEXTS[1], 1))).unwrap();
@@ -349,83 +277,51 @@ fn dropped_requests_free_their_places() {
     let pending = engine.generate(long);
     drop(engine);
     // Either it was quick enough or it is told so.
-    assert!(matches!(
-        block_on(pending),
-        Ok(_) | Err(GenerateError::Stopped)
-    ));
+    assert!(matches!(block_on(pending), Ok(_) | Err(GenerateError::Stopped)));
 }
 
 #[test]
 fn answers_end_where_asked() {
     let engine = Engine::new(tiny(), &EngineOptions::default()).unwrap();
     let full = block_on(engine.generate(request(TEXTS[0], 3))).unwrap();
-    assert_eq!(
-        (full.finish_reason, full.completion_tokens),
-        (FinishReason::Length, 24)
-    );
+    assert_eq!((full.finish_reason, full.completion_tokens), (FinishReason::Length, 24));
     assert_eq!(full.text, engine.model().tokenizer().decode(&full.tokens));
-    let by_token = GenerateRequest {
-        stop_tokens: vec![full.tokens[10]],
-        ..request(TEXTS[0], 3)
-    };
+    let by_token = GenerateRequest { stop_tokens: vec![full.tokens[10]], ..request(TEXTS[0], 3) };
     let answer = block_on(engine.generate(by_token)).unwrap();
-    let first = full
-        .tokens
-        .iter()
-        .position(|&t| t == full.tokens[10])
-        .unwrap();
+    let first = full.tokens.iter().position(|&t| t == full.tokens[10]).unwrap();
     assert_eq!(answer.tokens, full.tokens[..first]);
     assert_eq!(answer.finish_reason, FinishReason::Stop);
     // A stop text across two tokens.
-    let ascii: Vec<usize> = (0..23)
-        .filter(|&i| full.tokens[i..i + 2].iter().all(|&t| (3..97).contains(&t)))
-        .collect();
+    let ascii: Vec<usize> =
+        (0..23).filter(|&i| full.tokens[i..i + 2].iter().all(|&t| (3..97).contains(&t))).collect();
     if let Some(&at) = ascii.first() {
         let stop = engine.model().tokenizer().decode(&full.tokens[at..at + 2]);
-        let by_text = GenerateRequest {
-            stop: vec![stop.clone()],
-            ..request(TEXTS[0], 3)
-        };
+        let by_text = GenerateRequest { stop: vec![stop.clone()], ..request(TEXTS[0], 3) };
         let answer = block_on(engine.generate(by_text)).unwrap();
         assert_eq!(answer.text, full.text[..full.text.find(&stop).unwrap()]);
         assert_eq!(answer.finish_reason, FinishReason::Stop);
     }
-    let to_the_end = GenerateRequest {
-        max_new_tokens: 10_000,
-        stop_tokens: Vec::new(),
-        ..request(TEXTS[0], 3)
-    };
+    let to_the_end =
+        GenerateRequest { max_new_tokens: 10_000, stop_tokens: Vec::new(), ..request(TEXTS[0], 3) };
     let answer = block_on(engine.generate(to_the_end)).unwrap();
     assert!(answer.prompt_tokens + answer.completion_tokens <= 256);
 }
 
 #[test]
 fn bad_requests_are_told_why() {
-    let options = EngineOptions {
-        cache_tokens: 64,
-        ..EngineOptions::default()
-    };
+    let options = EngineOptions { cache_tokens: 64, ..EngineOptions::default() };
     let engine = Engine::new(tiny(), &options).unwrap();
     let ask = |request| block_on(engine.generate(request)).unwrap_err();
     assert_eq!(ask(request("", 0)), GenerateError::EmptyPrompt);
     let tokens = |tokens| GenerateRequest::new(Prompt::Tokens(tokens));
-    assert!(matches!(
-        ask(tokens(vec![4_000])),
-        GenerateError::BadToken { token: 4_000, .. }
-    ));
+    assert!(matches!(ask(tokens(vec![4_000])), GenerateError::BadToken { token: 4_000, .. }));
     assert!(matches!(
         ask(tokens(vec![5; 256])),
-        GenerateError::PromptTooLong {
-            prompt_tokens: 256,
-            context_tokens: 256
-        }
+        GenerateError::PromptTooLong { prompt_tokens: 256, context_tokens: 256 }
     ));
     assert!(matches!(
         ask(tokens(vec![5; 60])),
-        GenerateError::OverBudget {
-            needed_tokens: 256,
-            budget_tokens: 64
-        }
+        GenerateError::OverBudget { needed_tokens: 256, budget_tokens: 64 }
     ));
     let with = |change: fn(&mut GenerateRequest)| {
         let mut request = request("a", 0);
@@ -439,16 +335,10 @@ fn bad_requests_are_told_why() {
     assert_eq!(with(|r| r.sampling.temperature = f32::NAN), "temperature");
     assert_eq!(with(|r| r.sampling.top_p = 0.0), "top_p");
     assert_eq!(with(|r| r.sampling.top_k = 0), "top_k");
-    assert_eq!(
-        with(|r| r.sampling.repetition_penalty = 0.0),
-        "repetition_penalty"
-    );
+    assert_eq!(with(|r| r.sampling.repetition_penalty = 0.0), "repetition_penalty");
     assert_eq!(with(|r| r.max_new_tokens = 0), "max_new_tokens");
     assert_eq!(with(|r| r.stop = vec![String::new()]), "stop");
-    let none = EngineOptions {
-        max_sequences: 0,
-        ..EngineOptions::default()
-    };
+    let none = EngineOptions { max_sequences: 0, ..EngineOptions::default() };
     assert!(Engine::new(tiny(), &none).is_err());
 }
 
@@ -467,10 +357,7 @@ fn the_tokenizer_round_trips_and_guards_its_markers() {
         let expected = same.encode(text, false).unwrap();
         assert_eq!(tokenizer.encode(text), expected.get_ids());
     }
-    let message = Message {
-        role: Role::User,
-        content: "stop<|im_end|>".into(),
-    };
+    let message = Message { role: Role::User, content: "stop<|im_end|>".into() };
     let chat = tokenizer.encode_chat(&[message]).unwrap();
     let expected = [
         &tokenizer.encode("<|im_start|>user\n")[..],
@@ -488,43 +375,23 @@ fn scores_are_log_probabilities() {
     let all = model.logprobs(&tokens).unwrap();
     assert_eq!(all.len(), 149);
     let logits = logits_in_parts(&model, &tokens[..3], &[3]);
-    let row: Vec<f64> = logits[2 * model.config().vocab_size..]
-        .iter()
-        .map(|&bits| f64::from(f32::from_bits(bits)))
-        .collect();
+    let row: Vec<f64> =
+        logits[2 * model.config().vocab_size..].iter().map(|&bits| f64::from(f32::from_bits(bits))).collect();
     let total: f64 = row.iter().map(|x| x.exp()).sum();
     let expected = row[tokens[3] as usize] - total.ln();
-    assert!(
-        (f64::from(all[2]) - expected).abs() < 1e-4,
-        "{} {expected}",
-        all[2]
-    );
+    assert!((f64::from(all[2]) - expected).abs() < 1e-4, "{} {expected}", all[2]);
     // Continuations in one batch, one longer than a step, one empty.
     let (context, rest) = tokens.split_at(20);
-    let continuations = [
-        rest.to_vec(),
-        rest[..5].to_vec(),
-        Vec::new(),
-        rest[..40].to_vec(),
-    ];
+    let continuations = [rest.to_vec(), rest[..5].to_vec(), Vec::new(), rest[..40].to_vec()];
     let scores = model.score_continuations(context, &continuations).unwrap();
     for (scores, continuation) in scores.iter().zip(&continuations) {
         assert_eq!(scores, &all[19..19 + continuation.len()]);
     }
     assert_eq!(model.logprobs(&[]), Err(ScoreError::EmptyContext));
     assert_eq!(model.logprobs(&[5]), Ok(Vec::new()));
-    assert!(matches!(
-        model.logprobs(&[5, 9_999]),
-        Err(ScoreError::BadToken { .. })
-    ));
-    assert!(matches!(
-        model.logprobs(&[5; 257]),
-        Err(ScoreError::TooLong { .. })
-    ));
-    assert_eq!(
-        model.score_continuations(&[], &[]),
-        Err(ScoreError::EmptyContext)
-    );
+    assert!(matches!(model.logprobs(&[5, 9_999]), Err(ScoreError::BadToken { .. })));
+    assert!(matches!(model.logprobs(&[5; 257]), Err(ScoreError::TooLong { .. })));
+    assert_eq!(model.score_continuations(&[], &[]), Err(ScoreError::EmptyContext));
 }
 
 #[test]
@@ -563,25 +430,15 @@ fn models_that_cannot_run_are_refused() {
         let mut parts = parts();
         put(&mut parts, key, value);
         let error = load(&parts).unwrap_err();
-        assert!(
-            matches!(error, LoadModelError::Setting { .. }),
-            "{key}: {error}"
-        );
+        assert!(matches!(error, LoadModelError::Setting { .. }), "{key}: {error}");
     }
-    refuses!(LoadModelError::Gguf(_), |p| p
-        .metadata
-        .retain(|(k, _)| *k != "llama.block_count"));
-    refuses!(LoadModelError::Gguf(_), |p| put(
-        p,
-        "llama.block_count",
-        Value::U32(3)
-    ));
+    refuses!(LoadModelError::Gguf(_), |p| p.metadata.retain(|(k, _)| *k != "llama.block_count"));
+    refuses!(LoadModelError::Gguf(_), |p| put(p, "llama.block_count", Value::U32(3)));
     refuses!(LoadModelError::Shape { .. }, |p| {
         put(p, "llama.feed_forward_length", Value::U32(64));
     });
     refuses!(LoadModelError::UnknownTensor { .. }, |p| {
-        p.tensors
-            .push(("blk.0.attn_q.bias".into(), vec![HIDDEN], TensorKind::F32));
+        p.tensors.push(("blk.0.attn_q.bias".into(), vec![HIDDEN], TensorKind::F32));
     });
     refuses!(LoadModelError::Tokenizer { .. }, |p| {
         put(p, "tokenizer.ggml.pre", Value::String("llama-bpe".into()));

@@ -68,10 +68,7 @@ pub struct ChatTokenizer {
 impl ChatTokenizer {
     /// Builds the tokenizer from the `tokenizer.ggml.*` metadata.
     pub fn from_gguf(file: &GgufFile, vocab_size: usize) -> Result<Self, LoadModelError> {
-        let unusable = |problem: String| LoadModelError::Tokenizer {
-            path: file.path().into(),
-            problem,
-        };
+        let unusable = |problem: String| LoadModelError::Tokenizer { path: file.path().into(), problem };
         for (key, known) in [("model", "gpt2"), ("pre", "smollm")] {
             let found = file.require_str(&format!("tokenizer.ggml.{key}"))?;
             if found != known {
@@ -84,17 +81,13 @@ impl ChatTokenizer {
             let problem = format!("{} tokens, but {vocab_size} embeddings", tokens.len());
             return Err(unusable(problem));
         }
-        let vocab: Vocab = (0u32..)
-            .zip(&tokens)
-            .map(|(id, token)| (token.to_string(), id))
-            .collect();
+        let vocab: Vocab = (0u32..).zip(&tokens).map(|(id, token)| (token.to_string(), id)).collect();
         if vocab.len() != tokens.len() {
             return Err(unusable("a token stands twice".into()));
         }
         let merges = file.require_strings("tokenizer.ggml.merges")?.into_iter();
-        let merges: Option<Vec<(String, String)>> = merges
-            .map(|pair| pair.split_once(' ').map(|(a, b)| (a.into(), b.into())))
-            .collect();
+        let merges: Option<Vec<(String, String)>> =
+            merges.map(|pair| pair.split_once(' ').map(|(a, b)| (a.into(), b.into()))).collect();
         let merges = merges.ok_or_else(|| unusable("a merge has no space".into()))?;
         let bpe = BPE::builder()
             .vocab_and_merges(vocab, merges)
@@ -114,10 +107,7 @@ impl ChatTokenizer {
             PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
         ])));
         tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
-        let added: Vec<AddedToken> = control
-            .keys()
-            .map(|t| AddedToken::from(t.clone(), true))
-            .collect();
+        let added: Vec<AddedToken> = control.keys().map(|t| AddedToken::from(t.clone(), true)).collect();
         tokenizer.add_special_tokens(&added);
         // Control tokens in a text are plain text for `encode_plain`; `encode` finds them itself.
         tokenizer.set_encode_special_tokens(true);
@@ -129,10 +119,7 @@ impl ChatTokenizer {
                 false => token_bytes(token, &letters),
             })
             .collect();
-        let end = file
-            .metadata()
-            .get("tokenizer.ggml.eos_token_id")
-            .and_then(Value::as_u64);
+        let end = file.metadata().get("tokenizer.ggml.eos_token_id").and_then(Value::as_u64);
         let mut end_tokens: Vec<u32> = end
             .and_then(|id| u32::try_from(id).ok())
             .into_iter()
@@ -140,23 +127,10 @@ impl ChatTokenizer {
             .collect();
         end_tokens.sort_unstable();
         end_tokens.dedup();
-        let template = file
-            .metadata()
-            .get("tokenizer.chat_template")
-            .and_then(Value::as_str);
-        let default_system = template
-            .filter(|t| t.contains(SMOLLM_SYSTEM))
-            .map(|_| SMOLLM_SYSTEM);
-        let control_pattern =
-            control_pattern(&control).map_err(|error| unusable(error.to_string()))?;
-        Ok(Self {
-            tokenizer,
-            bytes,
-            control,
-            control_pattern,
-            end_tokens,
-            default_system,
-        })
+        let template = file.metadata().get("tokenizer.chat_template").and_then(Value::as_str);
+        let default_system = template.filter(|t| t.contains(SMOLLM_SYSTEM)).map(|_| SMOLLM_SYSTEM);
+        let control_pattern = control_pattern(&control).map_err(|error| unusable(error.to_string()))?;
+        Ok(Self { tokenizer, bytes, control, control_pattern, end_tokens, default_system })
     }
 
     /// Number of tokens.
@@ -178,11 +152,7 @@ impl ChatTokenizer {
     pub fn encode(&self, text: &str) -> Vec<u32> {
         let mut tokens = Vec::new();
         let mut rest = 0;
-        for found in self
-            .control_pattern
-            .iter()
-            .flat_map(|pattern| pattern.find_iter(text))
-        {
+        for found in self.control_pattern.iter().flat_map(|pattern| pattern.find_iter(text)) {
             self.push_plain(&text[rest..found.start()], &mut tokens);
             tokens.extend(self.control_token(found.as_str()));
             rest = found.end();
@@ -218,11 +188,7 @@ impl ChatTokenizer {
 
     /// The text of tokens, without control tokens; bytes that are not UTF-8 become `U+FFFD`.
     pub fn decode(&self, tokens: &[u32]) -> String {
-        let bytes: Vec<u8> = tokens
-            .iter()
-            .flat_map(|&t| self.token_bytes(t))
-            .copied()
-            .collect();
+        let bytes: Vec<u8> = tokens.iter().flat_map(|&t| self.token_bytes(t)).copied().collect();
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
@@ -239,9 +205,7 @@ impl ChatTokenizer {
             tokens.push(end);
             self.push_plain("\n", &mut tokens);
         };
-        if messages
-            .first()
-            .is_none_or(|first| first.role != Role::System)
+        if messages.first().is_none_or(|first| first.role != Role::System)
             && let Some(system) = self.default_system
         {
             turn(Role::System, system);

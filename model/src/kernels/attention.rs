@@ -22,11 +22,7 @@ struct View {
 
 impl View {
     fn transposed(self) -> Self {
-        Self {
-            row: self.column,
-            column: self.row,
-            ..self
-        }
+        Self { row: self.column, column: self.row, ..self }
     }
 }
 
@@ -111,86 +107,54 @@ impl Place {
 }
 
 fn view(buffer: &[f32], offset: usize, width: usize) -> View {
-    View {
-        start: buffer[offset..].as_ptr(),
-        row: width as isize,
-        column: 1,
-    }
+    View { start: buffer[offset..].as_ptr(), row: width as isize, column: 1 }
 }
 
 pub fn forward(shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
     assert_eq!(qkv.len(), shape.tokens() * shape.qkv_width());
     assert_eq!(out.len(), shape.tokens() * shape.out_width());
-    assert_eq!(
-        log_sums.len(),
-        shape.sequences * shape.heads * shape.context
-    );
+    assert_eq!(log_sums.len(), shape.sequences * shape.heads * shape.context);
     let (context, d) = (shape.context, shape.head_dim);
     let (in_width, out_width) = (shape.qkv_width(), shape.out_width());
     let scale = 1.0 / (d as f32).sqrt();
     let out = SharedOut(out.as_mut_ptr());
-    log_sums
-        .par_chunks_mut(context)
-        .enumerate()
-        .for_each(|(task, log_sums)| {
-            let place = Place::new(shape, task / shape.heads, task % shape.heads);
-            let mut scores = vec![0f32; BLOCK.min(context) * context];
-            for first in (0..context).step_by(BLOCK) {
-                let rows = BLOCK.min(context - first);
-                let keys = first + rows;
-                let block = ViewMut {
-                    start: scores.as_mut_ptr(),
-                    row: keys as isize,
-                };
-                let q = view(qkv, place.query + first * in_width, in_width);
-                let k = view(qkv, place.key, in_width);
-                // SAFETY: the queries and keys of one sequence lie inside `qkv`, the scores hold rows × keys.
-                unsafe {
-                    product(
-                        (rows, keys, d),
-                        block,
-                        super::Write::Replace,
-                        q,
-                        k.transposed(),
-                        scale,
-                    )
-                };
-                let mut inverse_sums = [0f32; BLOCK];
-                vectorised(|| {
-                    for (r, row) in scores[..rows * keys].chunks_exact_mut(keys).enumerate() {
-                        let (seen, future) = row.split_at_mut(first + r + 1);
-                        let top = maximum(seen);
-                        let sum = exp_in_place(seen, top);
-                        future.fill(0.0);
-                        log_sums[first + r] = top + sum.ln();
-                        inverse_sums[r] = 1.0 / sum;
-                    }
-                });
-                let target = ViewMut {
-                    start: out.at(place.out + first * out_width),
-                    row: out_width as isize,
-                };
-                let p = View {
-                    start: scores.as_ptr(),
-                    row: keys as isize,
-                    column: 1,
-                };
-                let v = view(qkv, place.value, in_width);
-                // SAFETY: the target rows belong to this sequence and this head's columns alone.
-                unsafe {
-                    product((rows, d, keys), target, super::Write::Replace, p, v, 1.0);
-                    for (r, inverse) in inverse_sums[..rows].iter().enumerate() {
-                        let row = std::slice::from_raw_parts_mut(
-                            out.at(place.out + (first + r) * out_width),
-                            d,
-                        );
-                        for value in row {
-                            *value *= inverse;
-                        }
+    log_sums.par_chunks_mut(context).enumerate().for_each(|(task, log_sums)| {
+        let place = Place::new(shape, task / shape.heads, task % shape.heads);
+        let mut scores = vec![0f32; BLOCK.min(context) * context];
+        for first in (0..context).step_by(BLOCK) {
+            let rows = BLOCK.min(context - first);
+            let keys = first + rows;
+            let block = ViewMut { start: scores.as_mut_ptr(), row: keys as isize };
+            let q = view(qkv, place.query + first * in_width, in_width);
+            let k = view(qkv, place.key, in_width);
+            // SAFETY: the queries and keys of one sequence lie inside `qkv`, the scores hold rows × keys.
+            unsafe { product((rows, keys, d), block, super::Write::Replace, q, k.transposed(), scale) };
+            let mut inverse_sums = [0f32; BLOCK];
+            vectorised(|| {
+                for (r, row) in scores[..rows * keys].chunks_exact_mut(keys).enumerate() {
+                    let (seen, future) = row.split_at_mut(first + r + 1);
+                    let top = maximum(seen);
+                    let sum = exp_in_place(seen, top);
+                    future.fill(0.0);
+                    log_sums[first + r] = top + sum.ln();
+                    inverse_sums[r] = 1.0 / sum;
+                }
+            });
+            let target = ViewMut { start: out.at(place.out + first * out_width), row: out_width as isize };
+            let p = View { start: scores.as_ptr(), row: keys as isize, column: 1 };
+            let v = view(qkv, place.value, in_width);
+            // SAFETY: the target rows belong to this sequence and this head's columns alone.
+            unsafe {
+                product((rows, d, keys), target, super::Write::Replace, p, v, 1.0);
+                for (r, inverse) in inverse_sums[..rows].iter().enumerate() {
+                    let row = std::slice::from_raw_parts_mut(out.at(place.out + (first + r) * out_width), d);
+                    for value in row {
+                        *value *= inverse;
                     }
                 }
             }
-        });
+        }
+    });
 }
 
 pub fn backward(
@@ -206,25 +170,16 @@ pub fn backward(
     assert_eq!(out.len(), shape.tokens() * shape.out_width());
     assert_eq!(grad_out.len(), out.len());
     let grad_qkv = SharedOut(grad_qkv.as_mut_ptr());
-    (0..shape.sequences * shape.kv_heads)
-        .into_par_iter()
-        .for_each(|task| {
-            let (sequence, kv_head) = (task / shape.kv_heads, task % shape.kv_heads);
-            let size = BLOCK.min(shape.context) * shape.context;
-            let mut scratch = (vec![0f32; size], vec![0f32; size]);
-            for member in 0..shape.group() {
-                let place = Place::new(shape, sequence, kv_head * shape.group() + member);
-                // The group's first block overwrites the key and value gradients, the others add to them.
-                head_backward(
-                    shape,
-                    &place,
-                    member,
-                    (qkv, out, log_sums, grad_out),
-                    &grad_qkv,
-                    &mut scratch,
-                );
-            }
-        });
+    (0..shape.sequences * shape.kv_heads).into_par_iter().for_each(|task| {
+        let (sequence, kv_head) = (task / shape.kv_heads, task % shape.kv_heads);
+        let size = BLOCK.min(shape.context) * shape.context;
+        let mut scratch = (vec![0f32; size], vec![0f32; size]);
+        for member in 0..shape.group() {
+            let place = Place::new(shape, sequence, kv_head * shape.group() + member);
+            // The group's first block overwrites the key and value gradients, the others add to them.
+            head_backward(shape, &place, member, (qkv, out, log_sums, grad_out), &grad_qkv, &mut scratch);
+        }
+    });
 }
 
 /// The gradient of one query head; adds to its key head's columns unless `member` is 0.
@@ -241,16 +196,12 @@ fn head_backward(
     let scale = 1.0 / (d as f32).sqrt();
     let k = view(qkv, place.key, in_width);
     let v = view(qkv, place.value, in_width);
-    let target = |offset| ViewMut {
-        start: grad_qkv.at(offset),
-        row: in_width as isize,
-    };
+    let target = |offset| ViewMut { start: grad_qkv.at(offset), row: in_width as isize };
     if member == 0 {
         for row in 0..context {
             for start in [place.key, place.value] {
                 // SAFETY: the rows of this task's sequence and key head.
-                unsafe { std::slice::from_raw_parts_mut(grad_qkv.at(start + row * in_width), d) }
-                    .fill(0.0);
+                unsafe { std::slice::from_raw_parts_mut(grad_qkv.at(start + row * in_width), d) }.fill(0.0);
             }
         }
     }
@@ -259,28 +210,11 @@ fn head_backward(
         let keys = first + rows;
         let q = view(qkv, place.query + first * in_width, in_width);
         let g = view(grad_out, place.out + first * out_width, out_width);
-        let square = |buffer: &mut Vec<f32>| ViewMut {
-            start: buffer.as_mut_ptr(),
-            row: keys as isize,
-        };
+        let square = |buffer: &mut Vec<f32>| ViewMut { start: buffer.as_mut_ptr(), row: keys as isize };
         // SAFETY: operands lie in this sequence's rows, both scratch buffers hold rows × keys.
         unsafe {
-            product(
-                (rows, keys, d),
-                square(probabilities),
-                super::Write::Replace,
-                q,
-                k.transposed(),
-                scale,
-            );
-            product(
-                (rows, keys, d),
-                square(grad_scores),
-                super::Write::Replace,
-                g,
-                v.transposed(),
-                1.0,
-            );
+            product((rows, keys, d), square(probabilities), super::Write::Replace, q, k.transposed(), scale);
+            product((rows, keys, d), square(grad_scores), super::Write::Replace, g, v.transposed(), 1.0);
         }
         vectorised(|| {
             let p_rows = probabilities[..rows * keys].chunks_exact_mut(keys);
@@ -298,11 +232,7 @@ fn head_backward(
                 g_future.fill(0.0);
             }
         });
-        let matrix = |buffer: &[f32]| View {
-            start: buffer.as_ptr(),
-            row: keys as isize,
-            column: 1,
-        };
+        let matrix = |buffer: &[f32]| View { start: buffer.as_ptr(), row: keys as isize, column: 1 };
         let (p, s) = (matrix(probabilities), matrix(grad_scores));
         // SAFETY: query columns belong to this head, key and value columns to this task's key head.
         unsafe {
@@ -314,22 +244,8 @@ fn head_backward(
                 k,
                 1.0,
             );
-            product(
-                (keys, d, rows),
-                target(place.key),
-                super::Write::Add,
-                s.transposed(),
-                q,
-                1.0,
-            );
-            product(
-                (keys, d, rows),
-                target(place.value),
-                super::Write::Add,
-                p.transposed(),
-                g,
-                1.0,
-            );
+            product((keys, d, rows), target(place.key), super::Write::Add, s.transposed(), q, 1.0);
+            product((keys, d, rows), target(place.value), super::Write::Add, p.transposed(), g, 1.0);
         }
     }
 }

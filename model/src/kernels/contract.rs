@@ -42,14 +42,7 @@ fn run_all(
         for write in [Write::Replace, Write::Add] {
             let (a, b) = (random(seed, n * width), random(seed + 1, width * vocab));
             let mut out = random(seed + 2, n * vocab);
-            let shape = MatMul {
-                rows: n,
-                cols: vocab,
-                depth: width,
-                left,
-                right,
-                write,
-            };
+            let shape = MatMul { rows: n, cols: vocab, depth: width, left, right, write };
             backend.matmul(&shape, &a, &b, &mut out);
             results.push((name, out));
         }
@@ -75,12 +68,7 @@ fn run_all(
         &mut grad_x,
         &mut grad_weight,
     );
-    results.extend([
-        ("norm", out),
-        ("norm rms", inverse),
-        ("norm dx", grad_x),
-        ("norm dw", grad_weight),
-    ]);
+    results.extend([("norm", out), ("norm rms", inverse), ("norm dx", grad_x), ("norm dw", grad_weight)]);
 
     let mut qkv = random(seed + 7, n * shape.qkv_width());
     let table = RopeTable::new(shape.context, shape.head_dim, 10_000.0);
@@ -90,14 +78,7 @@ fn run_all(
     let mut log_sums = vec![f32::NAN; n * shape.heads];
     backend.attention(shape, &qkv, &mut out, &mut log_sums);
     let mut grad_qkv = vec![f32::NAN; qkv.len()];
-    backend.attention_backward(
-        shape,
-        &qkv,
-        &out,
-        &log_sums,
-        &random(seed + 8, out.len()),
-        &mut grad_qkv,
-    );
+    backend.attention_backward(shape, &qkv, &out, &log_sums, &random(seed + 8, out.len()), &mut grad_qkv);
     backend.rope(shape, &table, Rotation::Backward, &mut qkv);
     results.extend([
         ("attention", out),
@@ -112,17 +93,11 @@ fn run_all(
     backend.swiglu_backward(width, &mut gate_up, &random(seed + 10, n * width));
     results.extend([("swiglu", out), ("swiglu backward", gate_up)]);
 
-    let mut logits: Vec<f32> = random(seed + 11, n * vocab)
-        .iter()
-        .map(|x| x * 4.0)
-        .collect();
+    let mut logits: Vec<f32> = random(seed + 11, n * vocab).iter().map(|x| x * 4.0).collect();
     let scales: Vec<f32> = (0..n).map(|i| (i % 3) as f32 * 0.25).collect();
     let mut losses = vec![0.0; n];
     backend.cross_entropy(&mut logits, &ids, &scales, &mut losses);
-    results.extend([
-        ("cross-entropy gradient", logits),
-        ("cross-entropy losses", losses),
-    ]);
+    results.extend([("cross-entropy gradient", logits), ("cross-entropy losses", losses)]);
 
     let (mut p, mut m) = (random(seed + 12, n * width), random(seed + 13, n * width));
     let mut v: Vec<f32> = random(seed + 14, n * width).iter().map(|x| x * x).collect();
@@ -139,21 +114,12 @@ fn run_all(
     backend.adamw(&step, &mut p, &random(seed + 15, n * width), &mut m, &mut v);
     backend.add(&mut p, &m);
     let squares = backend.sum_of_squares(&p) as f32;
-    results.extend([
-        ("adamw m", m),
-        ("adamw v", v),
-        ("adamw p", p),
-        ("squares", vec![squares]),
-    ]);
+    results.extend([("adamw m", m), ("adamw v", v), ("adamw p", p), ("squares", vec![squares])]);
     results
 }
 
 fn in_pool<R: Send>(threads: usize, work: impl FnOnce() -> R + Send) -> R {
-    rayon::ThreadPoolBuilder::new()
-        .num_threads(threads)
-        .build()
-        .unwrap()
-        .install(work)
+    rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(work)
 }
 
 proptest! {
@@ -175,13 +141,7 @@ proptest! {
 #[test]
 fn attention_blocks_agree_across_their_borders() {
     for context in [63, 64, 65, 150] {
-        let shape = AttentionShape {
-            sequences: 2,
-            context,
-            heads: 4,
-            kv_heads: 2,
-            head_dim: 16,
-        };
+        let shape = AttentionShape { sequences: 2, context, heads: 4, kv_heads: 2, head_dim: 16 };
         let expected = run_all(&Naive, &shape, 24, 33, 5);
         for ((name, want), (_, got)) in expected.iter().zip(run_all(&Cpu, &shape, 24, 33, 5)) {
             close(name, &got, want);
@@ -191,13 +151,7 @@ fn attention_blocks_agree_across_their_borders() {
 
 #[test]
 fn the_thread_count_changes_no_bit() {
-    let shape = AttentionShape {
-        sequences: 5,
-        context: 130,
-        heads: 6,
-        kv_heads: 2,
-        head_dim: 32,
-    };
+    let shape = AttentionShape { sequences: 5, context: 130, heads: 6, kv_heads: 2, head_dim: 32 };
     let run = |threads| in_pool(threads, || run_all(&Cpu, &shape, 200, 700, 9));
     let one = run(1);
     for threads in [2, 3, 8] {
@@ -221,32 +175,18 @@ fn finite_differences(name: &str, x: &[f32], analytic: &[f32], f: impl Fn(&[f32]
         point[i] = x[i];
         let numeric = (up - down) / (2.0 * f64::from(h));
         let error = (numeric - f64::from(analytic[i])).abs() / (1.0 + numeric.abs());
-        assert!(
-            error < 2e-3,
-            "{name}[{i}]: {} against {numeric}",
-            analytic[i]
-        );
+        assert!(error < 2e-3, "{name}[{i}]: {} against {numeric}", analytic[i]);
     }
 }
 
 fn weighted(values: &[f32], weights: &[f32]) -> f64 {
-    values
-        .iter()
-        .zip(weights)
-        .map(|(&a, &b)| f64::from(a) * f64::from(b))
-        .sum()
+    values.iter().zip(weights).map(|(&a, &b)| f64::from(a) * f64::from(b)).sum()
 }
 
 #[test]
 fn naive_gradients_are_finite_differences() {
     let backend = Naive;
-    let shape = AttentionShape {
-        sequences: 1,
-        context: 4,
-        heads: 2,
-        kv_heads: 1,
-        head_dim: 4,
-    };
+    let shape = AttentionShape { sequences: 1, context: 4, heads: 2, kv_heads: 1, head_dim: 4 };
     let n = shape.tokens();
 
     let qkv = random(1, n * shape.qkv_width());
@@ -259,9 +199,7 @@ fn naive_gradients_are_finite_differences() {
     let (out, sums) = forward(&qkv);
     let mut grad = vec![0.0; qkv.len()];
     backend.attention_backward(&shape, &qkv, &out, &sums, &grad_out, &mut grad);
-    finite_differences("attention", &qkv, &grad, |qkv| {
-        weighted(&forward(qkv).0, &grad_out)
-    });
+    finite_differences("attention", &qkv, &grad, |qkv| weighted(&forward(qkv).0, &grad_out));
 
     let table = RopeTable::new(shape.context, shape.head_dim, 100.0);
     let rope_out = random(12, qkv.len());
@@ -281,18 +219,9 @@ fn naive_gradients_are_finite_differences() {
         (weighted(&out, &grad_out), inverse)
     };
     let (mut grad_x, mut grad_weight) = (vec![0.0; n * width], vec![0.0; width]);
-    backend.rms_norm_backward(
-        &grad_out,
-        &x,
-        &weight,
-        &norm(&x, &weight).1,
-        &mut grad_x,
-        &mut grad_weight,
-    );
+    backend.rms_norm_backward(&grad_out, &x, &weight, &norm(&x, &weight).1, &mut grad_x, &mut grad_weight);
     finite_differences("norm x", &x, &grad_x, |x| norm(x, &weight).0);
-    finite_differences("norm weight", &weight, &grad_weight, |weight| {
-        norm(&x, weight).0
-    });
+    finite_differences("norm weight", &weight, &grad_weight, |weight| norm(&x, weight).0);
 
     let gate_up = random(6, n * 2 * width);
     let mut grad = gate_up.clone();

@@ -1,9 +1,7 @@
 //! The fast kernels: the `gemm` crate for products, rayon over rows, vectorised inner loops.
 
 use super::math::{dot, exp_in_place, maximum, sigmoid, sum2, vectorised};
-use super::{
-    AdamStep, AttentionShape, Backend, Layout, MatMul, RopeTable, Rotation, Write, attention,
-};
+use super::{AdamStep, AttentionShape, Backend, Layout, MatMul, RopeTable, Rotation, Write, attention};
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -19,9 +17,7 @@ pub struct Cpu;
 
 impl Backend for Cpu {
     fn matmul(&self, shape: &MatMul, left: &[f32], right: &[f32], out: &mut [f32]) {
-        let &MatMul {
-            rows, cols, depth, ..
-        } = shape;
+        let &MatMul { rows, cols, depth, .. } = shape;
         assert_eq!(left.len(), rows * depth);
         assert_eq!(right.len(), depth * cols);
         assert_eq!(out.len(), rows * cols);
@@ -79,14 +75,7 @@ impl Backend for Cpu {
         });
     }
 
-    fn rms_norm(
-        &self,
-        x: &[f32],
-        weight: &[f32],
-        eps: f32,
-        out: &mut [f32],
-        inverse_rms: &mut [f32],
-    ) {
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32], inverse_rms: &mut [f32]) {
         let width = weight.len();
         let tasks = out
             .par_chunks_mut(ROWS * width)
@@ -94,10 +83,7 @@ impl Backend for Cpu {
             .zip(inverse_rms.par_chunks_mut(ROWS));
         tasks.for_each(|((out, x), inverse_rms)| {
             vectorised(|| {
-                let rows = out
-                    .chunks_exact_mut(width)
-                    .zip(x.chunks_exact(width))
-                    .zip(inverse_rms);
+                let rows = out.chunks_exact_mut(width).zip(x.chunks_exact(width)).zip(inverse_rms);
                 for ((out, x), inverse) in rows {
                     *inverse = 1.0 / (dot(x, x) / width as f32 + eps).sqrt();
                     for ((out, x), w) in out.iter_mut().zip(x).zip(weight) {
@@ -156,32 +142,24 @@ impl Backend for Cpu {
             Rotation::Forward => 1.0,
             Rotation::Backward => -1.0,
         };
-        qkv.par_chunks_mut(ROWS * width)
-            .enumerate()
-            .for_each(|(task, rows)| {
-                vectorised(|| {
-                    for (r, row) in rows.chunks_exact_mut(width).enumerate() {
-                        let (cos, sin) = table.at((task * ROWS + r) % shape.context);
-                        for head in row[..rotated].chunks_exact_mut(d) {
-                            let (first, second) = head.split_at_mut(d / 2);
-                            for i in 0..d / 2 {
-                                let (a, b, sine) = (first[i], second[i], sign * sin[i]);
-                                first[i] = a * cos[i] - b * sine;
-                                second[i] = b * cos[i] + a * sine;
-                            }
+        qkv.par_chunks_mut(ROWS * width).enumerate().for_each(|(task, rows)| {
+            vectorised(|| {
+                for (r, row) in rows.chunks_exact_mut(width).enumerate() {
+                    let (cos, sin) = table.at((task * ROWS + r) % shape.context);
+                    for head in row[..rotated].chunks_exact_mut(d) {
+                        let (first, second) = head.split_at_mut(d / 2);
+                        for i in 0..d / 2 {
+                            let (a, b, sine) = (first[i], second[i], sign * sin[i]);
+                            first[i] = a * cos[i] - b * sine;
+                            second[i] = b * cos[i] + a * sine;
                         }
                     }
-                });
+                }
             });
+        });
     }
 
-    fn attention(
-        &self,
-        shape: &AttentionShape,
-        qkv: &[f32],
-        out: &mut [f32],
-        log_sums: &mut [f32],
-    ) {
+    fn attention(&self, shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
         attention::forward(shape, qkv, out, log_sums);
     }
 
@@ -198,15 +176,10 @@ impl Backend for Cpu {
     }
 
     fn swiglu(&self, width: usize, gate_up: &[f32], out: &mut [f32]) {
-        let tasks = out
-            .par_chunks_mut(ROWS * width)
-            .zip(gate_up.par_chunks(2 * ROWS * width));
+        let tasks = out.par_chunks_mut(ROWS * width).zip(gate_up.par_chunks(2 * ROWS * width));
         tasks.for_each(|(out, gate_up)| {
             vectorised(|| {
-                for (row, pair) in out
-                    .chunks_exact_mut(width)
-                    .zip(gate_up.chunks_exact(2 * width))
-                {
+                for (row, pair) in out.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
                     let (gate, up) = pair.split_at(width);
                     for i in 0..width {
                         row[i] = gate[i] * sigmoid(gate[i]) * up[i];
@@ -217,14 +190,10 @@ impl Backend for Cpu {
     }
 
     fn swiglu_backward(&self, width: usize, gate_up: &mut [f32], grad_out: &[f32]) {
-        let tasks = gate_up
-            .par_chunks_mut(2 * ROWS * width)
-            .zip(grad_out.par_chunks(ROWS * width));
+        let tasks = gate_up.par_chunks_mut(2 * ROWS * width).zip(grad_out.par_chunks(ROWS * width));
         tasks.for_each(|(gate_up, grad_out)| {
             vectorised(|| {
-                let rows = gate_up
-                    .chunks_exact_mut(2 * width)
-                    .zip(grad_out.chunks_exact(width));
+                let rows = gate_up.chunks_exact_mut(2 * width).zip(grad_out.chunks_exact(width));
                 for (pair, grad) in rows {
                     let (gate, up) = pair.split_at_mut(width);
                     for i in 0..width {
@@ -238,19 +207,9 @@ impl Backend for Cpu {
         });
     }
 
-    fn cross_entropy(
-        &self,
-        logits: &mut [f32],
-        targets: &[u32],
-        scales: &[f32],
-        losses: &mut [f32],
-    ) {
+    fn cross_entropy(&self, logits: &mut [f32], targets: &[u32], scales: &[f32], losses: &mut [f32]) {
         let width = logits.len() / targets.len();
-        let tasks = logits
-            .par_chunks_mut(width)
-            .zip(targets)
-            .zip(scales)
-            .zip(losses);
+        let tasks = logits.par_chunks_mut(width).zip(targets).zip(scales).zip(losses);
         tasks.for_each(|(((row, &target), &scale), loss)| {
             vectorised(|| {
                 let top = maximum(row);
@@ -267,41 +226,25 @@ impl Backend for Cpu {
     }
 
     fn add(&self, x: &mut [f32], y: &[f32]) {
-        x.par_chunks_mut(CHUNK)
-            .zip(y.par_chunks(CHUNK))
-            .for_each(|(x, y)| {
-                vectorised(|| {
-                    for (a, b) in x.iter_mut().zip(y) {
-                        *a += b;
-                    }
-                });
+        x.par_chunks_mut(CHUNK).zip(y.par_chunks(CHUNK)).for_each(|(x, y)| {
+            vectorised(|| {
+                for (a, b) in x.iter_mut().zip(y) {
+                    *a += b;
+                }
             });
+        });
     }
 
     fn sum_of_squares(&self, x: &[f32]) -> f64 {
         // Short f32 sums, added up in f64 in the order of the chunks.
         let parts: Vec<f64> = x
             .par_chunks(CHUNK)
-            .map(|chunk| {
-                vectorised(|| {
-                    chunk
-                        .chunks(256)
-                        .map(|c| f64::from(sum2(c, c, |a, b| a * b)))
-                        .sum()
-                })
-            })
+            .map(|chunk| vectorised(|| chunk.chunks(256).map(|c| f64::from(sum2(c, c, |a, b| a * b))).sum()))
             .collect();
         parts.iter().sum()
     }
 
-    fn adamw(
-        &self,
-        step: &AdamStep,
-        params: &mut [f32],
-        grads: &[f32],
-        m: &mut [f32],
-        v: &mut [f32],
-    ) {
+    fn adamw(&self, step: &AdamStep, params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32]) {
         let keep = 1.0 - step.lr * step.weight_decay;
         let rate = step.lr / step.correction1;
         let tasks = params

@@ -60,19 +60,13 @@ pub fn maximum(x: &[f32]) -> f32 {
     let (chunks, rest) = x.as_chunks::<LANES>();
     for chunk in chunks {
         for i in 0..LANES {
-            lanes[i] = if chunk[i] > lanes[i] {
-                chunk[i]
-            } else {
-                lanes[i]
-            };
+            lanes[i] = if chunk[i] > lanes[i] { chunk[i] } else { lanes[i] };
         }
     }
     for &value in rest {
         lanes[0] = if value > lanes[0] { value } else { lanes[0] };
     }
-    lanes
-        .into_iter()
-        .fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
+    lanes.into_iter().fold(f32::NEG_INFINITY, |a, b| if b > a { b } else { a })
 }
 
 /// Replaces each `x` by `exp(x − shift)` and returns their sum.
@@ -114,11 +108,7 @@ pub fn exp(x: f32) -> f32 {
     p = p * r + 0.166_666_65;
     p = p * r + 0.5;
     p = p * r * r + r + 1.0;
-    let exponent = shifted
-        .to_bits()
-        .wrapping_sub(ROUND.to_bits())
-        .wrapping_add(127)
-        << 23;
+    let exponent = shifted.to_bits().wrapping_sub(ROUND.to_bits()).wrapping_add(127) << 23;
     p * f32::from_bits(exponent)
 }
 
@@ -148,9 +138,7 @@ mod tests {
 
     #[test]
     fn vectorised_bits_equal_scalar_bits() {
-        let x: Vec<f32> = (0..1_003)
-            .map(|i| ((i * 7919) % 1000) as f32 / 37.0 - 13.0)
-            .collect();
+        let x: Vec<f32> = (0..1_003).map(|i| ((i * 7919) % 1000) as f32 / 37.0 - 13.0).collect();
         let run = || {
             let mut copy = x.clone();
             let sum = exp_in_place(&mut copy, 3.0);

@@ -118,9 +118,7 @@ impl RopeTable {
         let angles = (0..context).flat_map(|position| {
             (0..half).map(move |i| position as f64 * theta.powf(-2.0 * i as f64 / head_dim as f64))
         });
-        let (sin, cos) = angles
-            .map(|angle| (angle.sin() as f32, angle.cos() as f32))
-            .unzip();
+        let (sin, cos) = angles.map(|angle| (angle.sin() as f32, angle.cos() as f32)).unzip();
         Self { half, cos, sin }
     }
 
@@ -165,14 +163,7 @@ pub trait Backend: Send + Sync {
     fn embed_backward(&self, grad_out: &[f32], tokens: &[u32], grad_table: &mut [f32]);
 
     /// `out = x · inverse_rms · weight` by rows of `weight.len()`; keeps `inverse_rms` (one a row).
-    fn rms_norm(
-        &self,
-        x: &[f32],
-        weight: &[f32],
-        eps: f32,
-        out: &mut [f32],
-        inverse_rms: &mut [f32],
-    );
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32], inverse_rms: &mut [f32]);
 
     /// Adds the gradients of [`Backend::rms_norm`] to `grad_x` and `grad_weight`.
     fn rms_norm_backward(
@@ -211,13 +202,7 @@ pub trait Backend: Send + Sync {
 
     /// Cross-entropy by rows of `logits.len() / targets.len()`: `losses[t] = −log p(target)`, and
     /// `logits` becomes the gradient of `Σ scales[t] · losses[t]`.
-    fn cross_entropy(
-        &self,
-        logits: &mut [f32],
-        targets: &[u32],
-        scales: &[f32],
-        losses: &mut [f32],
-    );
+    fn cross_entropy(&self, logits: &mut [f32], targets: &[u32], scales: &[f32], losses: &mut [f32]);
 
     /// `x += y`.
     fn add(&self, x: &mut [f32], y: &[f32]);
@@ -226,12 +211,5 @@ pub trait Backend: Send + Sync {
     fn sum_of_squares(&self, x: &[f32]) -> f64;
 
     /// One AdamW update with the gradient's clipping fused in.
-    fn adamw(
-        &self,
-        step: &AdamStep,
-        params: &mut [f32],
-        grads: &[f32],
-        m: &mut [f32],
-        v: &mut [f32],
-    );
+    fn adamw(&self, step: &AdamStep, params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32]);
 }

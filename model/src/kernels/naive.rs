@@ -12,9 +12,7 @@ fn silu(x: f64) -> f64 {
 
 impl Backend for Naive {
     fn matmul(&self, shape: &MatMul, left: &[f32], right: &[f32], out: &mut [f32]) {
-        let &MatMul {
-            rows, cols, depth, ..
-        } = shape;
+        let &MatMul { rows, cols, depth, .. } = shape;
         for i in 0..rows {
             for j in 0..cols {
                 let mut sum = 0f64;
@@ -54,14 +52,7 @@ impl Backend for Naive {
         }
     }
 
-    fn rms_norm(
-        &self,
-        x: &[f32],
-        weight: &[f32],
-        eps: f32,
-        out: &mut [f32],
-        inverse_rms: &mut [f32],
-    ) {
+    fn rms_norm(&self, x: &[f32], weight: &[f32], eps: f32, out: &mut [f32], inverse_rms: &mut [f32]) {
         let width = weight.len();
         for (row, inverse) in inverse_rms.iter_mut().enumerate() {
             let x = &x[row * width..][..width];
@@ -88,9 +79,8 @@ impl Backend for Naive {
         for (row, &inverse) in inverse_rms.iter().enumerate() {
             let at = row * width;
             let inverse = f64::from(inverse);
-            let product = |i: usize| {
-                f64::from(grad_out[at + i]) * f64::from(weight[i]) * f64::from(x[at + i])
-            };
+            let product =
+                |i: usize| f64::from(grad_out[at + i]) * f64::from(weight[i]) * f64::from(x[at + i]);
             let mean = (0..width).map(product).sum::<f64>() / width as f64;
             for i in 0..width {
                 let (g, xi) = (f64::from(grad_out[at + i]), f64::from(x[at + i]));
@@ -123,18 +113,10 @@ impl Backend for Naive {
         }
     }
 
-    fn attention(
-        &self,
-        shape: &AttentionShape,
-        qkv: &[f32],
-        out: &mut [f32],
-        log_sums: &mut [f32],
-    ) {
+    fn attention(&self, shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
         let d = shape.head_dim;
         for_each_row(shape, |row| {
-            let scores: Vec<f64> = (0..=row.position)
-                .map(|key| row.score(shape, qkv, key))
-                .collect();
+            let scores: Vec<f64> = (0..=row.position).map(|key| row.score(shape, qkv, key)).collect();
             let top = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
             let total: f64 = scores.iter().map(|s| (s - top).exp()).sum();
             log_sums[row.log_sum] = (top + total.ln()) as f32;
@@ -160,9 +142,8 @@ impl Backend for Naive {
         let scale = 1.0 / (d as f64).sqrt();
         let mut sums = vec![0f64; grad_qkv.len()];
         for_each_row(shape, |row| {
-            let inner: f64 = (0..d)
-                .map(|i| f64::from(out[row.out + i]) * f64::from(grad_out[row.out + i]))
-                .sum();
+            let inner: f64 =
+                (0..d).map(|i| f64::from(out[row.out + i]) * f64::from(grad_out[row.out + i])).sum();
             for key in 0..=row.position {
                 let p = (row.score(shape, qkv, key) - f64::from(log_sums[row.log_sum])).exp();
                 let (k, v) = (row.key(shape, key), row.value(shape, key));
@@ -185,10 +166,7 @@ impl Backend for Naive {
     }
 
     fn swiglu(&self, width: usize, gate_up: &[f32], out: &mut [f32]) {
-        for (row, pair) in out
-            .chunks_exact_mut(width)
-            .zip(gate_up.chunks_exact(2 * width))
-        {
+        for (row, pair) in out.chunks_exact_mut(width).zip(gate_up.chunks_exact(2 * width)) {
             for i in 0..width {
                 row[i] = (silu(f64::from(pair[i])) * f64::from(pair[width + i])) as f32;
             }
@@ -196,16 +174,9 @@ impl Backend for Naive {
     }
 
     fn swiglu_backward(&self, width: usize, gate_up: &mut [f32], grad_out: &[f32]) {
-        for (pair, row) in gate_up
-            .chunks_exact_mut(2 * width)
-            .zip(grad_out.chunks_exact(width))
-        {
+        for (pair, row) in gate_up.chunks_exact_mut(2 * width).zip(grad_out.chunks_exact(width)) {
             for i in 0..width {
-                let (gate, up, g) = (
-                    f64::from(pair[i]),
-                    f64::from(pair[width + i]),
-                    f64::from(row[i]),
-                );
+                let (gate, up, g) = (f64::from(pair[i]), f64::from(pair[width + i]), f64::from(row[i]));
                 let s = 1.0 / (1.0 + (-gate).exp());
                 pair[i] = (g * up * s * (1.0 + gate * (1.0 - s))) as f32;
                 pair[width + i] = (g * silu(gate)) as f32;
@@ -213,13 +184,7 @@ impl Backend for Naive {
         }
     }
 
-    fn cross_entropy(
-        &self,
-        logits: &mut [f32],
-        targets: &[u32],
-        scales: &[f32],
-        losses: &mut [f32],
-    ) {
+    fn cross_entropy(&self, logits: &mut [f32], targets: &[u32], scales: &[f32], losses: &mut [f32]) {
         let width = logits.len() / targets.len();
         for (t, row) in logits.chunks_exact_mut(width).enumerate() {
             let target = targets[t] as usize;
@@ -244,14 +209,7 @@ impl Backend for Naive {
         x.iter().map(|&v| f64::from(v).powi(2)).sum()
     }
 
-    fn adamw(
-        &self,
-        step: &AdamStep,
-        params: &mut [f32],
-        grads: &[f32],
-        m: &mut [f32],
-        v: &mut [f32],
-    ) {
+    fn adamw(&self, step: &AdamStep, params: &mut [f32], grads: &[f32], m: &mut [f32], v: &mut [f32]) {
         for i in 0..params.len() {
             let g = grads[i] * step.gradient_scale;
             m[i] = step.beta1 * m[i] + (1.0 - step.beta1) * g;
@@ -285,9 +243,8 @@ impl Row {
 
     fn score(&self, shape: &AttentionShape, qkv: &[f32], position: usize) -> f64 {
         let key = self.key(shape, position);
-        let dot: f64 = (0..shape.head_dim)
-            .map(|i| f64::from(qkv[self.query + i]) * f64::from(qkv[key + i]))
-            .sum();
+        let dot: f64 =
+            (0..shape.head_dim).map(|i| f64::from(qkv[self.query + i]) * f64::from(qkv[key + i])).sum();
         dot / (shape.head_dim as f64).sqrt()
     }
 }

@@ -55,15 +55,8 @@ impl ParameterLayout {
     pub fn new(config: &ModelConfig) -> Result<Self, ConfigError> {
         config.check()?;
         let mut builder = Builder::default();
-        let (hidden, inner, dim) = (
-            config.hidden_size,
-            config.intermediate_size,
-            config.head_dim(),
-        );
-        let embedding = builder.take(
-            &[("model.embed_tokens.weight", config.vocab_size)],
-            Some(hidden),
-        );
+        let (hidden, inner, dim) = (config.hidden_size, config.intermediate_size, config.head_dim());
+        let embedding = builder.take(&[("model.embed_tokens.weight", config.vocab_size)], Some(hidden));
         let layers = (0..config.layers)
             .map(|layer| {
                 builder.prefix = format!("model.layers.{layer}.");
@@ -80,10 +73,7 @@ impl ParameterLayout {
                     output: builder.take(&[("self_attn.o_proj.weight", hidden)], Some(hidden)),
                     mlp_norm: builder.take(&[("post_attention_layernorm.weight", hidden)], None),
                     gate_up: builder.take(
-                        &[
-                            ("mlp.gate_proj.weight", inner),
-                            ("mlp.up_proj.weight", inner),
-                        ],
+                        &[("mlp.gate_proj.weight", inner), ("mlp.up_proj.weight", inner)],
                         Some(hidden),
                     ),
                     down: builder.take(&[("mlp.down_proj.weight", hidden)], Some(inner)),
@@ -92,13 +82,7 @@ impl ParameterLayout {
             .collect();
         builder.prefix.clear();
         let final_norm = builder.take(&[("model.norm.weight", hidden)], None);
-        Ok(Self {
-            embedding,
-            layers,
-            final_norm,
-            total: builder.total,
-            tensors: builder.tensors,
-        })
+        Ok(Self { embedding, layers, final_norm, total: builder.total, tensors: builder.tensors })
     }
 
     /// Every tensor with its `transformers` name, in the order of the flat vector.
@@ -149,10 +133,7 @@ mod tests {
             end = tensor.range.end;
         }
         assert_eq!(end, layout.total);
-        let k = layout
-            .tensors()
-            .iter()
-            .find(|t| t.name == "model.layers.29.self_attn.k_proj.weight");
+        let k = layout.tensors().iter().find(|t| t.name == "model.layers.29.self_attn.k_proj.weight");
         assert_eq!(k.unwrap().shape, [192, 576]);
     }
 }

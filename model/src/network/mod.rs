@@ -82,9 +82,7 @@ pub struct Network {
 
 impl std::fmt::Debug for Network {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Network")
-            .field("config", &self.config)
-            .finish_non_exhaustive()
+        f.debug_struct("Network").field("config", &self.config).finish_non_exhaustive()
     }
 }
 
@@ -96,12 +94,7 @@ impl Network {
     pub fn new(config: ModelConfig, backend: impl Backend + 'static) -> Result<Self, ConfigError> {
         let layout = ParameterLayout::new(&config)?;
         let rope = RopeTable::new(config.context_tokens, config.head_dim(), config.rope_theta);
-        Ok(Self {
-            config,
-            layout,
-            rope,
-            backend: Box::new(backend),
-        })
+        Ok(Self { config, layout, rope, backend: Box::new(backend) })
     }
 
     /// The shape.
@@ -188,13 +181,7 @@ impl Network {
     /// [`BatchError`] if the sequence does not fit the model.
     pub fn logits(&self, params: &[f32], tokens: &[u32]) -> Result<Vec<f32>, BatchError> {
         let scales = vec![0.0; tokens.len()];
-        let batch = Batch {
-            sequences: 1,
-            context: tokens.len(),
-            tokens,
-            targets: tokens,
-            scales: &scales,
-        };
+        let batch = Batch { sequences: 1, context: tokens.len(), tokens, targets: tokens, scales: &scales };
         self.check(&batch)?;
         let mut workspace = Workspace::new(&self.config, Keep::Nothing);
         self.forward(params, &batch, &mut workspace);
@@ -210,18 +197,10 @@ impl Network {
     }
 
     fn check(&self, batch: &Batch<'_>) -> Result<(), BatchError> {
-        let &Batch {
-            sequences,
-            context,
-            tokens,
-            targets,
-            scales,
-        } = batch;
+        let &Batch { sequences, context, tokens, targets, scales } = batch;
         let wanted = sequences.checked_mul(context);
         if tokens.is_empty()
-            || [tokens.len(), targets.len(), scales.len()]
-                .iter()
-                .any(|&len| Some(len) != wanted)
+            || [tokens.len(), targets.len(), scales.len()].iter().any(|&len| Some(len) != wanted)
         {
             return Err(BatchError::Shape {
                 tokens: tokens.len(),
@@ -232,19 +211,12 @@ impl Network {
             });
         }
         if context > self.config.context_tokens {
-            return Err(BatchError::Context {
-                tokens: context,
-                context_tokens: self.config.context_tokens,
-            });
+            return Err(BatchError::Context { tokens: context, context_tokens: self.config.context_tokens });
         }
         let vocab_size = self.config.vocab_size;
         for list in [tokens, targets] {
             if let Some(place) = list.iter().position(|&token| token as usize >= vocab_size) {
-                return Err(BatchError::Token {
-                    token: list[place],
-                    place,
-                    vocab_size,
-                });
+                return Err(BatchError::Token { token: list[place], place, vocab_size });
             }
         }
         Ok(())
@@ -253,12 +225,8 @@ impl Network {
 
 fn weighted_sum(losses: &[f32], scales: &[f32]) -> f64 {
     // A token left out must not turn the sum into NaN.
-    let kept = losses
-        .iter()
-        .zip(scales)
-        .filter(|(_, scale)| **scale != 0.0);
-    kept.map(|(&loss, &scale)| f64::from(loss) * f64::from(scale))
-        .sum()
+    let kept = losses.iter().zip(scales).filter(|(_, scale)| **scale != 0.0);
+    kept.map(|(&loss, &scale)| f64::from(loss) * f64::from(scale)).sum()
 }
 
 /// Fills `out` with normal numbers by the Box–Muller transform.

@@ -22,14 +22,7 @@ impl Network {
     }
 
     /// `out = x · weightᵀ`, weight rows of `depth`.
-    pub(super) fn project(
-        &self,
-        weight: &[f32],
-        x: &[f32],
-        out: &mut [f32],
-        depth: usize,
-        write: Write,
-    ) {
+    pub(super) fn project(&self, weight: &[f32], x: &[f32], out: &mut [f32], depth: usize, write: Write) {
         let shape = MatMul {
             rows: x.len() / depth,
             cols: weight.len() / depth,
@@ -78,11 +71,7 @@ impl Network {
         let eps = self.config.rms_norm_eps as f32;
         let shape = self.attention_shape(batch);
         workspace.fit(&self.config, batch.tokens.len());
-        backend.embed(
-            &params[self.layout.embedding.clone()],
-            batch.tokens,
-            &mut workspace.hidden,
-        );
+        backend.embed(&params[self.layout.embedding.clone()], batch.tokens, &mut workspace.hidden);
         let sets = workspace.layers.len();
         for (index, layer) in self.layout.layers.iter().enumerate() {
             let cache: &mut LayerCache = &mut workspace.layers[index % sets];
@@ -94,20 +83,9 @@ impl Network {
                 &mut cache.normed,
                 &mut cache.inverse_rms,
             );
-            self.project(
-                &params[layer.qkv.clone()],
-                &cache.normed,
-                &mut cache.qkv,
-                hidden,
-                Write::Replace,
-            );
+            self.project(&params[layer.qkv.clone()], &cache.normed, &mut cache.qkv, hidden, Write::Replace);
             backend.rope(&shape, &self.rope, Rotation::Forward, &mut cache.qkv);
-            backend.attention(
-                &shape,
-                &cache.qkv,
-                &mut cache.attention,
-                &mut cache.log_sums,
-            );
+            backend.attention(&shape, &cache.qkv, &mut cache.attention, &mut cache.log_sums);
             cache.middle.copy_from_slice(&cache.input);
             self.project(
                 &params[layer.output.clone()],
@@ -130,11 +108,7 @@ impl Network {
                 hidden,
                 Write::Replace,
             );
-            backend.swiglu(
-                self.config.intermediate_size,
-                &cache.gate_up,
-                &mut cache.activated,
-            );
+            backend.swiglu(self.config.intermediate_size, &cache.gate_up, &mut cache.activated);
             workspace.hidden.copy_from_slice(&cache.middle);
             self.project(
                 &params[layer.down.clone()],
@@ -170,13 +144,7 @@ impl Network {
             let values = rows.start * hidden..rows.end * hidden;
             let normed = &workspace.normed[values.clone()];
             workspace.logits.resize(rows.len() * vocab, 0.0);
-            self.project(
-                embedding,
-                normed,
-                &mut workspace.logits,
-                hidden,
-                Write::Replace,
-            );
+            self.project(embedding, normed, &mut workspace.logits, hidden, Write::Replace);
             self.backend.cross_entropy(
                 &mut workspace.logits,
                 &batch.targets[rows.clone()],
@@ -204,22 +172,11 @@ impl Network {
         grads: &mut [f32],
         workspace: &mut Workspace,
     ) {
-        let (backend, hidden, inner) = (
-            &self.backend,
-            self.config.hidden_size,
-            self.config.intermediate_size,
-        );
+        let (backend, hidden, inner) =
+            (&self.backend, self.config.hidden_size, self.config.intermediate_size);
         let tokens = batch.tokens.len();
         let shape = self.attention_shape(batch);
-        let Workspace {
-            layers,
-            hidden: last,
-            inverse_rms,
-            grad,
-            grad_narrow,
-            grad_wide,
-            ..
-        } = workspace;
+        let Workspace { layers, hidden: last, inverse_rms, grad, grad_narrow, grad_wide, .. } = workspace;
         let norm = self.layout.final_norm.clone();
         backend.rms_norm_backward(
             grad_narrow,
@@ -298,10 +255,6 @@ impl Network {
                 &mut grads[norm],
             );
         }
-        backend.embed_backward(
-            grad,
-            batch.tokens,
-            &mut grads[self.layout.embedding.clone()],
-        );
+        backend.embed_backward(grad, batch.tokens, &mut grads[self.layout.embedding.clone()]);
     }
 }

@@ -8,9 +8,7 @@ use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
 /// Which kernels compute the run.
-#[derive(
-    Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BackendKind {
     /// Multi-threaded and vectorised.
@@ -97,13 +95,9 @@ impl PretrainOptions {
         };
         match preset {
             Preset::M135 | Preset::M360 => base,
-            Preset::B1_7 => Self {
-                batch_sequences: 1_024,
-                steps: 500_000,
-                lr: 5e-4,
-                warmup_steps: 2_000,
-                ..base
-            },
+            Preset::B1_7 => {
+                Self { batch_sequences: 1_024, steps: 500_000, lr: 5e-4, warmup_steps: 2_000, ..base }
+            }
             Preset::Sample => Self {
                 context_tokens: 256,
                 batch_sequences: 8,
@@ -124,13 +118,7 @@ impl PretrainOptions {
             _ => serde_json::Map::new(),
         };
         // The shape is compared resolved; the others change no weight.
-        for name in [
-            "model",
-            "checkpoint_every_steps",
-            "keep_checkpoints",
-            "log_every_steps",
-            "threads",
-        ] {
+        for name in ["model", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "threads"] {
             settings.remove(name);
         }
         settings
@@ -139,19 +127,13 @@ impl PretrainOptions {
     pub(super) fn check(&self) -> Result<(), PretrainError> {
         let bad = |field, rule| Err(PretrainError::Option { field, rule });
         if self.context_tokens == 0 || self.batch_sequences == 0 || self.steps == 0 {
-            return bad(
-                "context_tokens, batch_sequences and steps",
-                "they must be above 0",
-            );
+            return bad("context_tokens, batch_sequences and steps", "they must be above 0");
         }
         if !(self.lr.is_finite() && self.lr > 0.0) {
             return bad("lr", "it must be above 0");
         }
         let o = &self.optimizer;
-        if [o.beta1, o.beta2]
-            .iter()
-            .any(|beta| !(0.0..1.0).contains(beta))
-        {
+        if [o.beta1, o.beta2].iter().any(|beta| !(0.0..1.0).contains(beta)) {
             return bad("optimizer.beta1 and beta2", "they must lie in [0, 1)");
         }
         if !(o.eps > 0.0 && o.clip > 0.0 && o.weight_decay >= 0.0) {

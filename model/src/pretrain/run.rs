@@ -46,11 +46,7 @@ impl<'a> Run<'a> {
                 steps: options.steps,
             },
             parameters: Vec::new(),
-            optimizer: AdamW {
-                m: Vec::new(),
-                v: Vec::new(),
-                updates: 0,
-            },
+            optimizer: AdamW { m: Vec::new(), v: Vec::new(), updates: 0 },
             grads: vec![0.0; total],
             workspace: Workspace::new(network.config(), Keep::Activations),
             sequence: vec![0; options.context_tokens + 1],
@@ -68,10 +64,7 @@ impl<'a> Run<'a> {
         } else if let Some(path) = &options.branch_from {
             let found = checkpoint::load(path, run.network.layout())?;
             if found.state.model != *run.network.config() {
-                return Err(PretrainError::Mismatch {
-                    path: path.clone(),
-                    differences: "model".to_owned(),
-                });
+                return Err(PretrainError::Mismatch { path: path.clone(), differences: "model".to_owned() });
             }
             (run.parameters, run.optimizer) = (found.parameters, found.optimizer);
         } else {
@@ -95,10 +88,7 @@ impl<'a> Run<'a> {
             };
             let differences = self.differences(&state);
             if !differences.is_empty() {
-                return Err(PretrainError::Mismatch {
-                    path,
-                    differences: differences.join(", "),
-                });
+                return Err(PretrainError::Mismatch { path, differences: differences.join(", ") });
             }
             return Ok(Some(checkpoint::load(&path, self.network.layout())?));
         }
@@ -111,10 +101,7 @@ impl<'a> Run<'a> {
             .iter()
             .filter(|(name, value)| state.settings.get(*name) != Some(value))
             .map(|(name, value)| {
-                let old = state
-                    .settings
-                    .get(name)
-                    .map_or("unset".to_owned(), ToString::to_string);
+                let old = state.settings.get(name).map_or("unset".to_owned(), ToString::to_string);
                 format!("{name} was {old}, is {value}")
             })
             .collect();
@@ -145,10 +132,8 @@ impl<'a> Run<'a> {
             self.tokens.clear();
             self.targets.clear();
             for number in start..start + sequences {
-                self.dataset
-                    .sequence(first + number as u64, &mut self.sequence);
-                self.tokens
-                    .extend_from_slice(&self.sequence[..options.context_tokens]);
+                self.dataset.sequence(first + number as u64, &mut self.sequence);
+                self.tokens.extend_from_slice(&self.sequence[..options.context_tokens]);
                 self.targets.extend_from_slice(&self.sequence[1..]);
             }
             self.scales.resize(self.tokens.len(), scale);
@@ -170,28 +155,11 @@ impl<'a> Run<'a> {
         let grad_norm = backend.sum_of_squares(&self.grads).sqrt();
         let step = done + 1;
         if !(loss.is_finite() && grad_norm.is_finite()) {
-            return Err(PretrainError::Diverged {
-                step,
-                loss,
-                grad_norm,
-            });
+            return Err(PretrainError::Diverged { step, loss, grad_norm });
         }
         let lr = self.schedule.rate(done);
-        self.optimizer.update(
-            backend,
-            &options.optimizer,
-            lr,
-            &mut self.parameters,
-            &self.grads,
-            grad_norm,
-        );
-        Ok(LossLine {
-            step,
-            tokens: step * self.batch_tokens(),
-            loss,
-            lr,
-            grad_norm,
-        })
+        self.optimizer.update(backend, &options.optimizer, lr, &mut self.parameters, &self.grads, grad_norm);
+        Ok(LossLine { step, tokens: step * self.batch_tokens(), loss, lr, grad_norm })
     }
 
     fn loss_path(&self) -> PathBuf {
@@ -200,15 +168,10 @@ impl<'a> Run<'a> {
 
     pub(super) fn log(&self, line: &LossLine) -> Result<(), PretrainError> {
         let path = self.loss_path();
-        let json =
-            serde_json::to_string(line).map_err(|error| failed("write", &path)(error.into()))?;
-        let mut file = OpenOptions::new()
-            .create(true)
-            .append(true)
-            .open(&path)
-            .map_err(failed("open", &path))?;
-        file.write_all(format!("{json}\n").as_bytes())
-            .map_err(failed("write", &path))?;
+        let json = serde_json::to_string(line).map_err(|error| failed("write", &path)(error.into()))?;
+        let mut file =
+            OpenOptions::new().create(true).append(true).open(&path).map_err(failed("open", &path))?;
+        file.write_all(format!("{json}\n").as_bytes()).map_err(failed("write", &path))?;
         Ok(())
     }
 

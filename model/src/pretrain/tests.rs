@@ -38,9 +38,7 @@ fn dataset(folder: &Path) -> TokenDataset {
     let path = folder.join("tokens.bin");
     let mut writer = ShardWriter::create(&path, 64, [1; 32]).unwrap();
     for document in 0..80u32 {
-        let tokens: Vec<u32> = (0..30)
-            .map(|i| 1 + (document % 7 + i * (1 + document % 3)) % 63)
-            .collect();
+        let tokens: Vec<u32> = (0..30).map(|i| 1 + (document % 7 + i * (1 + document % 3)) % 63).collect();
         writer.push(&tokens).unwrap();
     }
     writer.finish().unwrap();
@@ -91,11 +89,7 @@ fn the_loss_falls_and_the_final_model_loads() {
     .unwrap();
     assert_eq!((summary.ending, summary.step), (Ending::Finished, 24));
     // Logits start with deviation 1, which costs half a nat over a uniform guess.
-    assert!(
-        (lines[0].loss - 64f64.ln() - 0.5).abs() < 0.4,
-        "{:?}",
-        lines[0]
-    );
+    assert!((lines[0].loss - 64f64.ln() - 0.5).abs() < 0.4, "{:?}", lines[0]);
     assert!(lines[23].loss < lines[0].loss - 0.7, "{:?}", lines[23]);
     assert_eq!((lines[0].lr, lines[23].tokens), (0.0, 24 * 96));
     let written: Vec<LossLine> = std::fs::read_to_string(out.join(LOSS_FILE))
@@ -106,10 +100,7 @@ fn the_loss_falls_and_the_final_model_loads() {
     assert_eq!(written, lines);
     assert_eq!(checkpoint::list(&out).unwrap(), [20, 24]);
     let model = LanguageModel::load(&out.join(FINAL_FOLDER)).unwrap();
-    assert_eq!(
-        model.parameters,
-        LanguageModel::load(&summary.checkpoint).unwrap().parameters
-    );
+    assert_eq!(model.parameters, LanguageModel::load(&summary.checkpoint).unwrap().parameters);
 }
 
 #[test]
@@ -122,16 +113,9 @@ fn stopped_and_killed_runs_end_with_the_same_bytes() {
     // Stopped by the caller at several steps, with another thread count each time.
     let stopped = root.path().join("stopped");
     for (stop, threads) in [(1, 1), (7, 3), (10, 2), (23, 1)] {
-        let options = PretrainOptions {
-            threads,
-            ..options()
-        };
+        let options = PretrainOptions { threads, ..options() };
         let summary = pretrain(&options, &dataset, &stopped, &mut |report| {
-            if report.line.step == stop {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if report.line.step == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         })
         .unwrap();
         assert_eq!((summary.ending, summary.step), (Ending::Stopped, stop));
@@ -144,11 +128,7 @@ fn stopped_and_killed_runs_end_with_the_same_bytes() {
     let killed = root.path().join("killed");
     let early = |stop: u64| {
         move |report: StepReport| {
-            if report.line.step == stop {
-                ControlFlow::Break(())
-            } else {
-                ControlFlow::Continue(())
-            }
+            if report.line.step == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         }
     };
     pretrain(&options(), &dataset, &killed, &mut early(13)).unwrap();
@@ -159,15 +139,8 @@ fn stopped_and_killed_runs_end_with_the_same_bytes() {
     bytes[last] ^= 1;
     std::fs::write(&weights, bytes).unwrap();
     std::fs::create_dir(killed.join(".partial-step-000014")).unwrap();
-    std::fs::write(
-        killed.join(".partial-step-000014/model.safetensors"),
-        b"half",
-    )
-    .unwrap();
-    let mut file = OpenOptions::new()
-        .append(true)
-        .open(killed.join(LOSS_FILE))
-        .unwrap();
+    std::fs::write(killed.join(".partial-step-000014/model.safetensors"), b"half").unwrap();
+    let mut file = OpenOptions::new().append(true).open(killed.join(LOSS_FILE)).unwrap();
     file.write_all(b"{\"step\":14,\"tok").unwrap();
     pretrain(&options(), &dataset, &killed, &mut go_on).unwrap();
     assert_same(&whole, &killed);
@@ -178,12 +151,7 @@ fn a_cooldown_branches_from_a_stable_checkpoint() {
     let root = tempfile::tempdir().unwrap();
     let dataset = dataset(root.path());
     let trunk = root.path().join("trunk");
-    let long = PretrainOptions {
-        steps: 10,
-        cooldown_steps: 0,
-        checkpoint_every_steps: 10,
-        ..options()
-    };
+    let long = PretrainOptions { steps: 10, cooldown_steps: 0, checkpoint_every_steps: 10, ..options() };
     pretrain(&long, &dataset, &trunk, &mut go_on).unwrap();
     let short = PretrainOptions {
         steps: 14,
@@ -192,26 +160,15 @@ fn a_cooldown_branches_from_a_stable_checkpoint() {
         ..options()
     };
     let mut steps = Vec::new();
-    pretrain(
-        &short,
-        &dataset,
-        &root.path().join("branch"),
-        &mut |report| {
-            steps.push((report.line.step, report.line.lr));
-            ControlFlow::Continue(())
-        },
-    )
+    pretrain(&short, &dataset, &root.path().join("branch"), &mut |report| {
+        steps.push((report.line.step, report.line.lr));
+        ControlFlow::Continue(())
+    })
     .unwrap();
     assert_eq!(steps[0], (11, 1e-2));
     assert_eq!(steps.len(), 4);
     assert!(steps[3].1 < 2e-3);
-    let other = PretrainOptions {
-        model: ModelOptions {
-            layers: Some(1),
-            ..short.model.clone()
-        },
-        ..short
-    };
+    let other = PretrainOptions { model: ModelOptions { layers: Some(1), ..short.model.clone() }, ..short };
     assert!(matches!(
         pretrain(&other, &dataset, &root.path().join("x"), &mut go_on),
         Err(PretrainError::Mismatch { .. })
@@ -223,67 +180,25 @@ fn other_settings_and_unusable_ones_are_named() {
     let root = tempfile::tempdir().unwrap();
     let dataset = dataset(root.path());
     let out = root.path().join("run");
-    let short = PretrainOptions {
-        steps: 5,
-        warmup_steps: 1,
-        ..options()
-    };
+    let short = PretrainOptions { steps: 5, warmup_steps: 1, ..options() };
     pretrain(&short, &dataset, &out, &mut go_on).unwrap();
-    let message = |options: &PretrainOptions| {
-        pretrain(options, &dataset, &out, &mut go_on)
-            .unwrap_err()
-            .to_string()
-    };
-    let changed = message(&PretrainOptions {
-        lr: 2e-2,
-        steps: 9,
-        ..short.clone()
-    });
-    assert!(
-        changed.contains("lr was 0.01, is 0.02") && changed.contains("steps was 5, is 9"),
-        "{changed}"
-    );
-    assert!(
-        message(&PretrainOptions {
-            context_tokens: 17,
-            ..short.clone()
-        })
-        .contains("context_tokens")
-    );
-    assert!(
-        message(&PretrainOptions {
-            warmup_steps: 6,
-            ..short.clone()
-        })
-        .contains("warmup_steps")
-    );
-    let vocabulary = ModelOptions {
-        vocab_size: Some(63),
-        ..short.model.clone()
-    };
-    assert!(
-        message(&PretrainOptions {
-            model: vocabulary,
-            ..short.clone()
-        })
-        .contains("a vocabulary of 64")
-    );
+    let message =
+        |options: &PretrainOptions| pretrain(options, &dataset, &out, &mut go_on).unwrap_err().to_string();
+    let changed = message(&PretrainOptions { lr: 2e-2, steps: 9, ..short.clone() });
+    assert!(changed.contains("lr was 0.01, is 0.02") && changed.contains("steps was 5, is 9"), "{changed}");
+    assert!(message(&PretrainOptions { context_tokens: 17, ..short.clone() }).contains("context_tokens"));
+    assert!(message(&PretrainOptions { warmup_steps: 6, ..short.clone() }).contains("warmup_steps"));
+    let vocabulary = ModelOptions { vocab_size: Some(63), ..short.model.clone() };
+    assert!(message(&PretrainOptions { model: vocabulary, ..short.clone() }).contains("a vocabulary of 64"));
 }
 
 #[test]
 fn divergence_names_the_step() {
     let root = tempfile::tempdir().unwrap();
     let dataset = dataset(root.path());
-    let options = PretrainOptions {
-        lr: 1e30,
-        warmup_steps: 1,
-        ..options()
-    };
+    let options = PretrainOptions { lr: 1e30, warmup_steps: 1, ..options() };
     let error = pretrain(&options, &dataset, &root.path().join("run"), &mut go_on).unwrap_err();
-    assert!(
-        matches!(error, PretrainError::Diverged { step: 2..=6, .. }),
-        "{error}"
-    );
+    assert!(matches!(error, PretrainError::Diverged { step: 2..=6, .. }), "{error}");
 }
 
 #[test]
@@ -291,12 +206,7 @@ fn both_back_ends_train_alike() {
     let root = tempfile::tempdir().unwrap();
     let dataset = dataset(root.path());
     let last = |backend, name: &str| {
-        let options = PretrainOptions {
-            backend,
-            steps: 6,
-            warmup_steps: 1,
-            ..options()
-        };
+        let options = PretrainOptions { backend, steps: 6, warmup_steps: 1, ..options() };
         let mut loss = 0.0;
         pretrain(&options, &dataset, &root.path().join(name), &mut |report| {
             loss = report.line.loss;
@@ -305,9 +215,6 @@ fn both_back_ends_train_alike() {
         .unwrap();
         loss
     };
-    let (fast, slow) = (
-        last(BackendKind::Cpu, "cpu"),
-        last(BackendKind::Naive, "naive"),
-    );
+    let (fast, slow) = (last(BackendKind::Cpu, "cpu"), last(BackendKind::Naive, "naive"));
     assert!((fast - slow).abs() < 1e-3, "{fast} against {slow}");
 }

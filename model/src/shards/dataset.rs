@@ -86,13 +86,9 @@ impl TokenDataset {
             hasher.update(&slots.to_le_bytes());
             for path in &source.shards {
                 let shard = Shard::open(path, verify)?;
-                let first = open
-                    .iter()
-                    .flat_map(|source| &source.shards)
-                    .chain(&shards)
-                    .next();
-                if let Some(first) = first
-                    .filter(|first: &&Shard| first.tokenizer_digest() != shard.tokenizer_digest())
+                let first = open.iter().flat_map(|source| &source.shards).chain(&shards).next();
+                if let Some(first) =
+                    first.filter(|first: &&Shard| first.tokenizer_digest() != shard.tokenizer_digest())
                 {
                     return Err(ShardError::Tokenizer {
                         path: path.clone(),
@@ -125,28 +121,15 @@ impl TokenDataset {
             });
             first_slot += slots;
         }
-        Ok(Self {
-            sources: open,
-            context_tokens,
-            seed,
-            digest: hasher.finalize().to_hex().to_string(),
-        })
+        Ok(Self { sources: open, context_tokens, seed, digest: hasher.finalize().to_hex().to_string() })
     }
 
     /// One unweighted source over `shards`.
     ///
     /// # Errors
     /// As [`TokenDataset::open`].
-    pub fn single(
-        shards: &[PathBuf],
-        context_tokens: usize,
-        seed: u64,
-    ) -> Result<Self, ShardError> {
-        let source = Source {
-            name: "tokens".to_owned(),
-            weight: 1.0,
-            shards: shards.to_vec(),
-        };
+    pub fn single(shards: &[PathBuf], context_tokens: usize, seed: u64) -> Result<Self, ShardError> {
+        let source = Source { name: "tokens".to_owned(), weight: 1.0, shards: shards.to_vec() };
         Self::open(&[source], context_tokens, seed, Verify::Structure)
     }
 
@@ -176,15 +159,9 @@ impl TokenDataset {
             [_] => index % BLOCK_SLOTS,
             _ => Permutation::new(BLOCK_SLOTS, mix(self.seed) ^ mix(block)).at(index % BLOCK_SLOTS),
         };
-        let found = self
-            .sources
-            .partition_point(|source| source.first_slot + source.slots <= slot);
+        let found = self.sources.partition_point(|source| source.first_slot + source.slots <= slot);
         if let Some(source) = self.sources.get(found) {
-            source.read(
-                block * source.slots + slot - source.first_slot,
-                self.context_tokens,
-                out,
-            );
+            source.read(block * source.slots + slot - source.first_slot, self.context_tokens, out);
         }
     }
 
@@ -208,10 +185,7 @@ impl OpenSource {
         let (epoch, place) = (number / self.windows, number % self.windows);
         let window = Permutation::new(self.windows, self.key ^ mix(epoch)).at(place);
         let mut position = window * context_tokens as u64;
-        let mut shard = self
-            .offsets
-            .partition_point(|&offset| offset <= position)
-            .saturating_sub(1);
+        let mut shard = self.offsets.partition_point(|&offset| offset <= position).saturating_sub(1);
         let mut filled = 0;
         while filled < out.len() {
             let Some(tokens) = self.shards.get(shard).map(Shard::tokens) else {
@@ -234,28 +208,15 @@ fn slots_by_weight(sources: &[Source]) -> Result<Vec<u64>, ShardError> {
     let Some(first) = sources.first() else {
         return Err(ShardError::NoSource);
     };
-    let bad = sources
-        .iter()
-        .find(|source| !source.weight.is_finite() || source.weight < 0.0);
+    let bad = sources.iter().find(|source| !source.weight.is_finite() || source.weight < 0.0);
     let total: f64 = sources.iter().map(|source| source.weight).sum();
     if let Some(source) = bad.or((total <= 0.0 || !total.is_finite()).then_some(first)) {
-        return Err(ShardError::Weight {
-            name: source.name.clone(),
-            weight: source.weight,
-        });
+        return Err(ShardError::Weight { name: source.name.clone(), weight: source.weight });
     }
-    let exact: Vec<f64> = sources
-        .iter()
-        .map(|source| source.weight / total * BLOCK_SLOTS as f64)
-        .collect();
+    let exact: Vec<f64> = sources.iter().map(|source| source.weight / total * BLOCK_SLOTS as f64).collect();
     let mut slots: Vec<u64> = exact.iter().map(|&x| x as u64).collect();
     let mut order: Vec<usize> = (0..sources.len()).collect();
-    order.sort_by(|&a, &b| {
-        exact[b]
-            .fract()
-            .total_cmp(&exact[a].fract())
-            .then(a.cmp(&b))
-    });
+    order.sort_by(|&a, &b| exact[b].fract().total_cmp(&exact[a].fract()).then(a.cmp(&b)));
     let missing = BLOCK_SLOTS.saturating_sub(slots.iter().sum());
     for &source in order.iter().cycle().take(missing as usize) {
         slots[source] += 1;

@@ -150,20 +150,12 @@ impl Header {
             problem: problem.to_owned(),
         };
         let Some(bytes) = bytes.first_chunk::<HEADER_BYTES>() else {
-            return Err(damaged(
-                bytes.len() as u64,
-                "the file ends inside the header",
-            ));
+            return Err(damaged(bytes.len() as u64, "the file ends inside the header"));
         };
         if &bytes[..8] != MAGIC {
-            return Err(damaged(
-                0,
-                "the file does not start with CSMTOKEN, it is no token shard",
-            ));
+            return Err(damaged(0, "the file does not start with CSMTOKEN, it is no token shard"));
         }
-        let u32_at = |at: usize| {
-            u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
-        };
+        let u32_at = |at: usize| u32::from_le_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]]);
         let u64_at = |at: usize| u64::from(u32_at(at)) | u64::from(u32_at(at + 4)) << 32;
         let digest_at = |at: usize| {
             let mut digest = [0u8; 32];
@@ -172,17 +164,11 @@ impl Header {
         };
         let version = u32_at(8);
         if version != VERSION {
-            return Err(ShardError::Version {
-                path: path.to_path_buf(),
-                version,
-            });
+            return Err(ShardError::Version { path: path.to_path_buf(), version });
         }
         let check = blake3::hash(&bytes[..CHECKED_BYTES]);
         if bytes[CHECKED_BYTES..] != check.as_bytes()[..8] {
-            return Err(damaged(
-                CHECKED_BYTES as u64,
-                "the header's checksum does not match",
-            ));
+            return Err(damaged(CHECKED_BYTES as u64, "the header's checksum does not match"));
         }
         let header = Self {
             vocab_size: u32_at(12),
@@ -192,10 +178,7 @@ impl Header {
             payload_digest: digest_at(64),
         };
         if header.vocab_size == 0 || header.vocab_size > 1 << 16 {
-            return Err(damaged(
-                12,
-                "the vocabulary size is not between 1 and 65,536",
-            ));
+            return Err(damaged(12, "the vocabulary size is not between 1 and 65,536"));
         }
         if header.documents > header.tokens {
             return Err(damaged(24, "there are more documents than tokens"));

@@ -18,11 +18,7 @@ impl Permutation {
         let bits = u64::BITS - len.saturating_sub(1).leading_zeros();
         let half_bits = bits.div_ceil(2).max(1);
         let keys = [1, 2, 3, 4].map(|round| mix(key ^ mix(round)));
-        Self {
-            len,
-            half_bits,
-            keys,
-        }
+        Self { len, half_bits, keys }
     }
 
     /// Where `index` goes; `index` must be below the length.
@@ -72,11 +68,7 @@ mod tests {
 
     #[test]
     fn keys_give_different_orders_and_large_lengths_work() {
-        let order = |key| {
-            (0..100)
-                .map(|i| Permutation::new(100, key).at(i))
-                .collect::<Vec<_>>()
-        };
+        let order = |key| (0..100).map(|i| Permutation::new(100, key).at(i)).collect::<Vec<_>>();
         assert_ne!(order(1), order(2));
         assert_ne!(order(1), (0..100).collect::<Vec<_>>());
         let large = Permutation::new(u64::MAX, 3);

@@ -32,11 +32,8 @@ impl Shard {
     /// # Errors
     /// [`ShardError`] if the file is missing, truncated, of another version or damaged.
     pub fn open(path: &Path, verify: Verify) -> Result<Self, ShardError> {
-        let damaged = |offset: u64, problem: String| ShardError::Damaged {
-            path: path.to_path_buf(),
-            offset,
-            problem,
-        };
+        let damaged =
+            |offset: u64, problem: String| ShardError::Damaged { path: path.to_path_buf(), offset, problem };
         let file = File::open(path).map_err(failed("open", path))?;
         // SAFETY: shards are written once and renamed into place; nothing changes them afterwards.
         let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
@@ -47,22 +44,13 @@ impl Shard {
         if index.end != map.len() as u64 {
             return Err(damaged(
                 map.len() as u64,
-                format!(
-                    "the file has {} bytes where its header says {}",
-                    map.len(),
-                    index.end
-                ),
+                format!("the file has {} bytes where its header says {}", map.len(), index.end),
             ));
         }
         // Both ranges end inside the file, so they fit usize.
         let as_usize = |range: Range<u64>| range.start as usize..range.end as usize;
-        let shard = Self {
-            path: path.to_path_buf(),
-            header,
-            tokens: as_usize(tokens),
-            index: as_usize(index),
-            map,
-        };
+        let shard =
+            Self { path: path.to_path_buf(), header, tokens: as_usize(tokens), index: as_usize(index), map };
         shard.check_index()?;
         if verify == Verify::Everything {
             shard.check_payload()?;
@@ -100,9 +88,7 @@ impl Shard {
     pub fn document(&self, number: usize) -> Option<&[u16]> {
         let starts = self.starts();
         let start = *starts.get(number)? as usize;
-        let end = starts
-            .get(number + 1)
-            .map_or(self.tokens().len(), |&next| next as usize);
+        let end = starts.get(number + 1).map_or(self.tokens().len(), |&next| next as usize);
         self.tokens().get(start..end)
     }
 
@@ -125,26 +111,17 @@ impl Shard {
     }
 
     fn damaged(&self, offset: usize, problem: impl Into<String>) -> ShardError {
-        ShardError::Damaged {
-            path: self.path.clone(),
-            offset: offset as u64,
-            problem: problem.into(),
-        }
+        ShardError::Damaged { path: self.path.clone(), offset: offset as u64, problem: problem.into() }
     }
 
     fn check_index(&self) -> Result<(), ShardError> {
         let starts = self.starts();
         if starts.first().is_some_and(|&first| first != 0) {
-            return Err(self.damaged(
-                self.index.start,
-                "the first document does not start at token 0",
-            ));
+            return Err(self.damaged(self.index.start, "the first document does not start at token 0"));
         }
         if let Some(place) = starts.windows(2).position(|pair| pair[0] >= pair[1]) {
-            return Err(self.damaged(
-                self.index.start + 8 * (place + 1),
-                "documents do not start one after the other",
-            ));
+            return Err(self
+                .damaged(self.index.start + 8 * (place + 1), "documents do not start one after the other"));
         }
         let tokens = self.tokens().len() as u64;
         if starts.last().is_some_and(|&last| last >= tokens) || (starts.is_empty() && tokens > 0) {
@@ -159,11 +136,7 @@ impl Shard {
             return Err(self.damaged(HEADER_BYTES, "the tokens' digest does not match the header"));
         }
         let vocab_size = self.vocab_size();
-        if let Some(place) = self
-            .tokens()
-            .iter()
-            .position(|&token| usize::from(token) >= vocab_size)
-        {
+        if let Some(place) = self.tokens().iter().position(|&token| usize::from(token) >= vocab_size) {
             return Err(self.damaged(
                 HEADER_BYTES + 2 * place,
                 format!("a token is outside the vocabulary of {vocab_size}"),

@@ -15,11 +15,7 @@ fn write(path: &Path, documents: &[Vec<u32>]) -> ShardSummary {
 /// A shard whose token at place `i` is `first + i` (document ends apart).
 fn counting(path: &Path, first: u32, documents: usize, tokens: usize) {
     let documents: Vec<Vec<u32>> = (0..documents)
-        .map(|d| {
-            (0..tokens)
-                .map(|t| first + (d * (tokens + 1) + t) as u32)
-                .collect()
-        })
+        .map(|d| (0..tokens).map(|t| first + (d * (tokens + 1) + t) as u32).collect())
         .collect();
     write(path, &documents);
 }
@@ -88,9 +84,7 @@ fn damage_is_described() {
     let good = std::fs::read(&path).unwrap();
     let message = |bytes: &[u8]| {
         std::fs::write(&path, bytes).unwrap();
-        Shard::open(&path, Verify::Everything)
-            .unwrap_err()
-            .to_string()
+        Shard::open(&path, Verify::Everything).unwrap_err().to_string()
     };
     assert!(message(&good[..50]).contains("ends inside the header"));
     assert!(message(b"").contains("ends inside the header"));
@@ -108,10 +102,7 @@ fn writers_leave_nothing_when_dropped_and_refuse_foreign_tokens() {
     let mut writer = ShardWriter::create(&folder.path().join("a.bin"), 1_000, DIGEST).unwrap();
     writer.push(&[5]).unwrap();
     let message = writer.push(&[5, 1_000]).unwrap_err().to_string();
-    assert!(
-        message.contains("document 1") && message.contains("token 1000"),
-        "{message}"
-    );
+    assert!(message.contains("document 1") && message.contains("token 1000"), "{message}");
     drop(writer);
     assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
 }
@@ -124,19 +115,14 @@ fn a_set_rolls_over_at_its_size() {
         set.push(&[1, 2, 3]).unwrap();
     }
     let shards = set.finish().unwrap();
-    assert_eq!(
-        shards.iter().map(|s| s.documents).collect::<Vec<_>>(),
-        [3, 3, 1]
-    );
+    assert_eq!(shards.iter().map(|s| s.documents).collect::<Vec<_>>(), [3, 3, 1]);
     assert!(shards[2].path.ends_with("tokens-00002.bin"));
 }
 
 #[test]
 fn an_epoch_reads_every_window_once_across_shards() {
     let folder = tempfile::tempdir().unwrap();
-    let paths: Vec<_> = (0..3)
-        .map(|i| folder.path().join(format!("{i}.bin")))
-        .collect();
+    let paths: Vec<_> = (0..3).map(|i| folder.path().join(format!("{i}.bin"))).collect();
     for (i, path) in paths.iter().enumerate() {
         counting(path, 1 + 100 * i as u32, 9, 10);
     }
@@ -159,20 +145,14 @@ fn an_epoch_reads_every_window_once_across_shards() {
         dataset.sequence(index, &mut out);
         out
     };
-    let mut wanted: Vec<_> = (0..windows as usize)
-        .map(|w| all[w * 8..w * 8 + 9].to_vec())
-        .collect();
+    let mut wanted: Vec<_> = (0..windows as usize).map(|w| all[w * 8..w * 8 + 9].to_vec()).collect();
     wanted.sort();
     for epoch in 0..2 {
         let mut got: Vec<_> = (0..windows).map(|i| read(epoch * windows + i)).collect();
         got.sort();
         assert_eq!(got, wanted);
     }
-    let order = |epoch: u64| {
-        (0..windows)
-            .map(|i| read(epoch * windows + i))
-            .collect::<Vec<_>>()
-    };
+    let order = |epoch: u64| (0..windows).map(|i| read(epoch * windows + i)).collect::<Vec<_>>();
     assert_ne!(order(0), order(1));
     assert_eq!(order(0), order(0));
 }
@@ -183,11 +163,7 @@ fn mixtures_meet_their_weights_in_every_block() {
     let source = |name: &str, weight, first| {
         let path = folder.path().join(format!("{name}.bin"));
         counting(&path, first, 4, 20);
-        Source {
-            name: name.to_owned(),
-            weight,
-            shards: vec![path],
-        }
+        Source { name: name.to_owned(), weight, shards: vec![path] }
     };
     // The published shares, which sum to 1.
     let sources = [
@@ -208,31 +184,14 @@ fn mixtures_meet_their_weights_in_every_block() {
     assert_eq!(dataset.uses(10_000)[1].epochs, 150.0);
 
     let error = |sources: &[Source], context| {
-        TokenDataset::open(sources, context, 1, Verify::Structure)
-            .unwrap_err()
-            .to_string()
+        TokenDataset::open(sources, context, 1, Verify::Structure).unwrap_err().to_string()
     };
     assert!(error(&[], 8).contains("at least one source"));
     assert!(error(&sources[..1], 84).contains("fewer than one sequence of 84"));
-    assert!(
-        error(
-            &[Source {
-                weight: f64::NAN,
-                ..sources[0].clone()
-            }],
-            8
-        )
-        .contains("weight of source edu")
-    );
+    assert!(error(&[Source { weight: f64::NAN, ..sources[0].clone() }], 8).contains("weight of source edu"));
     let foreign = folder.path().join("foreign.bin");
-    ShardWriter::create(&foreign, 10, [1; 32])
-        .unwrap()
-        .finish()
-        .unwrap();
-    let mixed = Source {
-        shards: vec![sources[0].shards[0].clone(), foreign],
-        ..sources[0].clone()
-    };
+    ShardWriter::create(&foreign, 10, [1; 32]).unwrap().finish().unwrap();
+    let mixed = Source { shards: vec![sources[0].shards[0].clone(), foreign], ..sources[0].clone() };
     assert!(error(&[mixed], 8).contains("another tokenizer"));
 }
 

@@ -38,11 +38,7 @@ impl ShardWriter {
     ///
     /// # Errors
     /// [`ShardError`] if the vocabulary is too large or the file cannot be created.
-    pub fn create(
-        path: &Path,
-        vocab_size: usize,
-        tokenizer_digest: [u8; 32],
-    ) -> Result<Self, ShardError> {
+    pub fn create(path: &Path, vocab_size: usize, tokenizer_digest: [u8; 32]) -> Result<Self, ShardError> {
         if vocab_size == 0 || vocab_size > 1 << 16 {
             return Err(ShardError::VocabSize { vocab_size });
         }
@@ -52,8 +48,7 @@ impl ShardWriter {
             File::create(&temporary).map_err(failed("create", &temporary))?,
         );
         // Room for the header, which is known last.
-        file.write_all(&[0; HEADER_BYTES])
-            .map_err(failed("write", &temporary))?;
+        file.write_all(&[0; HEADER_BYTES]).map_err(failed("write", &temporary))?;
         Ok(Self {
             path: path.to_path_buf(),
             temporary,
@@ -131,8 +126,7 @@ impl ShardWriter {
     fn write(&mut self, bytes: &[u8]) -> Result<(), ShardError> {
         self.hasher.update(bytes);
         if let Some(file) = &mut self.file {
-            file.write_all(bytes)
-                .map_err(failed("write", &self.temporary))?;
+            file.write_all(bytes).map_err(failed("write", &self.temporary))?;
         }
         Ok(())
     }
@@ -188,9 +182,7 @@ impl ShardSetWriter {
         let mut shard = match self.current.take() {
             Some(shard) => shard,
             None => {
-                let path = self
-                    .folder
-                    .join(format!("tokens-{:05}.bin", self.finished.len()));
+                let path = self.folder.join(format!("tokens-{:05}.bin", self.finished.len()));
                 ShardWriter::create(&path, self.vocab_size, self.tokenizer_digest)?
             }
         };

@@ -20,9 +20,7 @@ pub struct Encoder {
 
 impl std::fmt::Debug for Encoder {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Encoder")
-            .field("path", &self.path)
-            .finish_non_exhaustive()
+        f.debug_struct("Encoder").field("path", &self.path).finish_non_exhaustive()
     }
 }
 
@@ -39,18 +37,11 @@ impl Encoder {
         };
         let special = Tokenizer::from_bytes(&bytes).map_err(library)?;
         if special.token_to_id(SPECIAL_TOKENS[0]) != Some(END_OF_TEXT) {
-            return Err(TokenizerError::NoEndOfText {
-                path: path.to_path_buf(),
-            });
+            return Err(TokenizerError::NoEndOfText { path: path.to_path_buf() });
         }
         let mut plain = special.clone();
         plain.set_encode_special_tokens(true);
-        Ok(Self {
-            plain,
-            special,
-            path: path.to_path_buf(),
-            digest: *blake3::hash(&bytes).as_bytes(),
-        })
+        Ok(Self { plain, special, path: path.to_path_buf(), digest: *blake3::hash(&bytes).as_bytes() })
     }
 
     /// Token ids of a corpus text. `<|endoftext|>` and the like are plain characters here: a web page must
@@ -75,9 +66,7 @@ impl Encoder {
     /// # Errors
     /// [`TokenizerError::Library`] if the library fails.
     pub fn decode(&self, tokens: &[u32]) -> Result<String, TokenizerError> {
-        self.special
-            .decode(tokens, true)
-            .map_err(|error| self.library(&error))
+        self.special.decode(tokens, true).map_err(|error| self.library(&error))
     }
 
     /// Number of entries, special tokens included.
@@ -99,17 +88,12 @@ impl Encoder {
     }
 
     fn run(&self, tokenizer: &Tokenizer, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding = tokenizer
-            .encode_fast(text, false)
-            .map_err(|error| self.library(&error))?;
+        let encoding = tokenizer.encode_fast(text, false).map_err(|error| self.library(&error))?;
         Ok(encoding.get_ids().to_vec())
     }
 
     fn library(&self, error: &tokenizers::Error) -> TokenizerError {
-        TokenizerError::Library {
-            path: self.path.clone(),
-            message: error.to_string(),
-        }
+        TokenizerError::Library { path: self.path.clone(), message: error.to_string() }
     }
 }
 

@@ -22,19 +22,13 @@ pub fn learn(
     vocab_size: usize,
     min_frequency: u64,
 ) -> Vec<Pair> {
-    let mut ids: HashMap<String, u32> = vocabulary
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), id as u32))
-        .collect();
+    let mut ids: HashMap<String, u32> =
+        vocabulary.iter().enumerate().map(|(id, token)| (token.clone(), id as u32)).collect();
     let mut buffer = [0u8; 4];
     let mut words: Vec<Word> = words
         .iter()
         .map(|(word, count)| Word {
-            symbols: word
-                .chars()
-                .filter_map(|c| ids.get(&*c.encode_utf8(&mut buffer)).copied())
-                .collect(),
+            symbols: word.chars().filter_map(|c| ids.get(&*c.encode_utf8(&mut buffer)).copied()).collect(),
             count: *count,
         })
         .collect();
@@ -48,10 +42,8 @@ pub fn learn(
             places.entry(pair).or_default().push(index as u32);
         }
     }
-    let mut queue: BinaryHeap<(u64, Reverse<Pair>)> = counts
-        .iter()
-        .map(|(&pair, &count)| (count, Reverse(pair)))
-        .collect();
+    let mut queue: BinaryHeap<(u64, Reverse<Pair>)> =
+        counts.iter().map(|(&pair, &count)| (count, Reverse(pair))).collect();
 
     let mut merges = Vec::new();
     while vocabulary.len() < vocab_size {
@@ -69,10 +61,7 @@ pub fn learn(
         if count < min_frequency.max(1) {
             break;
         }
-        let token = format!(
-            "{}{}",
-            vocabulary[pair.0 as usize], vocabulary[pair.1 as usize]
-        );
+        let token = format!("{}{}", vocabulary[pair.0 as usize], vocabulary[pair.1 as usize]);
         // Two ways of cutting can spell the same token; it gets one entry and both merges.
         let merged = *ids.entry(token.clone()).or_insert_with(|| {
             vocabulary.push(token);

@@ -150,10 +150,7 @@ pub fn train_on_counts(
 ) -> Result<Encoder, TokenizerError> {
     let least = SPECIAL_TOKENS.len() + 256;
     if options.vocab_size < least || options.vocab_size > 1 << 16 {
-        return Err(TokenizerError::VocabSize {
-            vocab_size: options.vocab_size,
-            least,
-        });
+        return Err(TokenizerError::VocabSize { vocab_size: options.vocab_size, least });
     }
     let words = counts.finish()?;
     if words.is_empty() {
@@ -163,12 +160,7 @@ pub fn train_on_counts(
     let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
     alphabet.sort_unstable();
     vocabulary.extend(alphabet.iter().map(char::to_string));
-    let merges = merges::learn(
-        &words,
-        &mut vocabulary,
-        options.vocab_size,
-        options.min_frequency,
-    );
+    let merges = merges::learn(&words, &mut vocabulary, options.vocab_size, options.min_frequency);
     save(options, &vocabulary, &merges, out_dir)?;
     Encoder::load(&out_dir.join(TOKENIZER_FILE))
 }
@@ -179,23 +171,12 @@ fn save(
     merges: &[(u32, u32)],
     out_dir: &Path,
 ) -> Result<(), TokenizerError> {
-    let library = |message: String| TokenizerError::Library {
-        path: out_dir.to_path_buf(),
-        message,
-    };
-    let entries: serde_json::Map<String, serde_json::Value> = vocabulary
-        .iter()
-        .enumerate()
-        .map(|(id, token)| (token.clone(), id.into()))
-        .collect();
+    let library = |message: String| TokenizerError::Library { path: out_dir.to_path_buf(), message };
+    let entries: serde_json::Map<String, serde_json::Value> =
+        vocabulary.iter().enumerate().map(|(id, token)| (token.clone(), id.into())).collect();
     let pairs: Vec<[&str; 2]> = merges
         .iter()
-        .map(|&(a, b)| {
-            [
-                vocabulary[a as usize].as_str(),
-                vocabulary[b as usize].as_str(),
-            ]
-        })
+        .map(|&(a, b)| [vocabulary[a as usize].as_str(), vocabulary[b as usize].as_str()])
         .collect();
     let added = |id: usize| {
         serde_json::json!({
@@ -221,11 +202,8 @@ fn save(
     });
     // Through the library and back: it checks the merges and writes the vocabulary in the order of ids.
     let text = serde_json::to_vec(&document).map_err(|error| library(error.to_string()))?;
-    let tokenizer =
-        tokenizers::Tokenizer::from_bytes(text).map_err(|error| library(error.to_string()))?;
-    let text = tokenizer
-        .to_string(true)
-        .map_err(|error| library(error.to_string()))?;
+    let tokenizer = tokenizers::Tokenizer::from_bytes(text).map_err(|error| library(error.to_string()))?;
+    let text = tokenizer.to_string(true).map_err(|error| library(error.to_string()))?;
     std::fs::create_dir_all(out_dir).map_err(crate::files::failed("create folder", out_dir))?;
 
     let end = SPECIAL_TOKENS[0];
@@ -251,14 +229,8 @@ fn save(
     let special = serde_json::json!({
         "additional_special_tokens": SPECIAL_TOKENS, "bos_token": end, "eos_token": end, "unk_token": end,
     });
-    write_whole(
-        &out_dir.join("tokenizer_config.json"),
-        format!("{config:#}\n").as_bytes(),
-    )?;
-    write_whole(
-        &out_dir.join("special_tokens_map.json"),
-        format!("{special:#}\n").as_bytes(),
-    )?;
+    write_whole(&out_dir.join("tokenizer_config.json"), format!("{config:#}\n").as_bytes())?;
+    write_whole(&out_dir.join("special_tokens_map.json"), format!("{special:#}\n").as_bytes())?;
     write_whole(&out_dir.join(TOKENIZER_FILE), text.as_bytes())?;
     Ok(())
 }

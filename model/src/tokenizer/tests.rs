@@ -4,22 +4,9 @@ use std::collections::BTreeSet;
 
 /// Some varied English, enough for a few hundred merges.
 fn corpus() -> Vec<String> {
-    let subjects = [
-        "The river",
-        "A small engine",
-        "Every teacher",
-        "The old computer",
-        "Rain",
-        "A good proof",
-    ];
-    let verbs = [
-        "carries",
-        "teaches",
-        "needs",
-        "remembers",
-        "follows",
-        "breaks",
-    ];
+    let subjects =
+        ["The river", "A small engine", "Every teacher", "The old computer", "Rain", "A good proof"];
+    let verbs = ["carries", "teaches", "needs", "remembers", "follows", "breaks"];
     let objects = [
         "stones to the sea",
         "the next lesson",
@@ -40,10 +27,7 @@ fn corpus() -> Vec<String> {
 }
 
 fn options(vocab_size: usize) -> TokenizerOptions {
-    TokenizerOptions {
-        vocab_size,
-        ..TokenizerOptions::default()
-    }
+    TokenizerOptions { vocab_size, ..TokenizerOptions::default() }
 }
 
 fn trained(vocab_size: usize) -> (tempfile::TempDir, Encoder) {
@@ -57,11 +41,7 @@ fn two_trainings_give_the_same_bytes_and_order_does_not_matter() {
     let (a, _) = trained(400);
     let b = tempfile::tempdir().unwrap();
     train(&options(400), corpus().into_iter().rev(), b.path()).unwrap();
-    for file in [
-        TOKENIZER_FILE,
-        "tokenizer_config.json",
-        "special_tokens_map.json",
-    ] {
+    for file in [TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json"] {
         let read = |folder: &tempfile::TempDir| std::fs::read(folder.path().join(file)).unwrap();
         assert_eq!(read(&a), read(&b), "{file}");
     }
@@ -72,9 +52,7 @@ fn merges_are_those_of_the_tokenizers_crate() {
     use tokenizers::models::TrainerWrapper;
     use tokenizers::models::bpe::{BPE, BpeTrainer};
     let (_folder, ours) = trained(420);
-    let special = SPECIAL_TOKENS
-        .map(|token| tokenizers::AddedToken::from(token, true))
-        .to_vec();
+    let special = SPECIAL_TOKENS.map(|token| tokenizers::AddedToken::from(token, true)).to_vec();
     let mut trainer: TrainerWrapper = BpeTrainer::builder()
         .vocab_size(420)
         .min_frequency(2)
@@ -86,12 +64,8 @@ fn merges_are_those_of_the_tokenizers_crate() {
     let mut theirs = tokenizers::Tokenizer::new(BPE::default());
     theirs.with_pre_tokenizer(Some(pre_tokenizer()));
     theirs.train(&mut trainer, corpus().into_iter()).unwrap();
-    let vocabulary = |tokenizer: &tokenizers::Tokenizer| {
-        tokenizer
-            .get_vocab(true)
-            .into_iter()
-            .collect::<BTreeSet<_>>()
-    };
+    let vocabulary =
+        |tokenizer: &tokenizers::Tokenizer| tokenizer.get_vocab(true).into_iter().collect::<BTreeSet<_>>();
     let ours = tokenizers::Tokenizer::from_file(ours.folder().join(TOKENIZER_FILE)).unwrap();
     assert_eq!(vocabulary(&ours), vocabulary(&theirs));
 }
@@ -100,17 +74,8 @@ fn merges_are_those_of_the_tokenizers_crate() {
 fn special_tokens_come_first_and_corpus_text_cannot_forge_them() {
     let (_folder, encoder) = trained(300);
     for (id, token) in SPECIAL_TOKENS.iter().enumerate() {
-        assert_eq!(
-            encoder.encode_with_special_tokens(token).unwrap(),
-            [id as u32]
-        );
-        assert!(
-            encoder
-                .encode(token)
-                .unwrap()
-                .iter()
-                .all(|&t| t as usize >= SPECIAL_TOKENS.len())
-        );
+        assert_eq!(encoder.encode_with_special_tokens(token).unwrap(), [id as u32]);
+        assert!(encoder.encode(token).unwrap().iter().all(|&t| t as usize >= SPECIAL_TOKENS.len()));
     }
     assert_eq!(encoder.vocab_size(), 300);
 }
@@ -120,20 +85,9 @@ fn digits_stand_alone_and_merges_compress() {
     let (_folder, encoder) = trained(420);
     assert_eq!(encoder.encode("1234").unwrap().len(), 4);
     let text = corpus().concat();
-    let counts = count_by_subset(
-        &encoder,
-        [("a", text.as_str()), ("b", "xyz"), ("a", "river")],
-    )
-    .unwrap();
+    let counts = count_by_subset(&encoder, [("a", text.as_str()), ("b", "xyz"), ("a", "river")]).unwrap();
     assert_eq!(counts["a"].texts, 2);
-    assert_eq!(
-        counts["b"],
-        SubsetCount {
-            texts: 1,
-            bytes: 3,
-            tokens: 3
-        }
-    );
+    assert_eq!(counts["b"], SubsetCount { texts: 1, bytes: 3, tokens: 3 });
     assert!(counts["a"].bytes_per_token() > 2.0, "{counts:?}");
 }
 
@@ -151,26 +105,16 @@ fn counting_forgets_rare_words_within_its_limit() {
 fn unusable_input_is_named() {
     let folder = tempfile::tempdir().unwrap();
     let error = |options: &TokenizerOptions, texts: Vec<&str>| {
-        train(options, texts, folder.path())
-            .unwrap_err()
-            .to_string()
+        train(options, texts, folder.path()).unwrap_err().to_string()
     };
     assert!(error(&options(100), vec!["x"]).contains("vocab_size = 100"));
     assert!(error(&options(70_000), vec!["x"]).contains("65,536"));
     assert!(error(&options(300), vec!["", ""]).contains("no text"));
     let broken = folder.path().join("broken.json");
     std::fs::write(&broken, "{\"model\": 3}").unwrap();
+    assert!(Encoder::load(&broken).unwrap_err().to_string().contains("broken.json"));
     assert!(
-        Encoder::load(&broken)
-            .unwrap_err()
-            .to_string()
-            .contains("broken.json")
-    );
-    assert!(
-        Encoder::load(&folder.path().join("missing.json"))
-            .unwrap_err()
-            .to_string()
-            .contains("missing.json")
+        Encoder::load(&folder.path().join("missing.json")).unwrap_err().to_string().contains("missing.json")
     );
 }
 

@@ -52,7 +52,12 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
     let asset = |asset| store.path(asset).map_err(|error| failed(&error));
     let runtime = Runtime::load(&asset(Asset::OnnxRuntime)?).map_err(|error| failed(&error))?;
     let (model, tokenizer) = (asset(Asset::MinilmInt8)?, asset(Asset::MinilmTokenizer)?);
-    let backbone = Backbone::load(&runtime, &model, &tokenizer, &BackboneOptions { max_tokens: *max_tokens, sessions: None });
+    let backbone = Backbone::load(
+        &runtime,
+        &model,
+        &tokenizer,
+        &BackboneOptions { max_tokens: *max_tokens, sessions: None },
+    );
     let backbone = backbone.map_err(|error| failed(&error))?;
     let file = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let options = TrainOptions {
@@ -78,7 +83,8 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
 }
 
 fn read_annotations(path: &Path) -> Result<BTreeMap<String, f32>, String> {
-    let file = std::fs::File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+    let file =
+        std::fs::File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
     let mut scores = BTreeMap::new();
     for (number, line) in std::io::BufReader::new(file).lines().enumerate() {
         let place = || format!("{}:{}", path.display(), number + 1);
@@ -106,7 +112,11 @@ fn read_pages(path: &Path, id_column: &str, scores: &BTreeMap<String, f32>) -> R
         let texts = text_column(&batch, "text").map_err(|error| explain(&error))?;
         for row in (0..batch.num_rows()).filter(|&row| ids.is_valid(row) && texts.is_valid(row)) {
             if let Some(&score) = scores.get(ids.value(row)) {
-                examples.push(Example { id: ids.value(row).to_owned(), text: texts.value(row).to_owned(), score });
+                examples.push(Example {
+                    id: ids.value(row).to_owned(),
+                    text: texts.value(row).to_owned(),
+                    score,
+                });
             }
         }
     }

@@ -84,6 +84,11 @@ fn show_run(path: &Path, stages: &[Manifest]) {
     for manifest in stages {
         let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
         let (rows, files) = (group(manifest.rows_out), manifest.files.len());
-        println!("{:width$}  {:<12}  {rows:>10} out  {files:>4} files  {}", manifest.stage, manifest.kind, size(bytes));
+        println!(
+            "{:width$}  {:<12}  {rows:>10} out  {files:>4} files  {}",
+            manifest.stage,
+            manifest.kind,
+            size(bytes)
+        );
     }
 }

@@ -37,15 +37,23 @@ fn check(templates: Option<&Path>) -> Result<(), Failure> {
         println!("{} templates, no finding", set.templates().len());
         return Ok(());
     }
-    Err(Failure::message(format!("{} findings in the templates", findings.len()), "mend the templates named above"))
+    Err(Failure::message(
+        format!("{} findings in the templates", findings.len()),
+        "mend the templates named above",
+    ))
 }
 
 fn preview(run: &Path, topic: Option<&str>, style: Option<&str>, n: usize) -> Result<(), Failure> {
-    let wrong = |message: String| Failure::message(message, "run the workflow first: `pipeline run <workflow> --until prompts`");
+    let wrong = |message: String| {
+        Failure::message(message, "run the workflow first: `pipeline run <workflow> --until prompts`")
+    };
     let files = parquet_files(&run.join("prompts").join("data")).map_err(wrong)?;
-    let Some((first, _)) = files.first() else { return Err(wrong(format!("{} has no prompts", run.display()))) };
+    let Some((first, _)) = files.first() else {
+        return Err(wrong(format!("{} has no prompts", run.display())));
+    };
     let schema = schema_of(first).map_err(wrong)?;
-    let session = engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
+    let session =
+        engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
     let slices: Vec<FileSlice> = files.iter().map(|(path, _)| FileSlice::of(path)).collect();
     let mut rows = scan::parquet(&session, schema, &slices).map_err(Failure::run)?;
     if let Some(topic) = topic {
@@ -65,7 +73,8 @@ fn preview(run: &Path, topic: Option<&str>, style: Option<&str>, n: usize) -> Re
 
 fn show(batch: &RecordBatch) -> Result<(), arrow::error::ArrowError> {
     let column = |name| text_column(batch, name);
-    let (ids, topics, styles, audiences) = (column("prompt_id")?, column("topic_id")?, column("style")?, column("audience")?);
+    let (ids, topics, styles, audiences) =
+        (column("prompt_id")?, column("topic_id")?, column("style")?, column("audience")?);
     let prompts = column("prompt")?;
     for row in 0..batch.num_rows() {
         let (id, topic) = (ids.value(row), topics.value(row));

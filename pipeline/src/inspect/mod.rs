@@ -41,7 +41,8 @@ pub fn parquet_files(path: &Path) -> Result<Vec<(PathBuf, u64)>, String> {
         files = list(&path.join("data"));
     }
     let counted = files.into_iter().map(|path| {
-        let file = std::fs::File::open(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
+        let file =
+            std::fs::File::open(&path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
         let reader = ParquetRecordBatchReaderBuilder::try_new(file)
             .map_err(|error| format!("{} is not a whole Parquet file: {error}", path.display()))?;
         let rows = reader.metadata().file_metadata().num_rows();
@@ -81,15 +82,18 @@ pub fn statistics(frame: DataFrame) -> Result<DataFrame> {
         };
         let shown = |expr: Expr| if comparable { text(expr) } else { text(min(lit(""))) };
         let distinct = if comparable { approx_distinct(column()) } else { count(column()) };
-        let row = frame.clone().aggregate(vec![], vec![
-            min(lit(field.name().as_str())).alias("column"),
-            count(lit(1)).alias("rows"),
-            (count(lit(1)) - count(column())).alias("nulls"),
-            distinct.alias("distinct_about"),
-            shown(min(column())).alias("smallest"),
-            shown(max(column())).alias("largest"),
-            mean.alias(if is_text { "mean_chars" } else { "mean" }),
-        ])?;
+        let row = frame.clone().aggregate(
+            vec![],
+            vec![
+                min(lit(field.name().as_str())).alias("column"),
+                count(lit(1)).alias("rows"),
+                (count(lit(1)) - count(column())).alias("nulls"),
+                distinct.alias("distinct_about"),
+                shown(min(column())).alias("smallest"),
+                shown(max(column())).alias("largest"),
+                mean.alias(if is_text { "mean_chars" } else { "mean" }),
+            ],
+        )?;
         let row = row.select(vec![
             col("column"),
             col("rows"),

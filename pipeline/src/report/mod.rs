@@ -51,7 +51,10 @@ fn write_table(page: &mut String, workflow: &Workflow, summary: &Summary) -> std
         let node = workflow.stages.iter().find(|node| node.id == *id);
         let reads = node.map(|node| node.upstream().join(", ")).unwrap_or_default();
         let Some(manifest) = status.manifest() else {
-            write!(page, "<tr><td>{id}</td><td>{reads}</td><td colspan=\"5\">fused into its readers</td></tr>")?;
+            write!(
+                page,
+                "<tr><td>{id}</td><td>{reads}</td><td colspan=\"5\">fused into its readers</td></tr>"
+            )?;
             continue;
         };
         let lost = manifest.dropped.iter().chain(&manifest.quarantined);
@@ -73,7 +76,11 @@ fn write_table(page: &mut String, workflow: &Workflow, summary: &Summary) -> std
 
 fn write_stage(page: &mut String, node: &StageNode, manifest: &Manifest, folder: &Path) -> std::fmt::Result {
     let (id, kind) = (&node.id, node.kind.name);
-    write!(page, "<section id=\"{id}\"><h2>{id} <small>{kind}</small></h2><p>{}</p>", escape(node.kind.summary))?;
+    write!(
+        page,
+        "<section id=\"{id}\"><h2>{id} <small>{kind}</small></h2><p>{}</p>",
+        escape(node.kind.summary)
+    )?;
     let lost: Vec<Bar> = manifest
         .dropped
         .iter()

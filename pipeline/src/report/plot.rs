@@ -73,7 +73,9 @@ mod tests {
     #[test]
     fn labels_are_escaped_and_the_largest_bar_is_full() {
         let svg = bars(&[Bar { label: "<a>".into(), value: 2.0 }, Bar { label: "b".into(), value: 4.0 }]);
-        assert!(svg.contains("&lt;a&gt;") && svg.contains("width=\"230.0\"") && svg.contains("width=\"460.0\""));
+        assert!(
+            svg.contains("&lt;a&gt;") && svg.contains("width=\"230.0\"") && svg.contains("width=\"460.0\"")
+        );
     }
 
     #[test]

@@ -43,7 +43,8 @@ pub fn first_rows(folder: &Path, manifest: &Manifest) -> Option<Vec<Row>> {
 pub fn counts(folder: &Path, column: &str) -> Vec<(String, u64)> {
     let mut counts: BTreeMap<String, u64> = BTreeMap::new();
     for (path, _) in parquet_files(&folder.join("data")).unwrap_or_default() {
-        let Some(reader) = File::open(path).ok().and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
+        let Some(reader) =
+            File::open(path).ok().and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
         else {
             continue;
         };

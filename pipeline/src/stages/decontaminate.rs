@@ -30,9 +30,9 @@ use super::columns::{id_of, require, schema_of, text_column};
 use super::{
     ConfigMistake, External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task,
 };
+use crate::assets::Asset;
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
-use crate::assets::Asset;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::ledger::RowSink;

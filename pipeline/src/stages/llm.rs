@@ -220,8 +220,11 @@ impl ChatModel for EmbeddedModel {
         };
         job.stop = request.stop.clone();
         job.seed = request.seed;
-        let answer =
-            self.engine.generate(job).await.map_err(|error| ChatError::Model { model: EMBEDDED_MODEL.to_owned(), detail: chain(&error) })?;
+        let answer = self
+            .engine
+            .generate(job)
+            .await
+            .map_err(|error| ChatError::Model { model: EMBEDDED_MODEL.to_owned(), detail: chain(&error) })?;
         let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
         Ok(ChatAnswer {
             text: answer.text,

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use arrow::array::{Array, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray};
 use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Float64Type, SchemaRef};
+use arrow::datatypes::{DataType, Float64Type};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use datafusion::prelude::{DataFrame, ident};

@@ -10,7 +10,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use synth::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest, FinishReason, Message};
 use synth::topics::{
-    AskFailure, ExpandOptions, ExpansionRequest, PUBLISHED_TOPICS, expand_topics, load_bisac, select, without_cut_line,
+    AskFailure, ExpandOptions, ExpansionRequest, PUBLISHED_TOPICS, expand_topics, load_bisac, select,
+    without_cut_line,
 };
 
 use super::llm::{self, LlmConfig};

@@ -10,8 +10,8 @@ use arrow::error::ArrowError;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use search::{
-    IndexError, IndexOptions, IndexSummary, Reject, RetrieveOptions, RetrieveSummary, Searcher,
-    build_index, retrieve,
+    IndexError, IndexOptions, IndexSummary, Reject, RetrieveOptions, RetrieveSummary, Searcher, build_index,
+    retrieve,
 };
 
 pub type Batches = BoxStream<'static, Result<RecordBatch, ArrowError>>;
@@ -26,11 +26,7 @@ pub struct Page {
 }
 
 pub fn page(id: &str, text: &str) -> Page {
-    Page {
-        id: id.to_owned(),
-        text: text.to_owned(),
-        ..Page::default()
-    }
+    Page { id: id.to_owned(), text: text.to_owned(), ..Page::default() }
 }
 
 pub fn page_batch(pages: &[Page]) -> RecordBatch {
@@ -55,11 +51,7 @@ pub fn page_stream(pages: &[Page], batch_rows: usize) -> Batches {
 }
 
 pub fn options(shards: u32) -> IndexOptions {
-    IndexOptions {
-        shards,
-        memory_bytes: u64::from(shards) * (16 << 20),
-        ..IndexOptions::default()
-    }
+    IndexOptions { shards, memory_bytes: u64::from(shards) * (16 << 20), ..IndexOptions::default() }
 }
 
 pub struct Built {
@@ -79,9 +71,7 @@ pub fn build(dir: &Path, options: &IndexOptions, pages: Batches) -> Built {
 
 pub fn index_of(pages: &[Page], shards: u32) -> (tempfile::TempDir, Arc<Searcher>) {
     let dir = tempfile::tempdir().unwrap();
-    build(dir.path(), &options(shards), page_stream(pages, 7))
-        .result
-        .unwrap();
+    build(dir.path(), &options(shards), page_stream(pages, 7)).result.unwrap();
     let searcher = Arc::new(Searcher::open(dir.path()).unwrap());
     (dir, searcher)
 }
@@ -125,13 +115,7 @@ pub fn hits(
 
 pub fn hits_of_batch(batch: &RecordBatch) -> Vec<Hit> {
     assert_eq!(batch.schema(), search::hits_schema());
-    let text = |column: usize, row: usize| {
-        batch
-            .column(column)
-            .as_string::<i32>()
-            .value(row)
-            .to_owned()
-    };
+    let text = |column: usize, row: usize| batch.column(column).as_string::<i32>().value(row).to_owned();
     (0..batch.num_rows())
         .map(|row| Hit {
             topic_id: text(0, row),
@@ -157,11 +141,7 @@ pub fn files(dir: &Path) -> Vec<(String, Vec<u8>)> {
             if path.is_dir() {
                 folders.push(path);
             } else {
-                let name = path
-                    .strip_prefix(dir)
-                    .unwrap()
-                    .to_string_lossy()
-                    .into_owned();
+                let name = path.strip_prefix(dir).unwrap().to_string_lossy().into_owned();
                 found.push((name, std::fs::read(&path).unwrap()));
             }
         }

@@ -89,10 +89,7 @@ impl Automaton {
             return target;
         }
         let copy = self.states.len();
-        self.states.push(State {
-            longest: self.states[state].longest + 1,
-            ..self.states[target].clone()
-        });
+        self.states.push(State { longest: self.states[state].longest + 1, ..self.states[target].clone() });
         self.states[target].link = Some(copy);
         let mut from = Some(state);
         while let Some(state) = from {
@@ -113,13 +110,7 @@ mod tests {
 
     /// The same by trying every pair of places.
     fn slow(a: &[&str], b: &[&str]) -> usize {
-        let run = |i: usize, j: usize| {
-            a[i..]
-                .iter()
-                .zip(&b[j..])
-                .take_while(|(x, y)| x == y)
-                .count()
-        };
+        let run = |i: usize, j: usize| a[i..].iter().zip(&b[j..]).take_while(|(x, y)| x == y).count();
         (0..a.len())
             .flat_map(|i| (0..b.len()).map(move |j| (i, j)))
             .map(|(i, j)| run(i, j))
@@ -129,10 +120,7 @@ mod tests {
 
     #[test]
     fn case_and_punctuation_do_not_hide_a_copy() {
-        assert_eq!(
-            longest_common_run("The cat sat, on the mat!", "a CAT -- sat on the... rug"),
-            4
-        );
+        assert_eq!(longest_common_run("The cat sat, on the mat!", "a CAT -- sat on the... rug"), 4);
         assert_eq!(longest_common_run("", "a b"), 0);
         assert_eq!(longest_common_run("a b c", "d e"), 0);
     }

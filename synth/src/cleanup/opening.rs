@@ -26,11 +26,7 @@ static OPENING: LazyLock<Regex> = LazyLock::new(|| {
         r"(?:i'd|i would|i'll|i will) (?:be (?:happy|glad) to|gladly|love to)\b".to_string(),
         format!(r"i(?:'ll| will| have|'ve) (?:write|written|create|created|prepare|prepared) (?:[\w-]+ ){{0,4}}?{text}\b"),
     ];
-    Regex::new(&format!(
-        r"(?i)^(?:\*\*|__|\*|_)?(?:{})",
-        patterns.join("|")
-    ))
-    .expect("constant pattern")
+    Regex::new(&format!(r"(?i)^(?:\*\*|__|\*|_)?(?:{})", patterns.join("|"))).expect("constant pattern")
 });
 
 /// A text without its formula opening.
@@ -54,21 +50,11 @@ pub fn remove_opening(text: &str) -> Opened {
         body = rest.trim_start();
     }
     if removed.is_empty() {
-        return Opened {
-            text: text.to_string(),
-            removed: None,
-        };
+        return Opened { text: text.to_string(), removed: None };
     }
     let body = upper_first(body);
-    let text = if body.is_empty() {
-        String::new()
-    } else {
-        format!("{title}{body}")
-    };
-    Opened {
-        text,
-        removed: Some(removed.join(" ")),
-    }
+    let text = if body.is_empty() { String::new() } else { format!("{title}{body}") };
+    Opened { text, removed: Some(removed.join(" ")) }
 }
 
 /// Where the leading title lines end: headings with `#`, a bold line, `Title: …`, or a short line
@@ -77,20 +63,15 @@ fn title_end(text: &str) -> usize {
     let mut end = 0;
     for line in text.split_inclusive('\n').take(4) {
         let trimmed = line.trim();
-        let is_whole_bold =
-            trimmed.len() > 4 && trimmed.starts_with("**") && trimmed.ends_with("**");
-        let is_marked = trimmed.starts_with('#')
-            || is_whole_bold
-            || trimmed.to_lowercase().starts_with("title:");
+        let is_whole_bold = trimmed.len() > 4 && trimmed.starts_with("**") && trimmed.ends_with("**");
+        let is_marked =
+            trimmed.starts_with('#') || is_whole_bold || trimmed.to_lowercase().starts_with("title:");
         let next_is_empty = text[end + line.len()..].starts_with(['\n', '\r']);
-        let is_short = trimmed.chars().count() <= 100
-            && !trimmed.ends_with(['.', '!', '?', ':', ','])
-            && next_is_empty;
+        let is_short =
+            trimmed.chars().count() <= 100 && !trimmed.ends_with(['.', '!', '?', ':', ',']) && next_is_empty;
         let is_opening = OPENING.is_match(&trimmed.replace('’', "'"));
         if !(trimmed.is_empty()
-            || line.ends_with('\n')
-                && (is_marked || is_short)
-                && (!is_opening || trimmed.starts_with('#')))
+            || line.ends_with('\n') && (is_marked || is_short) && (!is_opening || trimmed.starts_with('#')))
         {
             break;
         }
@@ -122,23 +103,14 @@ fn sentence_end(text: &str) -> usize {
 }
 
 fn is_abbreviation(before: &str) -> bool {
-    let word = before
-        .rsplit(|c: char| !c.is_alphanumeric())
-        .next()
-        .unwrap_or_default();
+    let word = before.rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
     let is_initial = word.chars().count() == 1 && word.chars().all(char::is_uppercase);
-    is_initial
-        || [
-            "Dr", "Mr", "Mrs", "Ms", "Prof", "St", "vs", "etc", "e", "g", "i",
-        ]
-        .contains(&word)
+    is_initial || ["Dr", "Mr", "Mrs", "Ms", "Prof", "St", "vs", "etc", "e", "g", "i"].contains(&word)
 }
 
 fn upper_first(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(chars).collect()
-    })
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 #[cfg(test)]
@@ -148,96 +120,40 @@ mod tests {
     #[test]
     fn each_formula_is_taken_off_and_the_rest_stays() {
         for (text, rest) in [
-            (
-                "Welcome, young explorers! Plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "**Welcome, friends!** Plants need light.",
-                "Plants need light.",
-            ),
+            ("Welcome, young explorers! Plants need light.", "Plants need light."),
+            ("**Welcome, friends!** Plants need light.", "Plants need light."),
             ("Hello everyone! Plants need light.", "Plants need light."),
-            (
-                "Hello, I am Dr. Green. Plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "My name is Zork and I come from Mars. Plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "You've just arrived on a new planet. Plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "You’ve just arrived on a new planet. Plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "We're thrilled to have you here! Plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "Warning: this is hard. Plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "Sure, here is a textbook section on plants:\n\nPlants need light.",
-                "Plants need light.",
-            ),
-            (
-                "Sure! Here's your story: \nPlants need light.",
-                "Plants need light.",
-            ),
+            ("Hello, I am Dr. Green. Plants need light.", "Plants need light."),
+            ("My name is Zork and I come from Mars. Plants need light.", "Plants need light."),
+            ("You've just arrived on a new planet. Plants need light.", "Plants need light."),
+            ("You’ve just arrived on a new planet. Plants need light.", "Plants need light."),
+            ("We're thrilled to have you here! Plants need light.", "Plants need light."),
+            ("Warning: this is hard. Plants need light.", "Plants need light."),
+            ("Sure, here is a textbook section on plants:\n\nPlants need light.", "Plants need light."),
+            ("Sure! Here's your story: \nPlants need light.", "Plants need light."),
             (
                 "Certainly! Below is a short blog post about plants.\n\nPlants need light.",
                 "Plants need light.",
             ),
-            (
-                "Here is a detailed section of a college textbook:\nPlants need light.",
-                "Plants need light.",
-            ),
-            (
-                "Sure! Welcome to class! Hello there. Plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "I'd be happy to help. plants need light.",
-                "Plants need light.",
-            ),
-            (
-                "# Light\n\nWelcome to this chapter! Plants need light.",
-                "# Light\n\nPlants need light.",
-            ),
-            (
-                "Title: Light\n\nHello, students! Plants need light.",
-                "Title: Light\n\nPlants need light.",
-            ),
+            ("Here is a detailed section of a college textbook:\nPlants need light.", "Plants need light."),
+            ("Sure! Welcome to class! Hello there. Plants need light.", "Plants need light."),
+            ("I'd be happy to help. plants need light.", "Plants need light."),
+            ("# Light\n\nWelcome to this chapter! Plants need light.", "# Light\n\nPlants need light."),
+            ("Title: Light\n\nHello, students! Plants need light.", "Title: Light\n\nPlants need light."),
             (
                 "How Plants Eat\n\nDear readers, come in. Plants need light.",
                 "How Plants Eat\n\nPlants need light.",
             ),
-            (
-                "Sure thing!\n\n# Light\n\nPlants need light.",
-                "# Light\n\nPlants need light.",
-            ),
+            ("Sure thing!\n\n# Light\n\nPlants need light.", "# Light\n\nPlants need light."),
         ] {
             let opened = remove_opening(text);
             assert_eq!(opened.text, rest, "{text}");
             assert!(opened.removed.is_some());
         }
-        assert_eq!(
-            remove_opening("Hello, Dr. A. Green! Light.")
-                .removed
-                .unwrap(),
-            "Hello, Dr. A. Green!"
-        );
+        assert_eq!(remove_opening("Hello, Dr. A. Green! Light.").removed.unwrap(), "Hello, Dr. A. Green!");
         assert_eq!(
             remove_opening("Welcome, dear students!"),
-            Opened {
-                text: String::new(),
-                removed: Some("Welcome, dear students!".into())
-            }
+            Opened { text: String::new(), removed: Some("Welcome, dear students!".into()) }
         );
     }
 
@@ -255,13 +171,7 @@ mod tests {
             "# Welcome Center\n\nThe building has three floors.",
             "",
         ] {
-            assert_eq!(
-                remove_opening(text),
-                Opened {
-                    text: text.to_string(),
-                    removed: None
-                }
-            );
+            assert_eq!(remove_opening(text), Opened { text: text.to_string(), removed: None });
         }
     }
 }

@@ -14,7 +14,8 @@ static REFUSAL: LazyLock<Regex> = LazyLock::new(|| {
     let patterns = [
         r"\bi(?:'m| am) (?:(?:very|so|really|truly) )?sorry,? (?:but|i|however|as)\b".to_string(),
         format!(r"\bi {unable} (?:\w+ly )?{help}\b"),
-        r"\bi(?:'m| am) (?:unable|not able|not comfortable|not programmed|not designed) (?:to|with)\b".to_string(),
+        r"\bi(?:'m| am) (?:unable|not able|not comfortable|not programmed|not designed) (?:to|with)\b"
+            .to_string(),
         r"\bas an? (?:ai|artificial intelligence|(?:large )?language model|responsible ai)\b".to_string(),
         r"\bi (?:apologi[sz]e|regret),? (?:but|for|that|to)\b".to_string(),
         r"^(?:unfortunately|regrettably),? i\b".to_string(),
@@ -30,9 +31,7 @@ pub fn is_refusal(answer: &str) -> bool {
     // The first paragraph only: a refusal comes before anything else.
     let opening = opening.split("\n\n").next().unwrap_or_default();
     let in_quotes = |at: usize| opening[..at].matches(['"', '“', '”']).count() % 2 == 1;
-    REFUSAL
-        .find_iter(opening)
-        .any(|found| !in_quotes(found.start()))
+    REFUSAL.find_iter(opening).any(|found| !in_quotes(found.start()))
 }
 
 #[cfg(test)]

@@ -60,22 +60,10 @@ pub enum Repetition {
 pub fn find_repetition(text: &str, limits: &RepetitionLimits) -> Option<Repetition> {
     let text = text.trim();
     let chars = text.chars().count().max(1) as f64;
-    let paragraphs: Vec<&str> = text
-        .split("\n\n")
-        .map(str::trim)
-        .filter(|p| !p.is_empty())
-        .collect();
-    let lines: Vec<&str> = text
-        .lines()
-        .map(str::trim)
-        .filter(|l| !l.is_empty())
-        .collect();
+    let paragraphs: Vec<&str> = text.split("\n\n").map(str::trim).filter(|p| !p.is_empty()).collect();
+    let lines: Vec<&str> = text.lines().map(str::trim).filter(|l| !l.is_empty()).collect();
     let units = [
-        (
-            paragraphs,
-            limits.duplicate_paragraphs,
-            limits.duplicate_paragraph_chars,
-        ),
+        (paragraphs, limits.duplicate_paragraphs, limits.duplicate_paragraph_chars),
         (lines, limits.duplicate_lines, limits.duplicate_line_chars),
     ];
     for (units, count_limit, chars_limit) in units {
@@ -94,19 +82,13 @@ pub fn find_repetition(text: &str, limits: &RepetitionLimits) -> Option<Repetiti
     for (words_in_run, limit) in (2..).zip(limits.top_ngram_chars) {
         let part = most_frequent_chars(&words, words_in_run) as f64 / chars;
         if part > limit {
-            return Some(Repetition::Ngrams {
-                words: words_in_run,
-                part,
-            });
+            return Some(Repetition::Ngrams { words: words_in_run, part });
         }
     }
     for (words_in_run, limit) in (5..).zip(limits.duplicate_ngram_chars) {
         let part = repeated_chars(&words, words_in_run) as f64 / chars;
         if part > limit {
-            return Some(Repetition::Ngrams {
-                words: words_in_run,
-                part,
-            });
+            return Some(Repetition::Ngrams { words: words_in_run, part });
         }
     }
     None
@@ -114,19 +96,14 @@ pub fn find_repetition(text: &str, limits: &RepetitionLimits) -> Option<Repetiti
 
 /// Runs of letters, digits and apostrophes.
 pub(crate) fn words(text: &str) -> Vec<&str> {
-    text.split(|c: char| !(c.is_alphanumeric() || c == '\'' || c == '’'))
-        .filter(|w| !w.is_empty())
-        .collect()
+    text.split(|c: char| !(c.is_alphanumeric() || c == '\'' || c == '’')).filter(|w| !w.is_empty()).collect()
 }
 
 /// How many of the units, with how many characters, occurred before.
 fn said_before(units: &[&str]) -> (usize, usize) {
     let mut seen = HashSet::new();
-    let repeated: Vec<usize> = units
-        .iter()
-        .filter(|u| !seen.insert(**u))
-        .map(|u| u.chars().count())
-        .collect();
+    let repeated: Vec<usize> =
+        units.iter().filter(|u| !seen.insert(**u)).map(|u| u.chars().count()).collect();
     (repeated.len(), repeated.iter().sum())
 }
 
@@ -175,10 +152,7 @@ mod tests {
 
     /// `n` different words.
     fn prose(n: usize, from: usize) -> String {
-        (from..from + n)
-            .map(|i| format!("w{i}x"))
-            .collect::<Vec<_>>()
-            .join(" ")
+        (from..from + n).map(|i| format!("w{i}x")).collect::<Vec<_>>().join(" ")
     }
 
     fn find(text: &str) -> Option<Repetition> {
@@ -230,13 +204,7 @@ mod tests {
             text
         };
         assert_eq!(find(&text(160)), None);
-        assert_eq!(
-            find(&text(159)),
-            Some(Repetition::Ngrams {
-                words: 2,
-                part: 40.0 / 199.0
-            })
-        );
+        assert_eq!(find(&text(159)), Some(Repetition::Ngrams { words: 2, part: 40.0 / 199.0 }));
     }
 
     #[test]

@@ -118,10 +118,7 @@ pub struct Dropped {
 ///
 /// # Errors
 /// [`Dropped`] with the first rule that the answer breaks.
-pub fn clean_completion(
-    options: &CleanOptions,
-    completion: &Completion<'_>,
-) -> Result<Cleaned, Dropped> {
+pub fn clean_completion(options: &CleanOptions, completion: &Completion<'_>) -> Result<Cleaned, Dropped> {
     let drop = |reason, detail: String| Err(Dropped { reason, detail });
     if completion.text.trim().is_empty() {
         return drop(DropReason::Empty, "the answer has no text".to_string());
@@ -133,19 +130,13 @@ pub fn clean_completion(
     if completion.tokens < options.min_tokens {
         return drop(
             DropReason::TooShort,
-            format!(
-                "{} tokens, fewer than {}",
-                completion.tokens, options.min_tokens
-            ),
+            format!("{} tokens, fewer than {}", completion.tokens, options.min_tokens),
         );
     }
     let opened = remove_opening(completion.text);
     let mut text = opened.text;
     if !text.chars().any(char::is_alphanumeric) {
-        return drop(
-            DropReason::Empty,
-            "the answer is nothing but a formula".to_string(),
-        );
+        return drop(DropReason::Empty, "the answer is nothing but a formula".to_string());
     }
     if completion.finish_reason == "length" && !ends_whole(&text) {
         let kept = match options.cut_answers {
@@ -153,14 +144,8 @@ pub fn clean_completion(
             CutAnswers::KeepWholeSentences => whole_sentences(&text),
         };
         let Some(kept) = kept else {
-            let end: String = text
-                .chars()
-                .skip(text.chars().count().saturating_sub(40))
-                .collect();
-            return drop(
-                DropReason::CutWithoutSentenceEnd,
-                format!("cut by the length limit at: …{end}"),
-            );
+            let end: String = text.chars().skip(text.chars().count().saturating_sub(40)).collect();
+            return drop(DropReason::CutWithoutSentenceEnd, format!("cut by the length limit at: …{end}"));
         };
         text = kept;
     }
@@ -174,10 +159,7 @@ pub fn clean_completion(
         Some(Repetition::Ngrams { words, part }) => {
             return drop(
                 DropReason::RepeatedNgram,
-                format!(
-                    "{:.1} % of the text are repeated runs of {words} words",
-                    part * 100.0
-                ),
+                format!("{:.1} % of the text are repeated runs of {words} words", part * 100.0),
             );
         }
         None => {}
@@ -186,16 +168,10 @@ pub fn clean_completion(
     if copied > options.max_copied_words {
         return drop(
             DropReason::CopiesSeed,
-            format!(
-                "{copied} words in a row are the seed's, more than {}",
-                options.max_copied_words
-            ),
+            format!("{copied} words in a row are the seed's, more than {}", options.max_copied_words),
         );
     }
-    Ok(Cleaned {
-        text,
-        removed_opening: opened.removed,
-    })
+    Ok(Cleaned { text, removed_opening: opened.removed })
 }
 
 const SENTENCE_ENDS: [char; 8] = ['.', '!', '?', '…', '。', '！', '？', '।'];
@@ -207,27 +183,20 @@ const CLOSERS: [char; 9] = ['"', '\'', '”', '’', ')', ']', '*', '_', '»'];
 fn ends_whole(text: &str) -> bool {
     let text = text.trim_end();
     let closes_block = text.ends_with("```") && text.matches("```").count().is_multiple_of(2);
-    let closes_formula = text.ends_with("$$") && text.matches("$$").count().is_multiple_of(2)
-        || text.ends_with("\\]");
+    let closes_formula =
+        text.ends_with("$$") && text.matches("$$").count().is_multiple_of(2) || text.ends_with("\\]");
     closes_block || closes_formula || text.trim_end_matches(CLOSERS).ends_with(SENTENCE_ENDS)
 }
 
 /// The text up to its last whole sentence. A full stop of a number (`3.14`, `2.` at the start of a
 /// line) ends none.
 fn whole_sentences(text: &str) -> Option<String> {
-    let ends = text
-        .char_indices()
-        .rev()
-        .filter(|(_, c)| SENTENCE_ENDS.contains(c));
+    let ends = text.char_indices().rev().filter(|(_, c)| SENTENCE_ENDS.contains(c));
     for (at, c) in ends {
         let after = &text[at + c.len_utf8()..];
         let tail = after.trim_start_matches(CLOSERS);
         let line = text[..at].rsplit('\n').next().unwrap_or_default();
-        let is_number = c == '.'
-            && line
-                .trim()
-                .chars()
-                .all(|c| c.is_ascii_digit() || "*#".contains(c));
+        let is_number = c == '.' && line.trim().chars().all(|c| c.is_ascii_digit() || "*#".contains(c));
         if (tail.is_empty() || tail.starts_with(char::is_whitespace)) && !is_number {
             let kept = text[..text.len() - tail.len()].trim_end();
             let is_in_code = kept.matches("```").count() % 2 == 1;

@@ -56,14 +56,11 @@ pub fn clean_stream(
                 .map_err(|e| ArrowError::ExternalError(Box::new(e)))?
         }
     });
-    let kept = cleaned
-        .try_buffered(BATCHES_IN_FLIGHT)
-        .map_ok(move |(batch, rejects)| {
-            rejects.into_iter().for_each(|reject| on_reject(reject));
-            batch
-        });
-    kept.try_filter(|batch| future::ready(batch.num_rows() > 0))
-        .boxed()
+    let kept = cleaned.try_buffered(BATCHES_IN_FLIGHT).map_ok(move |(batch, rejects)| {
+        rejects.into_iter().for_each(|reject| on_reject(reject));
+        batch
+    });
+    kept.try_filter(|batch| future::ready(batch.num_rows() > 0)).boxed()
 }
 
 fn clean_batch(
@@ -96,18 +93,12 @@ fn clean_batch(
     }
 
     let rows = |from: &StringArray| -> ArrayRef {
-        Arc::new(StringArray::from_iter_values(
-            kept.iter().map(|(row, _)| text_at(from, *row)),
-        ))
+        Arc::new(StringArray::from_iter_values(kept.iter().map(|(row, _)| text_at(from, *row))))
     };
     let columns: Vec<ArrayRef> = vec![
         rows(&prompts),
-        Arc::new(StringArray::from_iter_values(
-            kept.iter().map(|(_, text)| text),
-        )),
-        Arc::new(Int64Array::from_iter_values(
-            kept.iter().map(|(row, _)| i64::from(tokens.value(*row))),
-        )),
+        Arc::new(StringArray::from_iter_values(kept.iter().map(|(_, text)| text))),
+        Arc::new(Int64Array::from_iter_values(kept.iter().map(|(row, _)| i64::from(tokens.value(*row))))),
         rows(&audiences),
         rows(&styles),
         rows(&seeds),
@@ -144,10 +135,7 @@ mod tests {
                 "completion_tokens",
                 Arc::new(UInt32Array::from_iter_values(rows.iter().map(|r| r.2))) as ArrayRef,
             ),
-            (
-                "latency_ms",
-                text(&|_| "other columns are no hindrance".into()),
-            ),
+            ("latency_ms", text(&|_| "other columns are no hindrance".into())),
         ])
         .unwrap()
     }
@@ -156,76 +144,38 @@ mod tests {
         let rejects = Arc::new(Mutex::new(Vec::new()));
         let sink = Arc::clone(&rejects);
         let input = stream::iter(batches.into_iter().map(Ok)).boxed();
-        let kept = clean_stream(
-            &CleanOptions::default(),
-            input,
-            Arc::new(move |r| sink.lock().unwrap().push(r)),
-        );
+        let kept =
+            clean_stream(&CleanOptions::default(), input, Arc::new(move |r| sink.lock().unwrap().push(r)));
         let kept = kept.try_collect().await.unwrap();
         let rejects = rejects.lock().unwrap().clone();
         (kept, rejects)
     }
 
-    const GOOD: (&str, &str, u32) = (
-        "Welcome, all! Light travels in straight lines.",
-        "stop",
-        160,
-    );
+    const GOOD: (&str, &str, u32) = ("Welcome, all! Light travels in straight lines.", "stop", 160);
     const CUT: (&str, &str, u32) = ("Light travels in", "length", 160);
     const SHORT: (&str, &str, u32) = ("Light.", "stop", 3);
 
     #[tokio::test]
     async fn kept_rows_have_the_columns_of_the_dataset_and_dropped_rows_a_reason() {
-        let (kept, rejects) = run(vec![
-            generated(&[GOOD, CUT, GOOD], 0),
-            generated(&[SHORT], 3),
-            generated(&[GOOD], 4),
-        ])
-        .await;
-        assert_eq!(
-            kept.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(),
-            [2, 1]
-        );
+        let (kept, rejects) =
+            run(vec![generated(&[GOOD, CUT, GOOD], 0), generated(&[SHORT], 3), generated(&[GOOD], 4)]).await;
+        assert_eq!(kept.iter().map(RecordBatch::num_rows).collect::<Vec<_>>(), [2, 1]);
         assert_eq!(kept[0].schema(), cleaned_schema());
         let text = |column: &str| kept[0][column].as_string::<i32>().value(0).to_string();
         assert_eq!(text("text"), "Light travels in straight lines.");
         assert_eq!(text("completion_unfiltered"), GOOD.0);
-        assert_eq!(
-            [text("id"), text("format"), text("seed_data")],
-            ["id0", "blog_post", "A seed."]
-        );
-        assert_eq!(
-            kept[0]["token_length"].as_primitive::<Int64Type>().values(),
-            &[160, 160]
-        );
+        assert_eq!([text("id"), text("format"), text("seed_data")], ["id0", "blog_post", "A seed."]);
+        assert_eq!(kept[0]["token_length"].as_primitive::<Int64Type>().values(), &[160, 160]);
         assert_eq!(kept[0]["id"].as_string::<i32>().value(1), "id2");
-        let named: Vec<_> = rejects
-            .iter()
-            .map(|r| (r.id.as_str(), r.reason.as_str()))
-            .collect();
-        assert_eq!(
-            named,
-            [("id1", "cut_without_sentence_end"), ("id3", "too_short")]
-        );
+        let named: Vec<_> = rejects.iter().map(|r| (r.id.as_str(), r.reason.as_str())).collect();
+        assert_eq!(named, [("id1", "cut_without_sentence_end"), ("id3", "too_short")]);
     }
 
     #[tokio::test]
     async fn a_missing_column_ends_the_stream_with_its_name() {
-        let batch = generated(&[GOOD], 0)
-            .project(&[0, 1, 2, 3, 4, 5, 6])
-            .unwrap();
-        let mut kept = clean_stream(
-            &CleanOptions::default(),
-            stream::iter([Ok(batch)]).boxed(),
-            Arc::new(|_| {}),
-        );
-        assert!(
-            kept.next()
-                .await
-                .unwrap()
-                .unwrap_err()
-                .to_string()
-                .contains("`finish_reason` is missing")
-        );
+        let batch = generated(&[GOOD], 0).project(&[0, 1, 2, 3, 4, 5, 6]).unwrap();
+        let mut kept =
+            clean_stream(&CleanOptions::default(), stream::iter([Ok(batch)]).boxed(), Arc::new(|_| {}));
+        assert!(kept.next().await.unwrap().unwrap_err().to_string().contains("`finish_reason` is missing"));
     }
 }

@@ -18,8 +18,7 @@ impl Quota {
     #[must_use]
     pub fn new(weights: &[f64]) -> Option<Self> {
         let total: f64 = weights.iter().sum();
-        let valid =
-            weights.iter().all(|w| w.is_finite() && *w >= 0.0) && total.is_finite() && total > 0.0;
+        let valid = weights.iter().all(|w| w.is_finite() && *w >= 0.0) && total.is_finite() && total > 0.0;
         valid.then(|| Self {
             shares: weights.iter().map(|w| w / total).collect(),
             counts: vec![0; weights.len()],
@@ -32,12 +31,9 @@ impl Quota {
         self.dealt += 1;
         let due = |i: usize| (self.counts[i] + 1) as f64 / self.shares[i];
         // The margin keeps rounding from making an item that is exactly at its quota eligible.
-        let eligible =
-            |i: &usize| (self.counts[*i] as f64) < self.shares[*i] * self.dealt as f64 - 1e-9;
-        let chosen = (0..self.shares.len())
-            .filter(eligible)
-            .min_by(|a, b| due(*a).total_cmp(&due(*b)))
-            .unwrap_or(0);
+        let eligible = |i: &usize| (self.counts[*i] as f64) < self.shares[*i] * self.dealt as f64 - 1e-9;
+        let chosen =
+            (0..self.shares.len()).filter(eligible).min_by(|a, b| due(*a).total_cmp(&due(*b))).unwrap_or(0);
         self.counts[chosen] += 1;
         chosen
     }
@@ -51,10 +47,7 @@ pub fn largest_remainder(total: u64, weights: &[f64]) -> Vec<u64> {
     if sum <= 0.0 {
         return vec![0; weights.len()];
     }
-    let exact: Vec<f64> = weights
-        .iter()
-        .map(|w| total as f64 * w.max(0.0) / sum)
-        .collect();
+    let exact: Vec<f64> = weights.iter().map(|w| total as f64 * w.max(0.0) / sum).collect();
     let mut parts: Vec<u64> = exact.iter().map(|e| e.floor() as u64).collect();
     let mut order: Vec<usize> = (0..weights.len()).filter(|i| weights[*i] > 0.0).collect();
     let remainder = |i: usize| exact[i] - exact[i].floor();

@@ -23,39 +23,24 @@ pub struct Finding {
 /// other scripts) and looks at the variables it reads. No finding means that all is well.
 #[must_use]
 pub fn lint(set: &PromptSet) -> Vec<Finding> {
-    set.templates()
-        .iter()
-        .flat_map(|template| lint_template(set, template))
-        .collect()
+    set.templates().iter().flat_map(|template| lint_template(set, template)).collect()
 }
 
 fn lint_template(set: &PromptSet, template: &Template) -> Vec<Finding> {
     let mut findings = Vec::new();
     let mut find = |what: String| {
-        let finding = Finding {
-            template: template.name.clone(),
-            place: template.path.display().to_string(),
-            what,
-        };
+        let finding =
+            Finding { template: template.name.clone(), place: template.path.display().to_string(), what };
         if !findings.contains(&finding) {
             findings.push(finding);
         }
     };
 
     let read = set.variables_read(template);
-    for name in read
-        .iter()
-        .filter(|n| !TEMPLATE_VARIABLES.contains(&n.as_str()))
-    {
-        find(format!(
-            "reads `{name}`, which no row has; there are {}",
-            TEMPLATE_VARIABLES.join(", ")
-        ));
+    for name in read.iter().filter(|n| !TEMPLATE_VARIABLES.contains(&n.as_str())) {
+        find(format!("reads `{name}`, which no row has; there are {}", TEMPLATE_VARIABLES.join(", ")));
     }
-    for name in ["seed", "topic"]
-        .iter()
-        .filter(|n| !read.iter().any(|r| r == **n))
-    {
+    for name in ["seed", "topic"].iter().filter(|n| !read.iter().any(|r| r == **n)) {
         find(format!(
             "never uses `{name}`: all its prompts would be alike; put {{{{ {name} }}}} into the text"
         ));
@@ -72,10 +57,7 @@ fn lint_template(set: &PromptSet, template: &Template) -> Vec<Finding> {
                         "does not pass the seed on as it is for {case}: use {{{{ seed }}}} without filters"
                     ));
                 }
-                if prompt
-                    .chars()
-                    .any(|c| c.is_control() && c != '\n' && c != '\t')
-                {
+                if prompt.chars().any(|c| c.is_control() && c != '\n' && c != '\t') {
                     find(format!("has control characters in the prompt for {case}"));
                 }
                 if case == FULL_SEED && prompt.len() > MAX_PROMPT_BYTES {
@@ -102,11 +84,7 @@ fn edge_cases() -> Vec<(&'static str, PromptTopic, String)> {
     );
     vec![
         ("an empty seed", plain.clone(), String::new()),
-        (
-            FULL_SEED,
-            plain.clone(),
-            "The circle is the set of all points at one distance. ".repeat(19_000),
-        ),
+        (FULL_SEED, plain.clone(), "The circle is the set of all points at one distance. ".repeat(19_000)),
         (
             "a seed with braces",
             odd.clone(),
@@ -136,8 +114,7 @@ mod tests {
     use std::path::Path;
 
     fn findings(body: &str) -> Vec<String> {
-        let head =
-            "+++\nname = \"t\"\naudience = \"general\"\nstyle = \"s\"\nshare = \"other\"\n+++\n";
+        let head = "+++\nname = \"t\"\naudience = \"general\"\nstyle = \"s\"\nshare = \"other\"\n+++\n";
         let template = Template::parse(Path::new("t.jinja"), &format!("{head}{body}")).unwrap();
         let set = PromptSet::from_templates(vec![template]).unwrap();
         lint(&set).into_iter().map(|f| f.what).collect()
@@ -160,11 +137,7 @@ mod tests {
                 .contains("empty prompt for an empty seed")
         );
         assert!(
-            findings(&format!(
-                "{{{{ topic }}}}{{{{ seed }}}}{}",
-                "word ".repeat(300)
-            ))[0]
-                .contains("bytes")
+            findings(&format!("{{{{ topic }}}}{{{{ seed }}}}{}", "word ".repeat(300)))[0].contains("bytes")
         );
         assert!(findings("{{ topic }}{{ seed }}\u{7}")[0].contains("control characters"));
     }

@@ -43,12 +43,7 @@ pub struct Shares {
 
 impl Default for Shares {
     fn default() -> Self {
-        Self {
-            middle_school: 0.4,
-            college: 0.3,
-            other: 0.3,
-            code: 0.0,
-        }
+        Self { middle_school: 0.4, college: 0.3, other: 0.3, code: 0.0 }
     }
 }
 
@@ -56,12 +51,7 @@ impl Shares {
     /// Only code textbooks, for Python seeds.
     #[must_use]
     pub fn code_only() -> Self {
-        Self {
-            middle_school: 0.0,
-            college: 0.0,
-            other: 0.0,
-            code: 1.0,
-        }
+        Self { middle_school: 0.0, college: 0.0, other: 0.0, code: 1.0 }
     }
 
     fn of(&self, group: ShareGroup) -> f64 {
@@ -101,9 +91,7 @@ pub enum PromptError {
     #[error(transparent)]
     Template(#[from] TemplateError),
     /// The shares cannot be dealt.
-    #[error(
-        "shares {shares}: every share has to be a number of 0 or more, and one has to be above 0"
-    )]
+    #[error("shares {shares}: every share has to be a number of 0 or more, and one has to be above 0")]
     Shares {
         /// The shares as given.
         shares: String,
@@ -132,11 +120,7 @@ pub fn prompts_schema() -> SchemaRef {
         "template_digest",
         "seed_text",
     ];
-    Arc::new(Schema::new(
-        names
-            .map(|name| Field::new(name, DataType::Utf8, false))
-            .to_vec(),
-    ))
+    Arc::new(Schema::new(names.map(|name| Field::new(name, DataType::Utf8, false)).to_vec()))
 }
 
 /// One prompt for each row of the input, in its order.
@@ -162,14 +146,8 @@ pub fn plan_prompts(
     let dealer = Dealer::new(options, &set)?;
     let max_seed_chars = dealer.seed_chars.iter().copied().max().unwrap_or(0);
     let seed = options.seed;
-    let reader = Reader {
-        hits,
-        rows: Vec::new(),
-        left: options.prompts,
-        max_seed_chars,
-        on_reject,
-        hits_end: false,
-    };
+    let reader =
+        Reader { hits, rows: Vec::new(), left: options.prompts, max_seed_chars, on_reject, hits_end: false };
 
     let blocks = stream::try_unfold((reader, dealer), |(mut reader, mut dealer)| async move {
         let rows = reader.next_block().await?;
@@ -233,11 +211,7 @@ impl Reader {
     fn read(&self, batch: &RecordBatch) -> Result<Vec<Row>, ArrowError> {
         let column = |name: &str| strings(batch, name);
         let (topic_ids, doc_ids, texts) = (column("topic_id")?, column("doc_id")?, column("text")?);
-        let (tops, subs, subtopics) = (
-            column("top_category")?,
-            column("subcategory")?,
-            column("subtopic")?,
-        );
+        let (tops, subs, subtopics) = (column("top_category")?, column("subcategory")?, column("subtopic")?);
         let previous = optional_strings(batch, "previous_units")?;
         let row = |i: usize| Row {
             topic_id: text_at(&topic_ids, i).to_string(),
@@ -274,9 +248,7 @@ impl Dealer {
         for name in &chosen {
             set.get(name)?;
         }
-        let bad_shares = || PromptError::Shares {
-            shares: format!("{:?}", options.shares),
-        };
+        let bad_shares = || PromptError::Shares { shares: format!("{:?}", options.shares) };
         if ShareGroup::ALL
             .iter()
             .any(|g| !(options.shares.of(*g).is_finite() && options.shares.of(*g) >= 0.0))
@@ -284,36 +256,22 @@ impl Dealer {
             return Err(bad_shares());
         }
         let (mut shares, mut members, mut seed_chars) = (Vec::new(), Vec::new(), Vec::new());
-        for group in ShareGroup::ALL
-            .into_iter()
-            .filter(|g| options.shares.of(*g) > 0.0)
-        {
+        for group in ShareGroup::ALL.into_iter().filter(|g| options.shares.of(*g) > 0.0) {
             let (mut weights, mut styles) = (Vec::new(), Vec::new());
             for (template, t) in set.templates().iter().enumerate() {
                 if t.share == group && (chosen.is_empty() || chosen.contains(&t.name.as_str())) {
-                    let chars = t
-                        .seed_chars
-                        .min(options.max_seed_chars.unwrap_or(usize::MAX));
+                    let chars = t.seed_chars.min(options.max_seed_chars.unwrap_or(usize::MAX));
                     weights.push(t.weight);
-                    styles.push(Style {
-                        template,
-                        seed_chars: chars,
-                    });
+                    styles.push(Style { template, seed_chars: chars });
                     seed_chars.push(chars);
                 }
             }
-            let quota = Quota::new(&weights).ok_or(PromptError::EmptyGroup {
-                group: group.name(),
-            })?;
+            let quota = Quota::new(&weights).ok_or(PromptError::EmptyGroup { group: group.name() })?;
             shares.push(options.shares.of(group));
             members.push((quota, styles));
         }
         let groups = Quota::new(&shares).ok_or_else(bad_shares)?;
-        Ok(Self {
-            groups,
-            members,
-            seed_chars,
-        })
+        Ok(Self { groups, members, seed_chars })
     }
 
     fn deal(&mut self) -> Style {
@@ -356,9 +314,7 @@ fn render_block(
             column.push(value);
         }
     }
-    let columns = columns
-        .map(|c| Arc::new(StringArray::from(c)) as ArrayRef)
-        .to_vec();
+    let columns = columns.map(|c| Arc::new(StringArray::from(c)) as ArrayRef).to_vec();
     RecordBatch::try_new(prompts_schema(), columns)
 }
 
@@ -373,12 +329,7 @@ fn hash_parts(parts: &[&[u8]]) -> blake3::Hash {
 }
 
 fn deal_hash(seed: u64, row: &Row) -> [u8; 32] {
-    *hash_parts(&[
-        &seed.to_le_bytes(),
-        row.topic_id.as_bytes(),
-        row.doc_id.as_bytes(),
-    ])
-    .as_bytes()
+    *hash_parts(&[&seed.to_le_bytes(), row.topic_id.as_bytes(), row.doc_id.as_bytes()]).as_bytes()
 }
 
 /// The first 16 hex digits of blake3 over prompt, topic and page.

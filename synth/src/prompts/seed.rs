@@ -84,11 +84,7 @@ fn whole_words(mut extract: String, max_chars: usize) -> String {
         extract.truncate(extract.trim_end().len());
         return extract;
     }
-    let space = extract
-        .char_indices()
-        .rev()
-        .take(WORD_CHARS)
-        .find(|(_, c)| c.is_whitespace());
+    let space = extract.char_indices().rev().take(WORD_CHARS).find(|(_, c)| c.is_whitespace());
     if let Some((at, _)) = space {
         let kept = extract[..at].trim_end().len();
         if kept > 0 {
@@ -103,9 +99,7 @@ fn chat_marker(text: &str) -> Option<usize> {
     const MARKER_BYTES: usize = 48;
     let inner = text.strip_prefix("<|")?;
     let end = inner.find("|>").filter(|end| *end <= MARKER_BYTES)?;
-    let is_name = inner[..end]
-        .chars()
-        .all(|c| c.is_alphanumeric() || "_-▁".contains(c));
+    let is_name = inner[..end].chars().all(|c| c.is_alphanumeric() || "_-▁".contains(c));
     is_name.then_some(end + 4)
 }
 
@@ -139,10 +133,7 @@ mod tests {
 
     #[test]
     fn control_characters_and_chat_markers_go() {
-        assert_eq!(
-            seed_extract("a\u{0}b\r\n\n\n\n c<|im_end|>\u{202E}d <| e |>", 99),
-            "a b\n\n c d <| e |>"
-        );
+        assert_eq!(seed_extract("a\u{0}b\r\n\n\n\n c<|im_end|>\u{202E}d <| e |>", 99), "a b\n\n c d <| e |>");
     }
 
     #[test]

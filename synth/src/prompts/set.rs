@@ -35,8 +35,7 @@ const EMBEDDED: &[(&str, &str)] = embedded![
 ];
 
 /// What a template may name between `{{` and `}}`.
-pub const TEMPLATE_VARIABLES: [&str; 5] =
-    ["topic", "field", "subcategory", "seed", "previous_units"];
+pub const TEMPLATE_VARIABLES: [&str; 5] = ["topic", "field", "subcategory", "seed", "previous_units"];
 
 /// A topic as templates see it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -55,17 +54,9 @@ impl PromptTopic {
     /// The topic of a row of the topics table: the subtopic, else the last part of the subcategory
     /// that says something, else the top category.
     #[must_use]
-    pub fn from_columns(
-        top_category: &str,
-        subcategory: &str,
-        subtopic: &str,
-        previous_units: &str,
-    ) -> Self {
-        let units: Vec<&str> = previous_units
-            .split(['\n', ';'])
-            .map(str::trim)
-            .filter(|u| !u.is_empty())
-            .collect();
+    pub fn from_columns(top_category: &str, subcategory: &str, subtopic: &str, previous_units: &str) -> Self {
+        let units: Vec<&str> =
+            previous_units.split(['\n', ';']).map(str::trim).filter(|u| !u.is_empty()).collect();
         Self {
             topic: if subtopic.trim().is_empty() {
                 crate::topics::label_name(top_category, subcategory)
@@ -95,19 +86,12 @@ impl PromptSet {
     pub fn load(templates_dir: Option<&Path>) -> Result<Self, TemplateError> {
         let mut templates = BTreeMap::new();
         for (name, text) in EMBEDDED {
-            let template =
-                Template::parse(&Path::new(EMBEDDED_DIR).join(format!("{name}.jinja")), text)?;
+            let template = Template::parse(&Path::new(EMBEDDED_DIR).join(format!("{name}.jinja")), text)?;
             templates.insert(template.name.clone(), template);
         }
-        for path in templates_dir
-            .map(template_files)
-            .transpose()?
-            .unwrap_or_default()
-        {
-            let text = std::fs::read_to_string(&path).map_err(|source| TemplateError::Read {
-                path: path.clone(),
-                source,
-            })?;
+        for path in templates_dir.map(template_files).transpose()?.unwrap_or_default() {
+            let text = std::fs::read_to_string(&path)
+                .map_err(|source| TemplateError::Read { path: path.clone(), source })?;
             let template = Template::parse(&path, &text)?;
             templates.insert(template.name.clone(), template);
         }
@@ -126,10 +110,7 @@ impl PromptSet {
                 .add_template_owned(template.name.clone(), template.body.clone())
                 .map_err(|error| body_error(&template.path, template.body_line, &error))?;
         }
-        Ok(Self {
-            templates,
-            environment,
-        })
+        Ok(Self { templates, environment })
     }
 
     /// The templates, by name.
@@ -143,18 +124,10 @@ impl PromptSet {
     /// # Errors
     /// [`TemplateError::Unknown`] with the names there are.
     pub fn get(&self, name: &str) -> Result<&Template, TemplateError> {
-        self.templates
-            .iter()
-            .find(|t| t.name == name)
-            .ok_or_else(|| TemplateError::Unknown {
-                name: name.to_string(),
-                known: self
-                    .templates
-                    .iter()
-                    .map(|t| t.name.as_str())
-                    .collect::<Vec<_>>()
-                    .join(", "),
-            })
+        self.templates.iter().find(|t| t.name == name).ok_or_else(|| TemplateError::Unknown {
+            name: name.to_string(),
+            known: self.templates.iter().map(|t| t.name.as_str()).collect::<Vec<_>>().join(", "),
+        })
     }
 
     /// blake3 over all templates, in hex: changes when any of them does.
@@ -186,21 +159,14 @@ impl PromptSet {
             previous_units => topic.previous_units.as_str(),
             seed => seed,
         };
-        let rendered = self
-            .environment
-            .get_template(&template.name)
-            .and_then(|t| t.render(variables));
-        let prompt =
-            rendered.map_err(|error| body_error(&template.path, template.body_line, &error))?;
+        let rendered = self.environment.get_template(&template.name).and_then(|t| t.render(variables));
+        let prompt = rendered.map_err(|error| body_error(&template.path, template.body_line, &error))?;
         Ok(prompt.trim().to_string())
     }
 
     /// Names that the template reads and no row can give.
     pub(super) fn variables_read(&self, template: &Template) -> Vec<String> {
-        let read = self
-            .environment
-            .get_template(&template.name)
-            .map(|t| t.undeclared_variables(false));
+        let read = self.environment.get_template(&template.name).map(|t| t.undeclared_variables(false));
         let mut names: Vec<String> = read.unwrap_or_default().into_iter().collect();
         names.sort();
         names
@@ -217,19 +183,12 @@ impl PromptSet {
         page_text: &str,
     ) -> Result<String, TemplateError> {
         let template = self.get(template)?;
-        self.render(
-            template,
-            topic,
-            &super::seed_extract(page_text, template.seed_chars),
-        )
+        self.render(template, topic, &super::seed_extract(page_text, template.seed_chars))
     }
 }
 
 fn template_files(dir: &Path) -> Result<Vec<PathBuf>, TemplateError> {
-    let read = |source| TemplateError::Read {
-        path: dir.to_path_buf(),
-        source,
-    };
+    let read = |source| TemplateError::Read { path: dir.to_path_buf(), source };
     let mut files = Vec::new();
     for entry in std::fs::read_dir(dir).map_err(read)? {
         let path = entry.map_err(read)?.path();
@@ -250,26 +209,15 @@ pub(crate) fn environment() -> Environment<'static> {
 }
 
 /// The place in the file and the cause; `first_line` is the line on which the template's text starts.
-pub(crate) fn body_error(
-    path: &Path,
-    first_line: usize,
-    error: &minijinja::Error,
-) -> TemplateError {
+pub(crate) fn body_error(path: &Path, first_line: usize, error: &minijinja::Error) -> TemplateError {
     let mut what = match error.detail() {
         Some(detail) => format!("{}: {detail}", error.kind()),
         None => error.kind().to_string(),
     };
     if error.kind() == minijinja::ErrorKind::UndefinedError {
-        what.push_str(&format!(
-            " (a template may use: {})",
-            TEMPLATE_VARIABLES.join(", ")
-        ));
+        what.push_str(&format!(" (a template may use: {})", TEMPLATE_VARIABLES.join(", ")));
     }
-    TemplateError::Body {
-        path: path.to_path_buf(),
-        line: first_line + error.line().unwrap_or(1) - 1,
-        what,
-    }
+    TemplateError::Body { path: path.to_path_buf(), line: first_line + error.line().unwrap_or(1) - 1, what }
 }
 
 #[cfg(test)]

@@ -6,9 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// The shares that the audiences are counted in (the 40/30/30 of the SmolLM blog post, and code).
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShareGroup {
     /// Textbooks for middle school.
@@ -134,15 +132,9 @@ impl Template {
     /// # Errors
     /// [`TemplateError::FrontMatter`] with the line when the head is missing or wrong.
     pub fn parse(path: &Path, text: &str) -> Result<Self, TemplateError> {
-        let text = text
-            .strip_prefix('\u{FEFF}')
-            .unwrap_or(text)
-            .replace("\r\n", "\n");
-        let wrong = |line: usize, what: String| TemplateError::FrontMatter {
-            path: path.to_path_buf(),
-            line,
-            what,
-        };
+        let text = text.strip_prefix('\u{FEFF}').unwrap_or(text).replace("\r\n", "\n");
+        let wrong =
+            |line: usize, what: String| TemplateError::FrontMatter { path: path.to_path_buf(), line, what };
         let no_head = || {
             wrong(
                 1,
@@ -151,43 +143,23 @@ impl Template {
                 ),
             )
         };
-        let head = text
-            .strip_prefix(FENCE)
-            .and_then(|t| t.strip_prefix('\n'))
-            .ok_or_else(no_head)?;
-        let head_end = if head.starts_with(FENCE) {
-            Some(0)
-        } else {
-            head.find("\n+++\n").map(|at| at + 1)
-        };
+        let head = text.strip_prefix(FENCE).and_then(|t| t.strip_prefix('\n')).ok_or_else(no_head)?;
+        let head_end = if head.starts_with(FENCE) { Some(0) } else { head.find("\n+++\n").map(|at| at + 1) };
         let head_end = head_end.ok_or_else(no_head)?;
         let (fields, rest) = head.split_at(head_end);
-        let body = rest
-            .strip_prefix(FENCE)
-            .and_then(|t| t.strip_prefix('\n'))
-            .ok_or_else(no_head)?;
+        let body = rest.strip_prefix(FENCE).and_then(|t| t.strip_prefix('\n')).ok_or_else(no_head)?;
 
         let line_of = |at: usize| 2 + fields[..at.min(fields.len())].matches('\n').count();
         let front: FrontMatter = toml::from_str(fields).map_err(|error| {
-            wrong(
-                line_of(error.span().map_or(0, |s| s.start)),
-                error.message().trim().to_string(),
-            )
+            wrong(line_of(error.span().map_or(0, |s| s.start)), error.message().trim().to_string())
         })?;
         let line_of_field = |key: &str| {
             line_of(
-                fields
-                    .lines()
-                    .take_while(|l| !l.trim_start().starts_with(key))
-                    .map(|l| l.len() + 1)
-                    .sum(),
+                fields.lines().take_while(|l| !l.trim_start().starts_with(key)).map(|l| l.len() + 1).sum(),
             )
         };
 
-        let stem = path
-            .file_stem()
-            .and_then(|s| s.to_str())
-            .unwrap_or_default();
+        let stem = path.file_stem().and_then(|s| s.to_str()).unwrap_or_default();
         if front.name != stem {
             return Err(wrong(
                 line_of_field("name"),
@@ -204,10 +176,8 @@ impl Template {
             ));
         }
         for (key, value) in [("audience", &front.audience), ("style", &front.style)] {
-            let is_word = !value.is_empty()
-                && value
-                    .chars()
-                    .all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+            let is_word =
+                !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
             if !is_word {
                 return Err(wrong(
                     line_of_field(key),
@@ -243,10 +213,7 @@ mod tests {
     #[test]
     fn a_template_has_its_fields_defaults_and_lines() {
         let template = parse(GOOD).unwrap();
-        assert_eq!(
-            (template.weight, template.seed_chars, template.body_line),
-            (1.0, 1000, 7)
-        );
+        assert_eq!((template.weight, template.seed_chars, template.body_line), (1.0, 1000, 7));
         assert_eq!(template.body, "On {{ topic }}: {{ seed }}\n");
         assert_eq!(template.digest.len(), 64);
     }
@@ -274,11 +241,8 @@ mod tests {
                 .contains("my/poem.jinja:2: front matter: name = \"ode\"")
         );
         assert!(
-            text(&GOOD.replace("style = \"poem\"", "style = \"two words\""))
-                .starts_with("my/poem.jinja:4:")
+            text(&GOOD.replace("style = \"poem\"", "style = \"two words\"")).starts_with("my/poem.jinja:4:")
         );
-        assert!(
-            text(&GOOD.replace("share", "weight = -1.0\nshare")).starts_with("my/poem.jinja:5:")
-        );
+        assert!(text(&GOOD.replace("share", "weight = -1.0\nshare")).starts_with("my/poem.jinja:5:"));
     }
 }

@@ -69,10 +69,8 @@ struct Entry {
 /// # Errors
 /// [`BisacError`] naming file and line.
 pub fn load_bisac(path: &Path) -> Result<Vec<BisacTopic>, BisacError> {
-    let text = std::fs::read_to_string(path).map_err(|source| BisacError::Read {
-        path: path.to_path_buf(),
-        source,
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| BisacError::Read { path: path.to_path_buf(), source })?;
     parse_bisac(path, &text)
 }
 
@@ -81,13 +79,8 @@ pub fn load_bisac(path: &Path) -> Result<Vec<BisacTopic>, BisacError> {
 /// # Errors
 /// [`BisacError::Format`].
 pub fn parse_bisac(path: &Path, text: &str) -> Result<Vec<BisacTopic>, BisacError> {
-    let format = |line: usize, what: String| BisacError::Format {
-        path: path.to_path_buf(),
-        line,
-        what,
-    };
-    let entries: Vec<Entry> =
-        serde_json::from_str(text).map_err(|e| format(e.line(), e.to_string()))?;
+    let format = |line: usize, what: String| BisacError::Format { path: path.to_path_buf(), line, what };
+    let entries: Vec<Entry> = serde_json::from_str(text).map_err(|e| format(e.line(), e.to_string()))?;
     let mut topics = BTreeMap::new();
     for (i, entry) in entries.into_iter().enumerate() {
         let code = entry.code.trim().to_string();
@@ -97,19 +90,13 @@ pub fn parse_bisac(path: &Path, text: &str) -> Result<Vec<BisacTopic>, BisacErro
         if !is_code {
             return Err(format(
                 i + 1,
-                format!(
-                    "entry {}: code `{code}` is not three letters and six digits",
-                    i + 1
-                ),
+                format!("entry {}: code `{code}` is not three letters and six digits", i + 1),
             ));
         }
         let label = without_notes(&entry.label);
         let (top_category, subcategory) = label.split_once(" / ").unwrap_or((label.as_str(), ""));
         if top_category.is_empty() {
-            return Err(format(
-                i + 1,
-                format!("entry {}: the label of {code} is empty", i + 1),
-            ));
+            return Err(format(i + 1, format!("entry {}: the label of {code} is empty", i + 1)));
         }
         let topic = BisacTopic {
             code: code.clone(),
@@ -117,10 +104,7 @@ pub fn parse_bisac(path: &Path, text: &str) -> Result<Vec<BisacTopic>, BisacErro
             subcategory: subcategory.to_string(),
         };
         if topics.insert(code.clone(), topic).is_some() {
-            return Err(format(
-                i + 1,
-                format!("entry {}: code {code} stands twice", i + 1),
-            ));
+            return Err(format(i + 1, format!("entry {}: code {code} stands twice", i + 1)));
         }
     }
     Ok(topics.into_values().collect())
@@ -134,9 +118,7 @@ pub fn select(topics: &[BisacTopic], categories: &[String]) -> Result<Vec<BisacT
     let known: BTreeSet<&str> = topics.iter().map(|t| t.top_category.as_str()).collect();
     for name in categories {
         if !known.iter().any(|k| k.eq_ignore_ascii_case(name.trim())) {
-            let nearest = known
-                .iter()
-                .max_by(|a, b| likeness(a, name).total_cmp(&likeness(b, name)));
+            let nearest = known.iter().max_by(|a, b| likeness(a, name).total_cmp(&likeness(b, name)));
             return Err(BisacError::UnknownCategory {
                 name: name.clone(),
                 nearest: nearest.copied().unwrap_or_default().to_string(),
@@ -145,10 +127,7 @@ pub fn select(topics: &[BisacTopic], categories: &[String]) -> Result<Vec<BisacT
         }
     }
     let wanted = |t: &&BisacTopic| {
-        categories.is_empty()
-            || categories
-                .iter()
-                .any(|c| c.trim().eq_ignore_ascii_case(&t.top_category))
+        categories.is_empty() || categories.iter().any(|c| c.trim().eq_ignore_ascii_case(&t.top_category))
     };
     Ok(topics.iter().filter(wanted).cloned().collect())
 }
@@ -157,10 +136,7 @@ pub fn select(topics: &[BisacTopic], categories: &[String]) -> Result<Vec<BisacT
 fn likeness(a: &str, b: &str) -> f64 {
     let pairs = |s: &str| {
         let chars: Vec<char> = s.to_lowercase().chars().collect();
-        chars
-            .windows(2)
-            .map(|w| (w[0], w[1]))
-            .collect::<BTreeSet<_>>()
+        chars.windows(2).map(|w| (w[0], w[1])).collect::<BTreeSet<_>>()
     };
     let (a, b) = (pairs(a), pairs(b));
     2.0 * a.intersection(&b).count() as f64 / (a.len() + b.len()).max(1) as f64
@@ -171,27 +147,18 @@ fn without_notes(label: &str) -> String {
     let mut rest = label;
     while let Some(start) = rest.find("(see") {
         kept.push_str(&rest[..start]);
-        rest = rest[start..]
-            .find(')')
-            .map_or("", |end| &rest[start + end + 1..]);
+        rest = rest[start..].find(')').map_or("", |end| &rest[start + end + 1..]);
     }
     kept.push_str(rest);
-    kept.replace('*', " ")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
+    kept.replace('*', " ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
 /// The last part of a label that says something (`General` and `Other` do not).
 pub(crate) fn label_name(top_category: &str, subcategory: &str) -> String {
     let says_something = |part: &&str| {
-        !part.is_empty()
-            && !["general", "other", "miscellaneous"].contains(&part.to_lowercase().as_str())
+        !part.is_empty() && !["general", "other", "miscellaneous"].contains(&part.to_lowercase().as_str())
     };
-    let last = subcategory
-        .rsplit(" / ")
-        .map(str::trim)
-        .find(says_something);
+    let last = subcategory.rsplit(" / ").map(str::trim).find(says_something);
     last.map_or_else(|| title_case(top_category), str::to_string)
 }
 
@@ -203,15 +170,10 @@ pub(crate) fn title_case(name: &str) -> String {
     let word = |word: &str| {
         let mut chars = word.chars();
         chars.next().map_or_else(String::new, |first| {
-            first
-                .to_uppercase()
-                .chain(chars.flat_map(char::to_lowercase))
-                .collect()
+            first.to_uppercase().chain(chars.flat_map(char::to_lowercase)).collect()
         })
     };
-    let words = name
-        .split_whitespace()
-        .map(|w| w.split('-').map(word).collect::<Vec<String>>().join("-"));
+    let words = name.split_whitespace().map(|w| w.split('-').map(word).collect::<Vec<String>>().join("-"));
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -235,27 +197,14 @@ mod tests {
     fn labels_are_split_cleaned_and_ordered_by_code() {
         let rows: Vec<_> = small()
             .iter()
-            .map(|t| {
-                (
-                    t.code.clone(),
-                    t.top_category.clone(),
-                    t.subcategory.clone(),
-                    t.name(),
-                )
-            })
+            .map(|t| (t.code.clone(), t.top_category.clone(), t.subcategory.clone(), t.name()))
             .collect();
-        let row = |a: &str, b: &str, c: &str, d: &str| {
-            (a.to_string(), b.to_string(), c.to_string(), d.to_string())
-        };
+        let row =
+            |a: &str, b: &str, c: &str, d: &str| (a.to_string(), b.to_string(), c.to_string(), d.to_string());
         assert_eq!(
             rows,
             [
-                row(
-                    "BUS090000",
-                    "BUSINESS & ECONOMICS",
-                    "E-Commerce / General",
-                    "E-Commerce"
-                ),
+                row("BUS090000", "BUSINESS & ECONOMICS", "E-Commerce / General", "E-Commerce"),
                 row("COM000000", "COMPUTERS", "General", "Computers"),
                 row("COM051010", "COMPUTERS", "Programming Languages / C", "C"),
                 row("NON000000", "NON-CLASSIFIABLE", "", "Non-Classifiable"),
@@ -268,47 +217,30 @@ mod tests {
     fn categories_are_chosen_in_any_case_and_misspellings_are_met() {
         assert_eq!(select(&small(), &["computers".into()]).unwrap().len(), 2);
         assert_eq!(select(&small(), &[]).unwrap().len(), 5);
-        let error = select(&small(), &["Computer Science".into()])
-            .unwrap_err()
-            .to_string();
+        let error = select(&small(), &["Computer Science".into()]).unwrap_err().to_string();
         assert!(error.contains("did you mean `COMPUTERS`"), "{error}");
     }
 
     #[test]
     fn a_foreign_file_is_refused_with_its_line() {
-        let error = |text: &str| {
-            parse_bisac(Path::new("b.json"), text)
-                .unwrap_err()
-                .to_string()
-        };
+        let error = |text: &str| parse_bisac(Path::new("b.json"), text).unwrap_err().to_string();
         assert!(error("[\n{\"code\": 1}]").starts_with("b.json:2:"));
         assert!(error(r#"[{"code": "com1", "label": "X"}]"#).contains("entry 1: code `com1`"));
         assert!(
             error(r#"[{"code": "COM000000", "label": "X"}, {"code": "COM000000", "label": "X"}]"#)
                 .contains("stands twice")
         );
-        assert!(
-            load_bisac(Path::new("/no/bisac.json"))
-                .unwrap_err()
-                .to_string()
-                .contains("/no/bisac.json")
-        );
+        assert!(load_bisac(Path::new("/no/bisac.json")).unwrap_err().to_string().contains("/no/bisac.json"));
     }
 
     #[test]
     fn the_published_file_has_3203_codes() {
-        let dir = std::env::var_os("CORPUSMITH_ASSETS")
-            .map(PathBuf::from)
-            .or_else(|| {
-                std::env::var_os("HOME")
-                    .map(|home| PathBuf::from(home).join(".cache/corpusmith/assets"))
-            });
+        let dir = std::env::var_os("CORPUSMITH_ASSETS").map(PathBuf::from).or_else(|| {
+            std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/corpusmith/assets"))
+        });
         let path = dir.unwrap_or_default().join("bisac.json");
         if !path.exists() {
-            println!(
-                "skipped: {} is absent; `pipeline assets pull` fetches it",
-                path.display()
-            );
+            println!("skipped: {} is absent; `pipeline assets pull` fetches it", path.display());
             return;
         }
         let topics = load_bisac(&path).unwrap();

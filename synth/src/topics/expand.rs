@@ -111,19 +111,8 @@ pub struct Expansion {
 /// source`, all `Utf8`.
 #[must_use]
 pub fn topics_schema() -> SchemaRef {
-    let names = [
-        "topic_id",
-        "bisac_code",
-        "top_category",
-        "subcategory",
-        "subtopic",
-        "source",
-    ];
-    Arc::new(Schema::new(
-        names
-            .map(|name| Field::new(name, DataType::Utf8, false))
-            .to_vec(),
-    ))
+    let names = ["topic_id", "bisac_code", "top_category", "subcategory", "subtopic", "source"];
+    Arc::new(Schema::new(names.map(|name| Field::new(name, DataType::Utf8, false)).to_vec()))
 }
 
 /// Expands headings into topics by asking a model.
@@ -158,20 +147,12 @@ where
         return Err(ExpandError::NoHeadings);
     }
     let all_fields: BTreeSet<String> = bisac.iter().map(|t| dedupe_key(&t.top_category)).collect();
-    let worker = Worker {
-        options,
-        bounds: options.bounds(),
-        prompt: &prompt,
-        fields: &all_fields,
-        ask: &ask,
-    };
+    let worker =
+        Worker { options, bounds: options.bounds(), prompt: &prompt, fields: &all_fields, ask: &ask };
     // By index: a closure over references would keep the future from being spawned.
-    let jobs =
-        (0..quotas.headings.len()).map(|i| worker.expand(&quotas.headings[i], quotas.wanted[i]));
-    let expanded: Vec<Expanded> = stream::iter(jobs)
-        .buffered(options.max_in_flight.max(1))
-        .try_collect()
-        .await?;
+    let jobs = (0..quotas.headings.len()).map(|i| worker.expand(&quotas.headings[i], quotas.wanted[i]));
+    let expanded: Vec<Expanded> =
+        stream::iter(jobs).buffered(options.max_in_flight.max(1)).try_collect().await?;
 
     let source = format!("llm:{}:{}", options.model, prompt.digest);
     collect(&quotas.headings, expanded, &source)
@@ -204,14 +185,10 @@ where
     Fut: Future<Output = Result<String, AskFailure>>,
 {
     async fn expand(&self, heading: &BisacTopic, wanted: u32) -> Result<Expanded, ExpandError> {
-        let mut found = Expanded {
-            wanted,
-            ..Default::default()
-        };
+        let mut found = Expanded { wanted, ..Default::default() };
         let mut keys = BTreeSet::new();
         for attempt in 0..=self.options.max_retries {
-            let missing =
-                wanted.saturating_sub(u32::try_from(found.subtopics.len()).unwrap_or(u32::MAX));
+            let missing = wanted.saturating_sub(u32::try_from(found.subtopics.len()).unwrap_or(u32::MAX));
             if missing == 0 {
                 break;
             }
@@ -225,10 +202,7 @@ where
                     found.last_failure = Some(reason);
                 }
                 Err(AskFailure::Everything { source }) => {
-                    return Err(ExpandError::Ask {
-                        bisac_code: heading.code.clone(),
-                        source,
-                    });
+                    return Err(ExpandError::Ask { bisac_code: heading.code.clone(), source });
                 }
             }
         }
@@ -276,19 +250,10 @@ where
 }
 
 /// Numbers the topics, leaves out names said before in the category, and counts.
-fn collect(
-    headings: &[BisacTopic],
-    expanded: Vec<Expanded>,
-    source: &str,
-) -> Result<Expansion, ExpandError> {
-    let mut report = ExpansionReport {
-        headings: headings.len() as u64,
-        ..Default::default()
-    };
-    let mut said: BTreeSet<(String, String)> = headings
-        .iter()
-        .map(|h| (h.top_category.clone(), dedupe_key(&h.name())))
-        .collect();
+fn collect(headings: &[BisacTopic], expanded: Vec<Expanded>, source: &str) -> Result<Expansion, ExpandError> {
+    let mut report = ExpansionReport { headings: headings.len() as u64, ..Default::default() };
+    let mut said: BTreeSet<(String, String)> =
+        headings.iter().map(|h| (h.top_category.clone(), dedupe_key(&h.name()))).collect();
     let mut columns: [Vec<String>; 6] = Default::default();
     let mut push = |heading: &BisacTopic, number: u32, subtopic: String, source: &str| {
         let values = [
@@ -324,10 +289,7 @@ fn collect(
         report.malformed += found.malformed;
         report.wanted += u64::from(found.wanted);
         report.kept += u64::from(kept);
-        *report
-            .by_category
-            .entry(heading.top_category.clone())
-            .or_default() += 1 + u64::from(kept);
+        *report.by_category.entry(heading.top_category.clone()).or_default() += 1 + u64::from(kept);
         if kept < found.wanted {
             report.short_headings.push(ShortHeading {
                 bisac_code: heading.code.clone(),
@@ -337,14 +299,10 @@ fn collect(
             });
         }
     }
-    let columns = columns
-        .map(|c| Arc::new(StringArray::from(c)) as ArrayRef)
-        .to_vec();
+    let columns = columns.map(|c| Arc::new(StringArray::from(c)) as ArrayRef).to_vec();
     let all = RecordBatch::try_new(topics_schema(), columns)?;
     let starts = (0..all.num_rows()).step_by(BATCH_ROWS);
-    let batches = starts
-        .map(|start| all.slice(start, BATCH_ROWS.min(all.num_rows() - start)))
-        .collect();
+    let batches = starts.map(|start| all.slice(start, BATCH_ROWS.min(all.num_rows() - start))).collect();
     Ok(Expansion { batches, report })
 }
 

@@ -16,71 +16,44 @@ fn headings() -> Vec<BisacTopic> {
 }
 
 fn options(target_topics: u32) -> ExpandOptions {
-    ExpandOptions {
-        target_topics,
-        model: "test-model".into(),
-        ..Default::default()
-    }
+    ExpandOptions { target_topics, model: "test-model".into(), ..Default::default() }
 }
 
 fn column(expansion: &Expansion, name: &str) -> Vec<String> {
     let values = |b: &RecordBatch| {
-        b[name]
-            .as_string::<i32>()
-            .iter()
-            .map(|v| v.unwrap().to_string())
-            .collect::<Vec<_>>()
+        b[name].as_string::<i32>().iter().map(|v| v.unwrap().to_string()).collect::<Vec<_>>()
     };
     expansion.batches.iter().flat_map(values).collect()
 }
 
 fn list(heading: &str, from: usize, to: usize) -> String {
     const WORDS: [&str; 6] = ["Alpha", "Beta", "Gamma", "Delta", "Epsilon", "Zeta"];
-    (from..to)
-        .map(|i| format!("{}. {heading} {}\n", i + 1, WORDS[i]))
-        .collect()
+    (from..to).map(|i| format!("{}. {heading} {}\n", i + 1, WORDS[i])).collect()
 }
 
 #[test]
 fn targets_are_spread_by_category_weight() {
     let wanted = |options: &ExpandOptions| -> Vec<(String, u32)> {
-        expansion_plan(options, &headings())
-            .unwrap()
-            .into_iter()
-            .map(|r| (r.bisac_code, r.wanted))
-            .collect()
+        expansion_plan(options, &headings()).unwrap().into_iter().map(|r| (r.bisac_code, r.wanted)).collect()
     };
     let row = |code: &str, n: u32| (code.to_string(), n);
     // 10 subtopics: 7.5 and 2.5 over the categories; the tie goes to the first.
     assert_eq!(
         wanted(&options(14)),
-        [
-            row("COM010000", 3),
-            row("COM011000", 3),
-            row("COM051010", 2),
-            row("MAT012000", 2)
-        ]
+        [row("COM010000", 3), row("COM011000", 3), row("COM051010", 2), row("MAT012000", 2)]
     );
-    let weighted = ExpandOptions {
-        category_weights: [("mathematics".to_string(), 3.0)].into(),
-        ..options(14)
-    };
+    let weighted =
+        ExpandOptions { category_weights: [("mathematics".to_string(), 3.0)].into(), ..options(14) };
     assert_eq!(
         wanted(&weighted),
-        [
-            row("COM010000", 2),
-            row("COM011000", 2),
-            row("COM051010", 1),
-            row("MAT012000", 5)
-        ]
+        [row("COM010000", 2), row("COM011000", 2), row("COM051010", 1), row("MAT012000", 5)]
     );
     assert_eq!(wanted(&options(4)), []);
     // The number asked for at once is bounded.
     assert_eq!(wanted(&options(404))[3], row("MAT012000", 20));
     let plan = expansion_plan(&options(14), &headings()).unwrap();
     assert!(
-        plan[0].prompt.contains("List 3 topics")
-            && plan[0].prompt.contains("Compilers (Computers)"),
+        plan[0].prompt.contains("List 3 topics") && plan[0].prompt.contains("Compilers (Computers)"),
         "{}",
         plan[0].prompt
     );
@@ -91,11 +64,7 @@ fn targets_are_spread_by_category_weight() {
 async fn headings_and_subtopics_become_rows_in_the_order_of_the_codes() {
     let done = expand_topics(&options(10), &headings(), |request, _| async move {
         // The later the heading, the sooner the answer: the order of the rows does not change.
-        let pause = if request.bisac_code.as_str() < "COM020000" {
-            30
-        } else {
-            0
-        };
+        let pause = if request.bisac_code.as_str() < "COM020000" { 30 } else { 0 };
         tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
         Ok(list(&format!("Part {}", &request.bisac_code[..6]), 0, 2))
     })
@@ -117,21 +86,12 @@ async fn headings_and_subtopics_become_rows_in_the_order_of_the_codes() {
             "MAT012000-01"
         ]
     );
-    assert_eq!(
-        column(&done, "subtopic")[..3],
-        ["Compilers", "Part COM010 Alpha", "Part COM010 Beta"]
-    );
+    assert_eq!(column(&done, "subtopic")[..3], ["Compilers", "Part COM010 Alpha", "Part COM010 Beta"]);
     assert_eq!(column(&done, "subtopic")[8], "Geometry");
     let sources = column(&done, "source");
     assert_eq!(sources[0], "bisac");
-    assert!(
-        sources[1].starts_with("llm:test-model:")
-            && sources[1].len() == "llm:test-model:".len() + 16
-    );
-    assert_eq!(
-        (done.report.headings, done.report.asked, done.report.retries),
-        (4, 4, 0)
-    );
+    assert!(sources[1].starts_with("llm:test-model:") && sources[1].len() == "llm:test-model:".len() + 16);
+    assert_eq!((done.report.headings, done.report.asked, done.report.retries), (4, 4, 0));
 }
 
 #[tokio::test]
@@ -139,26 +99,18 @@ async fn refusals_nonsense_failures_and_short_answers_are_asked_again() {
     let prompts = Mutex::new(Vec::new());
     let (options, headings) = (options(4), headings());
     let done = expand_topics(&options, &headings[..1], |request, attempt| {
-        prompts
-            .lock()
-            .unwrap()
-            .push((attempt, request.wanted, request.prompt));
+        prompts.lock().unwrap().push((attempt, request.wanted, request.prompt));
         let answer = match attempt {
             0 => Ok("I'm sorry, but I cannot assist with that.".to_string()),
             1 => Ok("Certainly!".to_string()),
-            2 => Err(AskFailure::ThisRequest {
-                reason: "http 500".into(),
-            }),
+            2 => Err(AskFailure::ThisRequest { reason: "http 500".into() }),
             3 => Ok("1. Parsing\n2. MATHEMATICS\n3. compilers".to_string()),
             _ => Ok("1. parsing\n2. Linking\n3. Type Inference\n4. One Too Many".to_string()),
         };
         async move { answer }
     });
     let done = done.await.unwrap();
-    assert_eq!(
-        column(&done, "subtopic"),
-        ["Compilers", "Parsing", "MATHEMATICS", "Linking"]
-    );
+    assert_eq!(column(&done, "subtopic"), ["Compilers", "Parsing", "MATHEMATICS", "Linking"]);
     let prompts = prompts.into_inner().unwrap();
     assert_eq!(
         prompts.iter().map(|p| (p.0, p.1)).collect::<Vec<_>>(),
@@ -167,19 +119,10 @@ async fn refusals_nonsense_failures_and_short_answers_are_asked_again() {
     assert!(!prompts[3].2.contains("Parsing") && prompts[4].2.contains("Parsing"));
     let report = done.report;
     assert_eq!(
-        (
-            report.asked,
-            report.retries,
-            report.refused,
-            report.malformed,
-            report.failed
-        ),
+        (report.asked, report.retries, report.refused, report.malformed, report.failed),
         (5, 4, 1, 1, 1)
     );
-    assert_eq!(
-        report.rejected,
-        Rejections::from([(Rejection::Echo, 1), (Rejection::Duplicate, 1)])
-    );
+    assert_eq!(report.rejected, Rejections::from([(Rejection::Echo, 1), (Rejection::Duplicate, 1)]));
     assert!(report.short_headings.is_empty());
 }
 
@@ -188,11 +131,7 @@ async fn a_heading_is_asked_seven_times_at_most_and_stays_a_topic() {
     let asked = AtomicUsize::new(0);
     let done = expand_topics(&options(3), &headings()[..1], |_, _| {
         asked.fetch_add(1, Ordering::Relaxed);
-        async {
-            Err(AskFailure::ThisRequest {
-                reason: "timed out".into(),
-            })
-        }
+        async { Err(AskFailure::ThisRequest { reason: "timed out".into() }) }
     })
     .await
     .unwrap();
@@ -233,19 +172,13 @@ async fn names_of_other_categories_and_of_the_category_before_are_left_out() {
         ]
     );
     assert!(done.report.rejected[&Rejection::OffTopic] >= 1);
-    assert_eq!(
-        done.report.by_category,
-        BTreeMap::from([("COMPUTERS".into(), 6), ("MATHEMATICS".into(), 2)])
-    );
+    assert_eq!(done.report.by_category, BTreeMap::from([("COMPUTERS".into(), 6), ("MATHEMATICS".into(), 2)]));
 }
 
 #[tokio::test]
 async fn requests_in_flight_are_bounded_and_a_dead_server_ends_the_expansion() {
     let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
-    let options = ExpandOptions {
-        max_in_flight: 2,
-        ..options(8)
-    };
+    let options = ExpandOptions { max_in_flight: 2, ..options(8) };
     expand_topics(&options, &headings(), |request, _| {
         let (now, most) = (&now, &most);
         async move {
@@ -261,16 +194,9 @@ async fn requests_in_flight_are_bounded_and_a_dead_server_ends_the_expansion() {
 
     let headings = headings();
     let dead = expand_topics(&options, &headings, |_, _| async {
-        Err(AskFailure::Everything {
-            source: "401: wrong key".into(),
-        })
+        Err(AskFailure::Everything { source: "401: wrong key".into() })
     });
-    assert!(
-        dead.await
-            .unwrap_err()
-            .to_string()
-            .contains("401: wrong key")
-    );
+    assert!(dead.await.unwrap_err().to_string().contains("401: wrong key"));
     assert!(matches!(
         expand_topics(&options, &[], |_, _| async { Ok(String::new()) }).await,
         Err(ExpandError::NoHeadings)
@@ -281,24 +207,14 @@ async fn requests_in_flight_are_bounded_and_a_dead_server_ends_the_expansion() {
 fn an_expansion_can_be_spawned() {
     fn spawnable<T: Send>(_: T) {}
     let (options, headings) = (options(8), headings());
-    spawnable(expand_topics(&options, &headings, |_, _| async {
-        Ok(String::new())
-    }));
+    spawnable(expand_topics(&options, &headings, |_, _| async { Ok(String::new()) }));
 }
 
 #[test]
 fn a_limit_on_headings_is_spread_over_the_categories() {
     let chosen = |seed, target_topics, max_headings| {
-        let options = ExpandOptions {
-            max_headings,
-            seed,
-            ..options(target_topics)
-        };
-        quotas(&options, &headings())
-            .headings
-            .into_iter()
-            .map(|h| h.code)
-            .collect::<Vec<_>>()
+        let options = ExpandOptions { max_headings, seed, ..options(target_topics) };
+        quotas(&options, &headings()).headings.into_iter().map(|h| h.code).collect::<Vec<_>>()
     };
     assert_eq!(chosen(0, 100, None).len(), 4);
     for seed in 0..8 {
@@ -315,18 +231,10 @@ async fn a_users_template_is_used_and_its_errors_are_placed() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("ask.jinja");
     std::fs::write(&path, "{{ wanted }} of {{ label }}").unwrap();
-    let with = ExpandOptions {
-        template: Some(path.clone()),
-        ..options(6)
-    };
+    let with = ExpandOptions { template: Some(path.clone()), ..options(6) };
     let plan = expansion_plan(&with, &headings()[..1]).unwrap();
     assert_eq!(plan[0].prompt, "5 of COMPUTERS / Compilers");
     std::fs::write(&path, "one\n{{ wanted ").unwrap();
-    assert!(
-        expansion_plan(&with, &headings()[..1])
-            .unwrap_err()
-            .to_string()
-            .contains("ask.jinja:2:")
-    );
+    assert!(expansion_plan(&with, &headings()[..1]).unwrap_err().to_string().contains("ask.jinja:2:"));
     assert!(toml::from_str::<ExpandOptions>("target = 3").is_err());
 }

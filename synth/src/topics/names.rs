@@ -46,11 +46,7 @@ pub struct NameBounds {
 
 impl Default for NameBounds {
     fn default() -> Self {
-        Self {
-            min_chars: 3,
-            max_chars: 80,
-            max_words: 10,
-        }
+        Self { min_chars: 3, max_chars: 80, max_words: 10 }
     }
 }
 
@@ -73,10 +69,7 @@ pub fn dedupe_key(name: &str) -> String {
         })
         .filter(|c| *c != '\u{0}')
         .collect();
-    let words = plain
-        .split_whitespace()
-        .filter(|w| !["the", "a", "an"].contains(w))
-        .map(singular);
+    let words = plain.split_whitespace().filter(|w| !["the", "a", "an"].contains(w)).map(singular);
     words.collect::<Vec<_>>().join(" ")
 }
 
@@ -99,23 +92,15 @@ fn singular(word: &str) -> String {
 }
 
 /// Looks at a cleaned name; `taken` are the keys of the heading and its category.
-pub(crate) fn check_name(
-    name: &str,
-    bounds: &NameBounds,
-    taken: &[String],
-) -> Result<(), Rejection> {
+pub(crate) fn check_name(name: &str, bounds: &NameBounds, taken: &[String]) -> Result<(), Rejection> {
     let chars = name.chars().count();
     let letters = name.chars().filter(|c| c.is_alphabetic()).count();
     if chars < bounds.min_chars || letters < 2 {
         return Err(Rejection::TooShort);
     }
     let words: Vec<String> = name.split_whitespace().map(str::to_lowercase).collect();
-    let first = words
-        .first()
-        .map(|w| w.trim_end_matches(&[',', '\'', ':'][..]))
-        .unwrap_or_default();
-    let is_sentence =
-        SENTENCE_STARTS.contains(&first) || name.contains(['?', '!']) || name.contains(". ");
+    let first = words.first().map(|w| w.trim_end_matches(&[',', '\'', ':'][..])).unwrap_or_default();
+    let is_sentence = SENTENCE_STARTS.contains(&first) || name.contains(['?', '!']) || name.contains(". ");
     if is_sentence {
         return Err(Rejection::Sentence);
     }
@@ -126,20 +111,14 @@ pub(crate) fn check_name(
         return Err(Rejection::NotEnglish);
     }
     let key = dedupe_key(name);
-    let bare = INTRODUCTIONS
-        .iter()
-        .find_map(|i| key.strip_prefix(i))
-        .unwrap_or(&key);
+    let bare = INTRODUCTIONS.iter().find_map(|i| key.strip_prefix(i)).unwrap_or(&key);
     if taken.iter().any(|t| t == bare) {
         return Err(Rejection::Echo);
     }
     if GENERIC.contains(&bare) {
         return Err(Rejection::Generic);
     }
-    if key
-        .split_once(" and ")
-        .is_some_and(|(left, right)| left == right)
-    {
+    if key.split_once(" and ").is_some_and(|(left, right)| left == right) {
         return Err(Rejection::Repeats);
     }
     Ok(())
@@ -241,18 +220,16 @@ const GENERIC: &[&str] = &[
 
 /// Function words that do not occur in English names.
 const FOREIGN: &[&str] = &[
-    "der", "und", "das", "ein", "eine", "für", "mit", "zur", "zum", "des", "et", "une", "pour",
-    "para", "una", "della", "delle", "het", "een",
+    "der", "und", "das", "ein", "eine", "für", "mit", "zur", "zum", "des", "et", "une", "pour", "para",
+    "una", "della", "delle", "het", "een",
 ];
 
 /// Function words that English names borrow, one at a time (`El Niño`, `Le Chatelier`).
-const BORROWED: &[&str] = &[
-    "le", "la", "les", "du", "de", "el", "los", "las", "del", "il", "gli", "di", "da", "dos", "von",
-];
+const BORROWED: &[&str] =
+    &["le", "la", "les", "du", "de", "el", "los", "las", "del", "il", "gli", "di", "da", "dos", "von"];
 
-const ENGLISH: &[&str] = &[
-    "of", "and", "the", "in", "for", "to", "with", "on", "from", "by", "at", "as", "or",
-];
+const ENGLISH: &[&str] =
+    &["of", "and", "the", "in", "for", "to", "with", "on", "from", "by", "at", "as", "or"];
 
 #[cfg(test)]
 mod tests {
@@ -271,12 +248,8 @@ mod tests {
         ] {
             assert_eq!(dedupe_key(a), dedupe_key(b), "{a} | {b}");
         }
-        for (a, b) in [
-            ("C", "C++"),
-            ("C++", "C#"),
-            ("Analysis", "Analyses of Data"),
-            ("Physics", "Physical"),
-        ] {
+        for (a, b) in [("C", "C++"), ("C++", "C#"), ("Analysis", "Analyses of Data"), ("Physics", "Physical")]
+        {
             assert_ne!(dedupe_key(a), dedupe_key(b), "{a} | {b}");
         }
     }
@@ -299,15 +272,9 @@ mod tests {
         assert_eq!(check("1 2 3"), Err(Rejection::TooShort));
         assert_eq!(check(&"x".repeat(80)), Ok(()));
         assert_eq!(check(&"x".repeat(81)), Err(Rejection::TooLong));
-        assert_eq!(
-            check("a1 b2 c3 d4 e5 f6 g7 h8 i9 j0 k"),
-            Err(Rejection::TooLong)
-        );
+        assert_eq!(check("a1 b2 c3 d4 e5 f6 g7 h8 i9 j0 k"), Err(Rejection::TooLong));
         assert_eq!(check("編譯器設計"), Err(Rejection::NotEnglish));
-        assert_eq!(
-            check("Aufbau der Compiler und Werkzeuge"),
-            Err(Rejection::NotEnglish)
-        );
+        assert_eq!(check("Aufbau der Compiler und Werkzeuge"), Err(Rejection::NotEnglish));
         assert_eq!(check("HACK 3496, 208347-12"), Err(Rejection::NotEnglish));
         assert_eq!(check("The compiler"), Err(Rejection::Echo));
         assert_eq!(check("Introduction to Compilers"), Err(Rejection::Echo));

@@ -68,11 +68,7 @@ impl Default for ExpandOptions {
 
 impl ExpandOptions {
     pub(super) fn bounds(&self) -> NameBounds {
-        NameBounds {
-            min_chars: self.min_chars,
-            max_chars: self.max_chars,
-            max_words: self.max_words,
-        }
+        NameBounds { min_chars: self.min_chars, max_chars: self.max_chars, max_words: self.max_words }
     }
 }
 
@@ -107,18 +103,10 @@ pub fn expansion_plan(
 ) -> Result<Vec<ExpansionRequest>, TemplateError> {
     let prompt = ExpansionPrompt::load(options.template.as_deref())?;
     let quotas = quotas(options, topics);
-    let asked = quotas
-        .headings
-        .iter()
-        .zip(&quotas.wanted)
-        .filter(|(_, wanted)| **wanted > 0);
+    let asked = quotas.headings.iter().zip(&quotas.wanted).filter(|(_, wanted)| **wanted > 0);
     asked
         .map(|(heading, wanted)| {
-            prompt.request(
-                heading,
-                (*wanted).min(options.max_subtopics_per_request.max(1)),
-                &[],
-            )
+            prompt.request(heading, (*wanted).min(options.max_subtopics_per_request.max(1)), &[])
         })
         .collect()
 }
@@ -128,31 +116,18 @@ pub(super) fn quotas(options: &ExpandOptions, topics: &[BisacTopic]) -> Quotas {
     let subtopics = u64::from(options.target_topics).saturating_sub(headings.len() as u64);
     let mut of_category: BTreeMap<&str, Vec<usize>> = BTreeMap::new();
     for (i, heading) in headings.iter().enumerate() {
-        of_category
-            .entry(&heading.top_category)
-            .or_default()
-            .push(i);
+        of_category.entry(&heading.top_category).or_default().push(i);
     }
     let weight = |category: &str| {
-        let named = options
-            .category_weights
-            .iter()
-            .find(|(name, _)| name.trim().eq_ignore_ascii_case(category));
+        let named =
+            options.category_weights.iter().find(|(name, _)| name.trim().eq_ignore_ascii_case(category));
         named.map_or(1.0, |(_, w)| if w.is_finite() { w.max(0.0) } else { 0.0 })
     };
-    let weights: Vec<f64> = of_category
-        .iter()
-        .map(|(category, members)| weight(category) * members.len() as f64)
-        .collect();
+    let weights: Vec<f64> =
+        of_category.iter().map(|(category, members)| weight(category) * members.len() as f64).collect();
     let mut wanted = vec![0; headings.len()];
-    for (members, total) in of_category
-        .values()
-        .zip(largest_remainder(subtopics, &weights))
-    {
-        for (i, part) in members
-            .iter()
-            .zip(largest_remainder(total, &vec![1.0; members.len()]))
-        {
+    for (members, total) in of_category.values().zip(largest_remainder(subtopics, &weights)) {
+        for (i, part) in members.iter().zip(largest_remainder(total, &vec![1.0; members.len()])) {
             wanted[*i] = u32::try_from(part).unwrap_or(u32::MAX);
         }
     }
@@ -161,10 +136,7 @@ pub(super) fn quotas(options: &ExpandOptions, topics: &[BisacTopic]) -> Quotas {
 
 /// At most `max_headings`, spread over the categories, chosen by a seeded hash of the code.
 fn choose_headings(options: &ExpandOptions, topics: &[BisacTopic]) -> Vec<BisacTopic> {
-    let limit = options
-        .max_headings
-        .unwrap_or(u32::MAX)
-        .min(options.target_topics) as usize;
+    let limit = options.max_headings.unwrap_or(u32::MAX).min(options.target_topics) as usize;
     let mut chosen: Vec<BisacTopic> = topics.to_vec();
     if chosen.len() > limit {
         let hash = |t: &BisacTopic| {
@@ -176,10 +148,7 @@ fn choose_headings(options: &ExpandOptions, topics: &[BisacTopic]) -> Vec<BisacT
         };
         let mut of_category: BTreeMap<&str, Vec<&BisacTopic>> = BTreeMap::new();
         for topic in topics {
-            of_category
-                .entry(&topic.top_category)
-                .or_default()
-                .push(topic);
+            of_category.entry(&topic.top_category).or_default().push(topic);
         }
         let sizes: Vec<f64> = of_category.values().map(|m| m.len() as f64).collect();
         let parts = largest_remainder(limit as u64, &sizes);
@@ -209,29 +178,16 @@ impl ExpansionPrompt {
         let (path, text) = match path {
             None => (PathBuf::from(EMBEDDED_PATH), EMBEDDED.to_string()),
             Some(path) => {
-                let text = std::fs::read_to_string(path).map_err(|source| TemplateError::Read {
-                    path: path.to_path_buf(),
-                    source,
-                })?;
+                let text = std::fs::read_to_string(path)
+                    .map_err(|source| TemplateError::Read { path: path.to_path_buf(), source })?;
                 (path.to_path_buf(), text)
             }
         };
         let text = text.replace("\r\n", "\n");
-        let digest = blake3::hash(text.as_bytes())
-            .to_hex()
-            .as_str()
-            .chars()
-            .take(16)
-            .collect();
+        let digest = blake3::hash(text.as_bytes()).to_hex().as_str().chars().take(16).collect();
         let mut environment = environment();
-        environment
-            .add_template_owned("request", text)
-            .map_err(|e| body_error(&path, 1, &e))?;
-        Ok(Self {
-            environment,
-            path,
-            digest,
-        })
+        environment.add_template_owned("request", text).map_err(|e| body_error(&path, 1, &e))?;
+        Ok(Self { environment, path, digest })
     }
 
     pub(super) fn request(
@@ -247,18 +203,8 @@ impl ExpansionPrompt {
             wanted => wanted,
             known => known.join(", "),
         };
-        let rendered = self
-            .environment
-            .get_template("request")
-            .and_then(|t| t.render(variables));
-        let prompt = rendered
-            .map_err(|e| body_error(&self.path, 1, &e))?
-            .trim()
-            .to_string();
-        Ok(ExpansionRequest {
-            bisac_code: heading.code.clone(),
-            wanted,
-            prompt,
-        })
+        let rendered = self.environment.get_template("request").and_then(|t| t.render(variables));
+        let prompt = rendered.map_err(|e| body_error(&self.path, 1, &e))?.trim().to_string();
+        Ok(ExpansionRequest { bisac_code: heading.code.clone(), wanted, prompt })
     }
 }

@@ -42,11 +42,8 @@ pub fn parse_subtopics(answer: &str, topic: &BisacTopic) -> Vec<String> {
 #[must_use]
 pub fn parse_answer(answer: &str, topic: &BisacTopic, bounds: &NameBounds) -> ParsedAnswer {
     let answer = plain_signs(answer);
-    let mut parsed = ParsedAnswer {
-        subtopics: Vec::new(),
-        verdict: Verdict::Malformed,
-        rejected: Rejections::new(),
-    };
+    let mut parsed =
+        ParsedAnswer { subtopics: Vec::new(), verdict: Verdict::Malformed, rejected: Rejections::new() };
     let taken = [&topic.top_category, &topic.subcategory, &topic.name()].map(|n| dedupe_key(n));
     let mut keys: Vec<String> = Vec::new();
     for item in items(&answer, bounds) {
@@ -55,13 +52,8 @@ pub fn parse_answer(answer: &str, topic: &BisacTopic, bounds: &NameBounds) -> Pa
             continue;
         }
         let key = dedupe_key(&name);
-        let checked = check_name(&name, bounds, &taken).and_then(|()| {
-            if keys.contains(&key) {
-                Err(Rejection::Duplicate)
-            } else {
-                Ok(())
-            }
-        });
+        let checked = check_name(&name, bounds, &taken)
+            .and_then(|()| if keys.contains(&key) { Err(Rejection::Duplicate) } else { Ok(()) });
         match checked {
             Ok(()) => {
                 keys.push(key);
@@ -84,10 +76,7 @@ pub fn parse_answer(answer: &str, topic: &BisacTopic, bounds: &NameBounds) -> Pa
 #[must_use]
 pub fn without_cut_line(answer: &str) -> &str {
     let answer = answer.trim_end();
-    answer
-        .rfind('\n')
-        .or_else(|| answer.rfind(','))
-        .map_or("", |at| &answer[..at])
+    answer.rfind('\n').or_else(|| answer.rfind(',')).map_or("", |at| &answer[..at])
 }
 
 /// Typographic quotes and dashes as plain ones, and nothing invisible.
@@ -107,19 +96,12 @@ fn plain_signs(text: &str) -> String {
 macro_rules! pattern {
     ($name:ident, $text:literal) => {
         #[allow(clippy::expect_used)] // A constant pattern: every test of this file would fail.
-        static $name: LazyLock<Regex> =
-            LazyLock::new(|| Regex::new($text).expect("constant pattern"));
+        static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($text).expect("constant pattern"));
     };
 }
 
-pattern!(
-    NUMBERED,
-    r"^\s*(?:\*\*|#+ *)?\(?\d{1,3}(?:\.\)|[.):\]])\s*(\S.*)$"
-);
-pattern!(
-    BULLET,
-    r"^\s*(?:[-+•▪◦·–—]\s*|\*(?:\s+|\b)|\(?[A-Za-z](?:\.\)|[.)])\s+)(\S.*)$"
-);
+pattern!(NUMBERED, r"^\s*(?:\*\*|#+ *)?\(?\d{1,3}(?:\.\)|[.):\]])\s*(\S.*)$");
+pattern!(BULLET, r"^\s*(?:[-+•▪◦·–—]\s*|\*(?:\s+|\b)|\(?[A-Za-z](?:\.\)|[.)])\s+)(\S.*)$");
 pattern!(INLINE_NUMBER, r"(?:^|[\s,;(])\d{1,2}[.)]\)?\s+");
 pattern!(MARKER, r"^(?:\(?\d{1,3}(?:\.\)|[.):\]])|[-+•▪◦·–—*]|#+)\s*");
 pattern!(
@@ -130,26 +112,17 @@ pattern!(
     EXPLANATION,
     r"(?i)\s*(?::|;|-\s|--|[–—]|,\s*\d+\s*$|\(|\[|\||=>| = |\. |, (?:such as|including|which|e\.g\.)|\.{2,}).*$"
 );
-pattern!(
-    LEAD_IN,
-    r"(?i)(?::|\b(?:includes?|including|such as|are|cover|covers)\b\s*:?)\s*"
-);
+pattern!(LEAD_IN, r"(?i)(?::|\b(?:includes?|including|such as|are|cover|covers)\b\s*:?)\s*");
 
 /// The raw items of the layout that the answer follows.
 fn items(answer: &str, bounds: &NameBounds) -> Vec<String> {
     if let Some(list) = json_array(answer) {
         return list;
     }
-    let lines: Vec<&str> = answer
-        .lines()
-        .filter(|l| !l.trim().is_empty() && !l.trim_start().starts_with("```"))
-        .collect();
+    let lines: Vec<&str> =
+        answer.lines().filter(|l| !l.trim().is_empty() && !l.trim_start().starts_with("```")).collect();
     let by = |pattern: &Regex| -> Vec<String> {
-        lines
-            .iter()
-            .filter_map(|l| pattern.captures(l))
-            .map(|c| c[1].to_string())
-            .collect()
+        lines.iter().filter_map(|l| pattern.captures(l)).map(|c| c[1].to_string()).collect()
     };
     let numbered = by(&NUMBERED);
     if numbered.len() >= 2 {
@@ -171,14 +144,10 @@ fn items(answer: &str, bounds: &NameBounds) -> Vec<String> {
     if !one_of_a_kind.is_empty() {
         return one_of_a_kind;
     }
-    let bare: Vec<String> = lines
-        .iter()
-        .filter(|l| !l.trim_end().ends_with(':'))
-        .map(|l| l.to_string())
-        .collect();
+    let bare: Vec<String> =
+        lines.iter().filter(|l| !l.trim_end().ends_with(':')).map(|l| l.to_string()).collect();
     let is_name = |l: &String| {
-        l.trim().chars().count() <= bounds.max_chars
-            && !l.trim_end().ends_with(['.', '?', '!', ','])
+        l.trim().chars().count() <= bounds.max_chars && !l.trim_end().ends_with(['.', '?', '!', ','])
     };
     if bare.len() >= 2 && bare.iter().all(is_name) {
         return bare;
@@ -188,9 +157,7 @@ fn items(answer: &str, bounds: &NameBounds) -> Vec<String> {
 
 fn json_array(answer: &str) -> Option<Vec<String>> {
     let list = answer.get(answer.find('[')?..=answer.rfind(']')?)?;
-    serde_json::from_str::<Vec<String>>(list)
-        .ok()
-        .filter(|l| !l.is_empty())
+    serde_json::from_str::<Vec<String>>(list).ok().filter(|l| !l.is_empty())
 }
 
 /// `Here are some: A, B, and C.`: the sentence with the most commas, after its lead-in.
@@ -200,46 +167,30 @@ fn comma_list(answer: &str) -> Vec<String> {
         return Vec::new();
     };
     let list = LEAD_IN.splitn(sentence, 2).last().unwrap_or(sentence);
-    let parts: Vec<String> = list
-        .split([',', ';'])
-        .map(|p| p.trim().trim_start_matches("and ").to_string())
-        .collect();
+    let parts: Vec<String> =
+        list.split([',', ';']).map(|p| p.trim().trim_start_matches("and ").to_string()).collect();
     if parts.len() >= 3 { parts } else { Vec::new() }
 }
 
 /// The name within an item: no marker, label, bold, quotes or explanation.
 fn clean_item(item: &str) -> String {
     let mut name = item.trim();
-    while let Some(marker) = MARKER
-        .find(name)
-        .filter(|m| m.end() > 0 && !name.starts_with("**"))
-    {
+    while let Some(marker) = MARKER.find(name).filter(|m| m.end() > 0 && !name.starts_with("**")) {
         name = &name[marker.end()..];
     }
     let emphasised = ["**", "__", "\"", "`", "*"].iter().find_map(|mark| {
         let (inner, _) = name.strip_prefix(mark)?.split_once(mark)?;
         Some(inner)
     });
-    let bracketed = name
-        .strip_prefix('[')
-        .and_then(|n| n.split_once(']'))
-        .map(|(inner, _)| inner);
+    let bracketed = name.strip_prefix('[').and_then(|n| n.split_once(']')).map(|(inner, _)| inner);
     let name = emphasised.or(bracketed).unwrap_or(name).trim();
     let name = MARKER.replace(name, "");
     let name = LABEL.replace(&name, "");
-    let name = EXPLANATION
-        .replace(&name, "")
-        .replace(['*', '`', '"', '_'], "");
+    let name = EXPLANATION.replace(&name, "").replace(['*', '`', '"', '_'], "");
     let ends = |c: char| c.is_whitespace() || ".,;:-'/\\)]}>".contains(c);
-    let name = name
-        .trim_matches(ends)
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ");
+    let name = name.trim_matches(ends).split_whitespace().collect::<Vec<_>>().join(" ");
     let mut chars = name.chars();
-    chars.next().map_or_else(String::new, |first| {
-        first.to_uppercase().chain(chars).collect()
-    })
+    chars.next().map_or_else(String::new, |first| first.to_uppercase().chain(chars).collect())
 }
 
 #[cfg(test)]

@@ -2,22 +2,14 @@ use super::*;
 use proptest::prelude::*;
 
 fn topic() -> BisacTopic {
-    BisacTopic {
-        code: "COM010000".into(),
-        top_category: "COMPUTERS".into(),
-        subcategory: "Compilers".into(),
-    }
+    BisacTopic { code: "COM010000".into(), top_category: "COMPUTERS".into(), subcategory: "Compilers".into() }
 }
 
 fn parse(answer: &str) -> ParsedAnswer {
     parse_answer(answer, &topic(), &NameBounds::default())
 }
 
-const THREE: [&str; 3] = [
-    "Lexical Analysis",
-    "Register Allocation",
-    "Garbage Collection",
-];
+const THREE: [&str; 3] = ["Lexical Analysis", "Register Allocation", "Garbage Collection"];
 
 #[test]
 fn every_layout_gives_the_same_names() {
@@ -41,11 +33,7 @@ fn every_layout_gives_the_same_names() {
         "1. [Lexical Analysis](https://example.org)\n2. `Register Allocation`\n3. __Garbage Collection__",
         "### 1. Lexical Analysis\nText about it.\n### 2. Register Allocation\nMore text, with commas, and more.\n### 3. Garbage Collection",
     ] {
-        let names: Vec<String> = parse(answer)
-            .subtopics
-            .iter()
-            .map(|n| n.to_lowercase())
-            .collect();
+        let names: Vec<String> = parse(answer).subtopics.iter().map(|n| n.to_lowercase()).collect();
         assert_eq!(names, THREE.map(str::to_lowercase), "{answer}");
         assert_eq!(parse(answer).verdict, Verdict::List);
     }
@@ -54,43 +42,34 @@ fn every_layout_gives_the_same_names() {
 #[test]
 fn what_small_models_really_say_is_survived() {
     // Shapes of answers as SmolLM2-135M-Instruct gives them at temperature 0.6.
-    let looped = "The list would include Genetics, Genomics, Genetics, Genetics, Genomics, Genetics, Genomics";
+    let looped =
+        "The list would include Genetics, Genomics, Genetics, Genetics, Genomics, Genetics, Genomics";
     assert_eq!(parse(looped).subtopics, ["Genetics", "Genomics"]);
     assert_eq!(parse(looped).rejected[&Rejection::Duplicate], 5);
 
     let nested = "Topics in compilers:\n\n1. Parsing:\n- Grammar\n- Grammar\n- Tree";
     assert_eq!(parse(nested).subtopics, ["Grammar", "Tree"]);
 
-    let numbers = "281\nThe first 4 numbers in each row are the number \"A\" followed by three digits (and a point).";
+    let numbers =
+        "281\nThe first 4 numbers in each row are the number \"A\" followed by three digits (and a point).";
     assert_eq!(parse(numbers).verdict, Verdict::Malformed);
 
     let prose = "The topic of compilers would be the study of programs at the machine level, which explores the work of translation.";
     assert_eq!(parse(prose).verdict, Verdict::Malformed);
 
     let explained = "1. Skin – the most fundamental part - made of layers. \n2. Hair & nails — hair has a protein called keratin; nails\n3. Bones — they provide support";
-    assert_eq!(
-        parse(explained).subtopics,
-        ["Skin", "Hair & nails", "Bones"]
-    );
+    assert_eq!(parse(explained).subtopics, ["Skin", "Hair & nails", "Bones"]);
 
-    let doubled = "*Fantasy and Fantasy\n*Games and Game\n*Type Inference\n*Compilers\n*Introduction to compilers";
+    let doubled =
+        "*Fantasy and Fantasy\n*Games and Game\n*Type Inference\n*Compilers\n*Introduction to compilers";
     assert_eq!(parse(doubled).subtopics, ["Type Inference"]);
-    assert_eq!(
-        parse(doubled).rejected,
-        Rejections::from([(Rejection::Repeats, 2), (Rejection::Echo, 2)])
-    );
+    assert_eq!(parse(doubled).rejected, Rejections::from([(Rejection::Repeats, 2), (Rejection::Echo, 2)]));
 
     let numbered_in_words = "The 1st topic in this category: Gene Editing\n\
         2nd Topic: Cell Growth, 47192\n3rd Topic: DNA- 1 topic";
-    assert_eq!(
-        parse(numbered_in_words).subtopics,
-        ["Gene Editing", "Cell Growth", "DNA"]
-    );
+    assert_eq!(parse(numbered_in_words).subtopics, ["Gene Editing", "Cell Growth", "DNA"]);
 
-    assert_eq!(
-        parse("- \"Computer History\"").subtopics,
-        ["Computer History"]
-    );
+    assert_eq!(parse("- \"Computer History\"").subtopics, ["Computer History"]);
     assert_eq!(parse("").verdict, Verdict::Malformed);
     assert_eq!(parse("1.\n2.\n3.").verdict, Verdict::Malformed);
 }
@@ -109,14 +88,8 @@ fn refusals_are_not_lists() {
 
 #[test]
 fn a_cut_answer_loses_its_unfinished_end() {
-    assert_eq!(
-        without_cut_line("1. Parsing\n2. Linking\n3. Optim"),
-        "1. Parsing\n2. Linking"
-    );
-    assert_eq!(
-        without_cut_line("Parsing, Linking, Optim"),
-        "Parsing, Linking"
-    );
+    assert_eq!(without_cut_line("1. Parsing\n2. Linking\n3. Optim"), "1. Parsing\n2. Linking");
+    assert_eq!(without_cut_line("Parsing, Linking, Optim"), "Parsing, Linking");
     assert_eq!(without_cut_line("Optim"), "");
 }
 

@@ -12,13 +12,7 @@ const ROWS: usize = 6;
 /// # Safety
 /// As there; the processor must have AVX2 and FMA.
 #[target_feature(enable = "avx2,fma")]
-pub(super) unsafe fn panel_tile(
-    rows: usize,
-    tile: &[f32],
-    weights: &[f32],
-    out: *mut f32,
-    stride: usize,
-) {
+pub(super) unsafe fn panel_tile(rows: usize, tile: &[f32], weights: &[f32], out: *mut f32, stride: usize) {
     for first in (0..rows).step_by(ROWS) {
         for column in [0, 16] {
             let (tile, weights) = (&tile[first..], &weights[column..]);
@@ -82,10 +76,7 @@ pub(super) unsafe fn f16_chain(
         let factors = &factors[first * ROWS * factor_stride..];
         // SAFETY: the caller's promise, for a part of its queries.
         unsafe {
-            with_count!(
-                sums.len(),
-                chain_of(steps, factors, factor_stride, data, data_stride, sums)
-            );
+            with_count!(sums.len(), chain_of(steps, factors, factor_stride, data, data_stride, sums));
         }
     }
 }

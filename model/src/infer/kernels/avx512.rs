@@ -9,13 +9,7 @@ use super::{LANES, PANEL, with_count};
 /// # Safety
 /// As there; the processor must have AVX-512 F.
 #[target_feature(enable = "avx512f")]
-pub(super) unsafe fn panel_tile(
-    rows: usize,
-    tile: &[f32],
-    weights: &[f32],
-    out: *mut f32,
-    stride: usize,
-) {
+pub(super) unsafe fn panel_tile(rows: usize, tile: &[f32], weights: &[f32], out: *mut f32, stride: usize) {
     // SAFETY: the caller's promise is passed on.
     unsafe { with_count!(rows, tile_of(tile, weights, out, stride)) }
 }
@@ -63,10 +57,7 @@ pub(super) unsafe fn f16_chain(
 ) {
     // SAFETY: the caller's promise is passed on.
     unsafe {
-        with_count!(
-            sums.len(),
-            chain_of(steps, factors, factor_stride, data, data_stride, sums)
-        );
+        with_count!(sums.len(), chain_of(steps, factors, factor_stride, data, data_stride, sums));
     }
 }
 

@@ -22,15 +22,7 @@ pub(crate) fn exp(x: f32) -> f32 {
     let r = n.mul_add(-LN_2_HIGH, clamped);
     let r = n.mul_add(-LN_2_LOW, r);
     let mut p = 1.0 / 5040.0;
-    for c in [
-        1.0 / 720.0,
-        1.0 / 120.0,
-        1.0 / 24.0,
-        1.0 / 6.0,
-        0.5,
-        1.0,
-        1.0,
-    ] {
+    for c in [1.0 / 720.0, 1.0 / 120.0, 1.0 / 24.0, 1.0 / 6.0, 0.5, 1.0, 1.0] {
         p = r.mul_add(p, c);
     }
     let power = shifted.to_bits().wrapping_add(127) << 23;
@@ -77,9 +69,7 @@ fn greatest(x: &[f32]) -> f32 {
             *lane = if x > *lane { x } else { *lane };
         }
     }
-    rest.iter()
-        .chain(&lanes)
-        .fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
+    rest.iter().chain(&lanes).fold(f32::NEG_INFINITY, |m, &x| if x > m { x } else { m })
 }
 
 #[inline(always)]

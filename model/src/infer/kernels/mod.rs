@@ -208,9 +208,8 @@ mod tests {
                 unsafe { panel_tile(isa, rows, &tile, &weights, out.as_mut_ptr(), stride) };
                 for (i, (&got, &begin)) in out.iter().zip(&start).enumerate() {
                     let (row, column) = (i / stride, i % stride);
-                    let chain = |sum: f32, k: usize| {
-                        tile[k * rows + row].mul_add(weights[k * PANEL + column], sum)
-                    };
+                    let chain =
+                        |sum: f32, k: usize| tile[k * rows + row].mul_add(weights[k * PANEL + column], sum);
                     let expected = match column < PANEL {
                         true => (0..k).fold(begin, chain),
                         false => begin,
@@ -232,15 +231,7 @@ mod tests {
                     .map(|&v| half::f16::from_f32(v).to_bits())
                     .collect();
                 let mut sums = vec![[0.25; LANES]; queries];
-                f16_chain(
-                    isa,
-                    steps,
-                    &factors,
-                    factor_stride,
-                    &data,
-                    data_stride,
-                    &mut sums,
-                );
+                f16_chain(isa, steps, &factors, factor_stride, &data, data_stride, &mut sums);
                 for (query, sums) in sums.iter().enumerate() {
                     for (lane, got) in sums.iter().enumerate() {
                         let expected = (0..steps).fold(0.25f32, |sum, i| {

@@ -9,21 +9,11 @@ use super::{LANES, PANEL};
 ///
 /// # Safety
 /// As there.
-pub(super) unsafe fn panel_tile(
-    rows: usize,
-    tile: &[f32],
-    weights: &[f32],
-    out: *mut f32,
-    stride: usize,
-) {
+pub(super) unsafe fn panel_tile(rows: usize, tile: &[f32], weights: &[f32], out: *mut f32, stride: usize) {
     for row in 0..rows {
         // SAFETY: the caller answers for these floats.
         let out = unsafe { std::slice::from_raw_parts_mut(out.add(row * stride), PANEL) };
-        for (a, weights) in tile[row..]
-            .iter()
-            .step_by(rows)
-            .zip(weights.chunks_exact(PANEL))
-        {
+        for (a, weights) in tile[row..].iter().step_by(rows).zip(weights.chunks_exact(PANEL)) {
             for (out, &weight) in out.iter_mut().zip(weights) {
                 *out = a.mul_add(weight, *out);
             }

@@ -28,9 +28,7 @@ fn model() -> Option<Arc<Model>> {
             eprintln!("not tested: {} is absent", path.display());
             return None;
         }
-        Some(Arc::new(
-            Model::load(path, &ModelOptions::default()).unwrap(),
-        ))
+        Some(Arc::new(Model::load(path, &ModelOptions::default()).unwrap()))
     };
     MODEL.get_or_init(load).clone()
 }
@@ -68,53 +66,27 @@ fn logits_are_those_of_transformers() {
         return;
     };
     for case in &cases {
-        assert_eq!(
-            model.tokenizer().encode(&case.prompt),
-            case.ids,
-            "{}",
-            case.prompt
-        );
+        assert_eq!(model.tokenizer().encode(&case.prompt), case.ids, "{}", case.prompt);
         assert_eq!(model.tokenizer().decode(&case.ids), case.prompt);
         let mut cache = KvCache::default();
         let mut work = Workspace::default();
-        let span = Span {
-            cache: &mut cache,
-            tokens: &case.ids,
-            wanted: Wanted::All,
-        };
+        let span = Span { cache: &mut cache, tokens: &case.ids, wanted: Wanted::All };
         model.forward(&mut [span], &mut work);
         let mut last = Vec::new();
         let rows = work.logits_mut(model.config().vocab_size);
         for (position, logits) in rows.enumerate() {
-            let best = (0..logits.len())
-                .max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
-                .unwrap();
-            assert_eq!(
-                best as u32, case.top1[position],
-                "{} at {position}",
-                case.prompt
-            );
+            let best = (0..logits.len()).max_by(|&a, &b| logits[a].total_cmp(&logits[b])).unwrap();
+            assert_eq!(best as u32, case.top1[position], "{} at {position}", case.prompt);
             let error = (logits[best] - case.top1_logit[position]).abs();
             assert!(error < 0.03, "{error} in the top logit at {position}");
             last = logits.to_vec();
         }
-        let norm = last
-            .iter()
-            .map(|x| f64::from(*x).powi(2))
-            .sum::<f64>()
-            .sqrt();
+        let norm = last.iter().map(|x| f64::from(*x).powi(2)).sum::<f64>().sqrt();
         // Keys and values in f16 move all logits together by up to 4e-4 of their norm (measured;
         // the plain f64 twin without them gives the reference's norm to seven digits).
-        assert!(
-            (norm / case.logit_norm_of_last - 1.0).abs() < 1e-3,
-            "{norm}"
-        );
+        assert!((norm / case.logit_norm_of_last - 1.0).abs() < 1e-3, "{norm}");
         let pairs = || last.iter().zip(&case.first_16_logits_of_last);
-        let sum = |f: fn(f64, f64) -> f64| {
-            pairs()
-                .map(|(a, b)| f((*a).into(), (*b).into()))
-                .sum::<f64>()
-        };
+        let sum = |f: fn(f64, f64) -> f64| pairs().map(|(a, b)| f((*a).into(), (*b).into())).sum::<f64>();
         let cosine = sum(|a, b| a * b) / (sum(|a, _| a * a) * sum(|_, b| b * b)).sqrt();
         assert!(cosine >= 0.9999, "{cosine}");
     }
@@ -208,25 +180,11 @@ fn a_chat_answer_is_the_same_alone_and_in_company() {
     let Some(model) = model() else { return };
     let engine = Engine::new(model, &EngineOptions::default()).unwrap();
     let ask = |content: &str| {
-        let message = Message {
-            role: Role::User,
-            content: content.into(),
-        };
-        GenerateRequest {
-            max_new_tokens: 24,
-            seed: 5,
-            ..GenerateRequest::chat([message])
-        }
+        let message = Message { role: Role::User, content: content.into() };
+        GenerateRequest { max_new_tokens: 24, seed: 5, ..GenerateRequest::chat([message]) }
     };
-    let questions = [
-        "What is photosynthesis?",
-        "Name three rivers.",
-        "Why is the sky blue?",
-    ];
-    let alone: Vec<_> = questions
-        .iter()
-        .map(|q| block_on(engine.generate(ask(q))).unwrap())
-        .collect();
+    let questions = ["What is photosynthesis?", "Name three rivers.", "Why is the sky blue?"];
+    let alone: Vec<_> = questions.iter().map(|q| block_on(engine.generate(ask(q))).unwrap()).collect();
     let together = block_on(join_all(questions.iter().map(|q| engine.generate(ask(q)))));
     for (together, alone) in together.into_iter().zip(&alone) {
         assert_eq!(&together.unwrap(), alone);
