@@ -28,13 +28,11 @@ fn killed_at_random_moments_it_ends_with_the_same_bytes() {
     // Seeded, so that a failure can be repeated; the moments cover start-up and every stage.
     let mut state = 0x9E37_79B9_7F4A_7C15_u64;
     let mut killed = 0;
-    let mut wait_scale = 1500;
     for _ in 0..KILLS {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        let wait = Duration::from_millis(20 + state % wait_scale);
-        wait_scale += 100;
+        let wait = Duration::from_millis(20 + state % 5000);
         let mut child =
             pipeline().args(tiny(folder.path())).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         std::thread::sleep(wait);

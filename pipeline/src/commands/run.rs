@@ -70,8 +70,11 @@ fn execute(workflow: &Workflow, args: &RunArgs, started: Instant) -> Result<(), 
     let options = run_options(&args.resources);
     let stop = CancellationToken::new();
     let mode = if args.json { ProgressMode::Json } else { ProgressMode::Human };
+    let folder = runner::run_folder(&options.runs_folder, workflow);
+    let _lock = runner::lock(&folder)?;
+    // What a killed run spilled is of no use to this one.
+    crate::durable::remove_folder(&folder.join(runner::SPILL_FOLDER)).map_err(RunError::from)?;
     let env = runner::environment(workflow, &options, stop.clone())?;
-    let _lock = runner::lock(&env.run_folder)?;
     // The pool's size is part of how CPU-bound stages share the machine; a second set-up in the
     // same process (tests) keeps the first pool.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();

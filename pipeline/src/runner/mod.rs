@@ -31,6 +31,9 @@ use ledger::Ledger;
 use progress::{Reporter, StageProgress};
 use stage_run::{StageRun, stage_folder};
 
+/// Where plans spill, inside a run's folder.
+pub const SPILL_FOLDER: &str = ".spill";
+
 /// How a run is to be made.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -107,7 +110,7 @@ pub fn environment(
     stop: CancellationToken,
 ) -> Result<Arc<Environment>, RunError> {
     let run_folder = run_folder(&options.runs_folder, workflow);
-    let spill = run_folder.join(".spill");
+    let spill = run_folder.join(SPILL_FOLDER);
     durable::make_folder(&spill)?;
     Ok(Arc::new(Environment {
         // Half for plans that sort and join; the stages' own needs are admitted against the rest.

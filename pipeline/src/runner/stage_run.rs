@@ -26,7 +26,7 @@ use super::inputs::InputResolver;
 use super::ledger::{self, Ledger};
 use super::progress::StageProgress;
 use super::shards::ShardWriter;
-use crate::durable::{self, WriteError};
+use crate::durable::{self, WriteContext, WriteError};
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
 use crate::stages::{Shape, Task};
 use crate::workflow::{DroppedRows, StageNode};
@@ -154,7 +154,22 @@ impl StageRun<'_> {
             durable::publish(&folder, &stale)?;
         }
         durable::publish(partial, &folder)?;
-        durable::remove_folder(&stale)
+        durable::remove_folder(&stale)?;
+        self.remove_abandoned()
+    }
+
+    /// Unfinished work under other fingerprints would never be taken up unless the workflow were
+    /// changed back; it only fills the disk.
+    fn remove_abandoned(&self) -> Result<(), WriteError> {
+        let prefix = format!(".partial-{}-", self.node.id);
+        let entries = std::fs::read_dir(&self.env.run_folder).doing("read", &self.env.run_folder)?;
+        for entry in entries.flatten() {
+            // A stage's name has no `-`, so the prefix is no other stage's.
+            if entry.file_name().to_string_lossy().starts_with(&prefix) {
+                durable::remove_folder(&entry.path())?;
+            }
+        }
+        Ok(())
     }
 
     async fn run_folder(
