@@ -81,7 +81,7 @@ pub fn statistics(frame: DataFrame) -> Result<DataFrame> {
             min(lit(0.0))
         };
         let shown = |expr: Expr| if comparable { text(expr) } else { text(min(lit(""))) };
-        let distinct = if comparable { approx_distinct(column()) } else { count(column()) };
+        let distinct = if comparable { approx_distinct(text(column())) } else { count(column()) };
         let row = frame.clone().aggregate(
             vec![],
             vec![

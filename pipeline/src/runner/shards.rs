@@ -10,6 +10,7 @@ use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
+use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
 use crate::durable::{self, WriteContext, WriteError};
@@ -91,7 +92,7 @@ impl ShardWriter {
             Some(shard) => shard,
             None => self.start()?,
         };
-        let wrote = shard.writer.write(batch).map_err(io::Error::other);
+        let wrote = shard.writer.write(batch).map_err(io_error);
         wrote.doing("write", &shard.temporary)?;
         shard.rows += batch.num_rows() as u64;
         let size = shard.writer.bytes_written() + shard.writer.in_progress_size();
@@ -143,6 +144,17 @@ impl ShardWriter {
     }
 }
 
+/// The I/O error inside an encoder's error, so that a full disk is known as one.
+fn io_error(error: ParquetError) -> io::Error {
+    match error {
+        ParquetError::External(source) => match source.downcast::<io::Error>() {
+            Ok(error) => *error,
+            Err(other) => io::Error::other(other),
+        },
+        other => io::Error::other(other),
+    }
+}
+
 fn open_writer(path: &Path, schema: SchemaRef) -> Result<ArrowWriter<HashingFile>, WriteError> {
     let level = ZstdLevel::try_new(3).unwrap_or_default();
     let properties = WriterProperties::builder()
@@ -151,11 +163,11 @@ fn open_writer(path: &Path, schema: SchemaRef) -> Result<ArrowWriter<HashingFile
         .build();
     let file = File::create(path).doing("create", path)?;
     let file = HashingFile { file: BufWriter::new(file), hasher: blake3::Hasher::new(), bytes: 0 };
-    ArrowWriter::try_new(file, schema, Some(properties)).map_err(io::Error::other).doing("create", path)
+    ArrowWriter::try_new(file, schema, Some(properties)).map_err(io_error).doing("create", path)
 }
 
 fn close_writer(writer: ArrowWriter<HashingFile>, path: &Path) -> Result<(u64, String), WriteError> {
-    let mut file = writer.into_inner().map_err(io::Error::other).doing("write", path)?;
+    let mut file = writer.into_inner().map_err(io_error).doing("write", path)?;
     file.flush().doing("write", path)?;
     file.file.get_ref().sync_all().doing("sync", path)?;
     Ok((file.bytes, file.hasher.finalize().to_hex().to_string()))
@@ -171,7 +183,7 @@ pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<(), WriteError> {
     }
     let temporary = durable::temporary_name(path);
     let mut writer = open_writer(&temporary, Arc::clone(batch.schema_ref()))?;
-    writer.write(batch).map_err(io::Error::other).doing("write", &temporary)?;
+    writer.write(batch).map_err(io_error).doing("write", &temporary)?;
     close_writer(writer, &temporary)?;
     durable::publish(&temporary, path)
 }

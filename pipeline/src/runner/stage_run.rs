@@ -42,6 +42,9 @@ pub struct TaskRecord {
     pub dropped: BTreeMap<String, u64>,
     /// Failed rows by reason.
     pub quarantined: BTreeMap<String, u64>,
+    /// The first failed row's failure, for people.
+    #[serde(default)]
+    pub first_failure: Option<String>,
     /// Wall-clock time, in seconds.
     pub seconds: f64,
 }
@@ -216,6 +219,15 @@ impl StageRun<'_> {
             .buffered(self.env.threads.max(1))
             .try_collect()
             .await?;
+        let written = |record: &TaskRecord| record.files.iter().filter_map(|file| file.rows).sum::<u64>();
+        let first_failure = records.iter().find_map(|record| record.first_failure.clone());
+        let nothing_else = records.iter().all(|record| written(record) == 0 && record.dropped.is_empty());
+        if let (true, Some(failure)) = (nothing_else, first_failure) {
+            // Not one row's fault: the work is undone, so that the next run tries it again.
+            durable::remove_folder(&partial.join("tasks")).map_err(|error| ctx.write_error(&error))?;
+            return Err(StageError::run(&self.node.id, format!("every row failed; the first, {failure}"))
+                .help("mend the cause and run the same command again"));
+        }
         for record in records {
             manifest.rows_out += record.files.iter().filter_map(|file| file.rows).sum::<u64>();
             manifest.files.extend(record.files);
@@ -269,6 +281,7 @@ impl StageRun<'_> {
             files,
             dropped: ledger::count(&dropped),
             quarantined: ledger::count(&quarantined),
+            first_failure: quarantined.first().map(|row| format!("{} ({}): {}", row.id, row.reason, row.detail)),
             seconds: started.elapsed().as_secs_f64(),
         };
         let write = || {

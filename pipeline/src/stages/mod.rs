@@ -287,8 +287,20 @@ impl Inputs {
 }
 
 /// The `schema` of a [`StageKind`].
+///
+/// A config that is nothing but the options of a domain crate has a reference at its root; it is
+/// resolved here, so that every reader of the schema finds the fields in one place.
 fn schema_of<C: JsonSchema>() -> Schema {
-    schemars::schema_for!(C)
+    let mut schema = schemars::schema_for!(C);
+    let name = schema.get("$ref").and_then(Json::as_str).and_then(|path| path.strip_prefix("#/$defs/"));
+    let target = name.and_then(|name| schema.get("$defs")?.get(name)?.as_object()).cloned();
+    if let Some(target) = target {
+        schema.remove("$ref");
+        for (key, value) in target {
+            schema.insert(key, value);
+        }
+    }
+    schema
 }
 
 /// The `build` of a [`StageKind`].

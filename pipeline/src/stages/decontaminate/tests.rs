@@ -77,7 +77,7 @@ async fn a_bad_line_is_told_by_file_and_line() {
 async fn an_asset_that_is_not_a_benchmark_is_refused() {
     let config = stage(json!({"benchmarks": [{"name": "x", "asset": "nothing", "format": "gsm8k"}]}));
     let error = config.externals(&testing::context()).await.unwrap_err();
-    assert!(error.to_string().contains("`nothing` is not an asset"), "{error}");
+    assert!(error.to_string().contains("there is no asset `nothing`"), "{error}");
 }
 
 #[test]

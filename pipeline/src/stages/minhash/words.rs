@@ -4,10 +4,10 @@
 //! 3.8): split at white space, take known contractions apart, peel symbols off both ends and
 //! measures off numbers, split at symbols inside. After simplification no ASCII punctuation is
 //! left but the little that canonical decomposition brings back (`≠` becomes `=`), so the rules
-//! below are the part of spaCy's that can still apply. It differs where spaCy's own list of letters
-//! is narrower than Unicode's: around `=`, `<`, `>` between letters of rarer scripts.
+//! below are the part of spaCy's that can still apply.
 
 use std::collections::HashMap;
+use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use regex::Regex;
@@ -86,6 +86,58 @@ fn is_edge_mark(c: char) -> bool {
             | '>'
     )
 }
+
+/// A letter in spaCy's sense (`ALPHA` in `spacy/lang/char_classes.py`): Latin, Greek and Cyrillic
+/// letters, and whole blocks of other scripts.
+fn is_letter(c: char) -> bool {
+    match c {
+        'a'..='z' | 'A'..='Z' | 'α'..='ω' | 'Α'..='Ω' | 'а'..='я' | 'А'..='Я' => true,
+        'ё' | 'ә' | 'ө' | 'ү' | 'җ' | 'ң' | 'һ' | 'і' | 'ї' | 'є' | 'ґ' | 'ѓ' | 'ѕ' | 'ј' | 'љ' | 'њ'
+        | 'ќ' => true,
+        '\u{c0}'..='\u{1bf}' | '\u{1c4}'..='\u{2af}' => c.is_alphabetic(),
+        '\u{1d00}'..='\u{1d25}' | '\u{1d6b}'..='\u{1d77}' | '\u{1d79}'..='\u{1d9a}' => true,
+        '\u{1e00}'..='\u{1eff}' | '\u{2c60}'..='\u{2c7b}' => c.is_alphabetic(),
+        '\u{a770}' | '\u{a788}' | '\u{a78f}' => false,
+        '\u{a722}'..='\u{a7b9}' => c.is_alphabetic(),
+        '\u{a7fa}' | '\u{ab30}'..='\u{ab5a}' | '\u{ab60}'..='\u{ab64}' => true,
+        _ => LETTER_BLOCKS.iter().any(|block| block.contains(&c)),
+    }
+}
+
+/// Blocks that are letters from end to end to spaCy, signs and unassigned places included.
+const LETTER_BLOCKS: &[RangeInclusive<char>] = &[
+    '\u{591}'..='\u{5f4}',
+    '\u{620}'..='\u{64a}',
+    '\u{66e}'..='\u{6d5}',
+    '\u{6e5}'..='\u{6ff}',
+    '\u{750}'..='\u{77f}',
+    '\u{8a0}'..='\u{8bd}',
+    '\u{900}'..='\u{97f}',
+    '\u{980}'..='\u{9ff}',
+    '\u{b80}'..='\u{cff}',
+    '\u{d80}'..='\u{dff}',
+    '\u{1100}'..='\u{137f}',
+    '\u{2e80}'..='\u{2fdf}',
+    '\u{2ff0}'..='\u{30ff}',
+    '\u{31c0}'..='\u{31ef}',
+    '\u{3200}'..='\u{4dbf}',
+    '\u{4e00}'..='\u{9fff}',
+    '\u{ac00}'..='\u{d7af}',
+    '\u{f900}'..='\u{faff}',
+    '\u{fb1d}'..='\u{fbb1}',
+    '\u{fbd3}'..='\u{fd3d}',
+    '\u{fd50}'..='\u{fdc7}',
+    '\u{fdf0}'..='\u{fdfb}',
+    '\u{fe30}'..='\u{fe4f}',
+    '\u{fe70}'..='\u{fefc}',
+    '\u{ff21}'..='\u{ff3a}',
+    '\u{ff41}'..='\u{ff5a}',
+    '\u{1ee00}'..='\u{1eebb}',
+    '\u{1f200}'..='\u{1f2ff}',
+    '\u{20000}'..='\u{2a6df}',
+    '\u{2a700}'..='\u{2ebef}',
+    '\u{2f800}'..='\u{2fa1f}',
+];
 
 /// The length in bytes of what comes off the front.
 fn prefix_bytes(word: &str) -> usize {
@@ -219,8 +271,8 @@ impl Words {
         while let Some((at, c)) = chars.next() {
             let next = chars.peek().map(|&(_, c)| c);
             let relation = matches!(c, '<' | '=' | '>')
-                && last.is_some_and(|c| c.is_alphabetic() || c == '0')
-                && next.is_some_and(char::is_alphabetic);
+                && last.is_some_and(|c| is_letter(c) || c == '0')
+                && next.is_some_and(is_letter);
             if at > 0 && (relation || is_symbol(c)) {
                 if start < at {
                     self.push(&word[start..at]);
@@ -273,10 +325,10 @@ mod tests {
             ("its whos id youllve wed", "its|who|s|i|d|you|ll|ve|we|d"),
             ("0km 0th 0in a0kg 0kmx 0m²", "0|km|0th|0|in|a0|kg|0kmx|0|m²"),
             ("£0 0£ a£ £0£", "£|0|0|£|a£|£|0|£"),
-            ("•dont• ••a", "•|do|nt|•|•|•|a"),
-            ("a•b a©b ©", "a|•|b|a|©|b|©"),
-            ("x=y x=0 0=x =a a= a<b>c", "x|=|y|x=0|0|=|x|=|a|a=|a|<|b|>|c"),
-            ("john‘s ‘s ‘so a‘ ‘s•a", "john‘s|‘s|‘|so|a|‘|‘s|•|a"),
+            ("·dont· ··a ©dont© •dont•", "·|do|nt|·|·|·|a|©|do|nt|©|•dont•"),
+            ("a•b a©b ©", "a•b|a|©|b|©"),
+            ("x=y x=0 0=x =a a= a<b>c a=ª ª=a", "x|=|y|x=0|0|=|x|=|a|a=|a|<|b|>|c|a=ª|ª=a"),
+            ("john‘s ‘s ‘so a‘ ‘s©a", "john‘s|‘s|‘|so|a|‘|‘s|©|a"),
             ("0тб 0км 0тбكم", "0тб|0|км|0|тбكم"),
             ("🙂a🥱b", "🙂|a🥱b"),
             ("", ""),
