@@ -25,7 +25,7 @@ const MEMO_WORDS: usize = 1 << 16;
 
 /// Characters that mean something to the published query language and are replaced by spaces
 /// [cosmo: huggingface/cosmopedia `fulltext_search/search_sharded.py`].
-pub const QUERY_OPERATORS: [char; 13] = [
+const QUERY_OPERATORS: [char; 13] = [
     '!', '"', '$', '\'', '(', ')', '/', '<', '@', '\\', '^', '|', '~',
 ];
 
