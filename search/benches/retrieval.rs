@@ -3,7 +3,8 @@
 //!
 //! The corpus is generated: words drawn by Zipf's law, so posting lists have realistic lengths.
 //! `CORPUSMITH_BENCH_PAGES` (default 50000) sets its size. The peer reports document addresses
-//! only; ours reports page ids, exact order of ties included.
+//! only; ours reports page ids, exact order of ties included. Rates and ratios are by wall clock;
+//! the CPU seconds beside them tell how far to trust them on a busy machine.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
 use std::hint::black_box;
@@ -33,38 +34,38 @@ fn main() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
 
     let our_folder = tempfile::tempdir().unwrap();
-    let started = Instant::now();
-    let summary = runtime.block_on(index_ours(&corpus, our_folder.path()));
-    let our_seconds = started.elapsed().as_secs_f64();
+    let (our_time, summary) = timed(|| runtime.block_on(index_ours(&corpus, our_folder.path())));
     let peer_folder = tempfile::tempdir().unwrap();
-    let started = Instant::now();
-    let peer = index_peer(&corpus, peer_folder.path());
-    let peer_seconds = started.elapsed().as_secs_f64();
+    let (peer_time, peer) = timed(|| index_peer(&corpus, peer_folder.path()));
     println!(
-        "indexing: ours {:.1} MB/s, tantivy {:.1} MB/s, ratio {:.2}; index bytes per byte of text {:.3}",
-        text_mb / our_seconds,
-        text_mb / peer_seconds,
-        peer_seconds / our_seconds,
-        summary.index_bytes as f64 / summary.text_bytes as f64
+        "indexing: ours {:.1} MB/s ({:.1} CPU s), tantivy {:.1} MB/s ({:.1} CPU s), {}",
+        text_mb / our_time.wall_seconds,
+        our_time.cpu_seconds,
+        text_mb / peer_time.wall_seconds,
+        peer_time.cpu_seconds,
+        our_time.ratio(&peer_time)
     );
+    println!("index bytes per byte of text: {:.3}", summary.index_bytes as f64 / summary.text_bytes as f64);
 
     let ours = Arc::new(Searcher::open(our_folder.path()).unwrap());
     let queries = corpus.queries(QUERIES);
     for k in [10, 1_000] {
-        let our_rate = rate(&queries, |query| ours.search_text(query, k).unwrap().len());
-        let peer_rate = rate(&queries, |query| peer.search(query, k));
+        let our_time = pass(&queries, |query| ours.search_text(query, k).unwrap().len());
+        let peer_time = pass(&queries, |query| peer.search(query, k));
         println!(
-            "any-term queries, k = {k}, one thread: ours {our_rate:.0}/s, tantivy {peer_rate:.0}/s, ratio {:.2}",
-            our_rate / peer_rate
+            "any-term queries, k = {k}, one thread: ours {:.0}/s, tantivy {:.0}/s, {}",
+            our_time.rate(),
+            peer_time.rate(),
+            our_time.ratio(&peer_time)
         );
-        let started = Instant::now();
-        let hits = runtime.block_on(retrieve_ours(&ours, &queries, k as u32));
-        let our_rate = queries.len() as f64 / started.elapsed().as_secs_f64();
-        let peer_rate = rate(&queries, |query| peer.two_step(query, k));
+        let (our_time, hits) = timed(|| runtime.block_on(retrieve_ours(&ours, &queries, k as u32)));
+        let peer_time = pass(&queries, |query| peer.two_step(query, k));
         println!(
-            "two-step topics, k = {k}: ours {our_rate:.0}/s on all processors ({hits} hits), \
-             tantivy with stored ids {peer_rate:.0}/s on one, ratio {:.2}",
-            our_rate / peer_rate
+            "two-step topics, k = {k}: ours {:.0}/s on all processors ({hits} hits), \
+             tantivy with stored ids {:.0}/s on one, {}",
+            our_time.rate(),
+            peer_time.rate(),
+            our_time.ratio(&peer_time)
         );
     }
 
@@ -84,16 +85,51 @@ fn main() {
     criterion.final_summary();
 }
 
-/// Queries a second, after one warm-up pass.
-fn rate(queries: &[String], mut search: impl FnMut(&str) -> usize) -> f64 {
-    for query in queries {
-        black_box(search(query));
+/// What a piece of work took.
+struct Taken {
+    wall_seconds: f64,
+    cpu_seconds: f64,
+}
+
+impl Taken {
+    /// Queries a second of a pass.
+    fn rate(&self) -> f64 {
+        QUERIES as f64 / self.wall_seconds
     }
-    let started = Instant::now();
-    for query in queries {
-        black_box(search(query));
+
+    /// How many times faster than the peer.
+    fn ratio(&self, peer: &Self) -> String {
+        format!(
+            "ratio {:.2} by wall clock, {:.2} by CPU time",
+            peer.wall_seconds / self.wall_seconds,
+            peer.cpu_seconds / self.cpu_seconds
+        )
     }
-    queries.len() as f64 / started.elapsed().as_secs_f64()
+}
+
+fn timed<T>(work: impl FnOnce() -> T) -> (Taken, T) {
+    let (started, cpu) = (Instant::now(), cpu_seconds());
+    let result = work();
+    let taken = Taken { wall_seconds: started.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds() - cpu };
+    (taken, result)
+}
+
+/// CPU seconds of this process so far, user and system (Linux; not a number elsewhere).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let after_name = stat.rsplit(')').next().unwrap_or_default();
+    let ticks = |field| after_name.split_whitespace().nth(field).and_then(|ticks| ticks.parse::<f64>().ok());
+    match (ticks(11), ticks(12)) {
+        (Some(user), Some(system)) => (user + system) / 100.0,
+        _ => f64::NAN,
+    }
+}
+
+/// One pass over the queries, after a pass to warm up.
+fn pass(queries: &[String], mut search: impl FnMut(&str) -> usize) -> Taken {
+    let mut all = || queries.iter().map(|query| black_box(search(query))).sum::<usize>();
+    black_box(all());
+    timed(all).0
 }
 
 struct Corpus {

@@ -24,6 +24,7 @@ mod schema;
 mod searcher;
 mod shard;
 mod topk;
+mod two_step;
 
 pub use analyzer::{analyze, clean_query};
 pub use error::{IndexError, RetrieveError, SearchError};

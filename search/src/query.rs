@@ -9,8 +9,13 @@ use std::collections::BTreeMap;
 
 use tantivy::Term;
 use tantivy::query::{
+<<<<<<< HEAD
     Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EnableScoring, Occur, Query, TermQuery,
     Weight,
+=======
+    Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EmptyQuery, EnableScoring, Occur,
+    Query, TermQuery, Weight,
+>>>>>>> search
 };
 use tantivy::schema::{Field, IndexRecordOption};
 
@@ -133,9 +138,11 @@ impl ScoredQuery {
         if scored.is_empty() {
             return Ok(None);
         }
-        // A single required clause is served better as an optional one: only unions of terms and
-        // intersections of at least two are pruned.
-        if matching == Matching::All && clauses.len() > 1 {
+        if clauses.len() == 1 {
+            // Tantivy turns a lone optional clause into a required one, which it does not prune;
+            // beside a clause that never matches it stays optional.
+            clauses.push((Occur::Should, Box::new(EmptyQuery)));
+        } else if matching == Matching::All {
             for (occur, _) in &mut clauses {
                 *occur = Occur::Must;
             }

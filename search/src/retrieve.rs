@@ -1,6 +1,5 @@
 //! Topics in, hits out: the two-step query for every topic, many topics at a time.
 
-use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::array::{Array, ArrayRef, Float32Builder, RecordBatch, StringBuilder, UInt32Builder};
@@ -9,13 +8,13 @@ use arrow::error::ArrowError;
 use futures::stream::{self, BoxStream};
 use futures::{Stream, StreamExt};
 use serde::{Deserialize, Serialize};
-use tantivy::DocId;
 use tokio::sync::oneshot;
 
 use crate::columns::strings;
-use crate::error::{RetrieveError, SearchError};
-use crate::query::{Matching, Topic, topic_terms};
-use crate::searcher::{Found, Searcher};
+use crate::error::RetrieveError;
+use crate::query::{Matching, Topic};
+use crate::searcher::Searcher;
+use crate::two_step::{Answer, answer};
 
 /// Rows after which a batch of hits is handed on (whole topics, so batches are a little larger).
 const BATCH_ROWS: usize = 8_192;
@@ -203,12 +202,6 @@ pub fn retrieve(
     Ok(Retrieval { hits, summary })
 }
 
-/// A topic's hits in rank order.
-struct Answer {
-    report: TopicReport,
-    hits: Vec<(Found, Matching)>,
-}
-
 type AnswerReceiver = oneshot::Receiver<Result<Answer, RetrieveError>>;
 
 fn spawn(
@@ -232,6 +225,7 @@ fn spawn(
     (topic_id, receiver)
 }
 
+<<<<<<< HEAD
 /// The two-step query.
 fn answer(searcher: &Searcher, options: &RetrieveOptions, topic: &Topic) -> Result<Answer, SearchError> {
     let wanted = options.pages_per_topic as usize;
@@ -340,6 +334,8 @@ fn host_of(url: &str) -> Option<String> {
     (!host.is_empty()).then(|| host.to_lowercase())
 }
 
+=======
+>>>>>>> search
 /// The rows of a stream of topic batches.
 fn topics_of(
     batches: BoxStream<'static, Result<RecordBatch, ArrowError>>,
@@ -460,6 +456,7 @@ mod tests {
     use super::*;
 
     #[test]
+<<<<<<< HEAD
     fn hosts() {
         let cases = [
             ("https://User:pw@Example.COM:8080/a?b", Some("example.com")),
@@ -475,6 +472,8 @@ mod tests {
     }
 
     #[test]
+=======
+>>>>>>> search
     fn options_that_cannot_work_are_named() {
         let wrong = [
             RetrieveOptions { pages_per_topic: 0, ..Default::default() },

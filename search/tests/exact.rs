@@ -220,6 +220,50 @@ fn exact_when_shards_differ_in_page_length() {
     }
 }
 
+/// The worst case for block bounds, built by hand: the block of `best` keeps the pair of `decoy`,
+/// which is the better one for the long pages of its shard, but not for the whole index. Its bound
+/// is then below the score of `other`, found before, and pruning at that score would lose `best`.
+#[test]
+fn a_block_bound_of_another_average_loses_no_page() {
+    let mut next_id = 0;
+    let mut id_in_shard = |shard: u64, name: &str| loop {
+        next_id += 1;
+        let id = format!("{name}-{next_id}");
+        if blake3_of(&id) % 2 == shard {
+            return id;
+        }
+    };
+    let text = |length: usize, frequency: usize| {
+        let target = "target ".repeat(frequency);
+        let others = "filler ".repeat(length - frequency);
+        format!("{target}{others}")
+    };
+    let mut pages = Vec::new();
+    // Two blocks of 128 postings each in shard 0.
+    for block in 0..2 {
+        let special = match block {
+            0 => vec![("other", 20, 2)],
+            _ => vec![("best", 10, 2), ("decoy", 400, 10)],
+        };
+        for &(name, length, frequency) in &special {
+            pages.push(page(&id_in_shard(0, name), &text(length, frequency)));
+        }
+        for _ in special.len()..128 {
+            pages.push(page(&id_in_shard(0, "long"), &text(400, 1)));
+        }
+    }
+    for _ in 0..1_000 {
+        pages.push(page(&id_in_shard(1, "short"), &text(20, 0)));
+    }
+    let mut answers = Vec::new();
+    for shards in [1, 2] {
+        let (_dir, searcher) = index_of(&pages, shards);
+        answers.push(searcher.search_text("target", 1).unwrap());
+    }
+    assert!(answers[0][0].doc_id.starts_with("best-"), "{answers:?}");
+    assert_eq!(answers[0], answers[1]);
+}
+
 /// The same hash the index uses to choose a shard.
 fn blake3_of(id: &str) -> u64 {
     u64::from_le_bytes(*blake3::hash(id.as_bytes()).as_bytes().first_chunk().unwrap())

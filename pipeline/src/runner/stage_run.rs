@@ -281,7 +281,9 @@ impl StageRun<'_> {
             files,
             dropped: ledger::count(&dropped),
             quarantined: ledger::count(&quarantined),
-            first_failure: quarantined.first().map(|row| format!("{} ({}): {}", row.id, row.reason, row.detail)),
+            first_failure: quarantined
+                .first()
+                .map(|row| format!("{} ({}): {}", row.id, row.reason, row.detail)),
             seconds: started.elapsed().as_secs_f64(),
         };
         let write = || {
