@@ -25,13 +25,7 @@ const MEMO_WORDS: usize = 1 << 16;
 
 /// Characters that mean something to the published query language and are replaced by spaces
 /// [cosmo: huggingface/cosmopedia `fulltext_search/search_sharded.py`].
-<<<<<<< HEAD
-pub const QUERY_OPERATORS: [char; 13] = ['!', '"', '$', '\'', '(', ')', '/', '<', '@', '\\', '^', '|', '~'];
-=======
-const QUERY_OPERATORS: [char; 13] = [
-    '!', '"', '$', '\'', '(', ')', '/', '<', '@', '\\', '^', '|', '~',
-];
->>>>>>> search
+const QUERY_OPERATORS: [char; 13] = ['!', '"', '$', '\'', '(', ')', '/', '<', '@', '\\', '^', '|', '~'];
 
 /// Replaces every query operator with a space and trims the ends.
 pub fn clean_query(query: &str) -> String {

@@ -9,13 +9,8 @@ use std::collections::BTreeMap;
 
 use tantivy::Term;
 use tantivy::query::{
-<<<<<<< HEAD
-    Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EnableScoring, Occur, Query, TermQuery,
-    Weight,
-=======
-    Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EmptyQuery, EnableScoring, Occur,
-    Query, TermQuery, Weight,
->>>>>>> search
+    Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EmptyQuery, EnableScoring, Occur, Query,
+    TermQuery, Weight,
 };
 use tantivy::schema::{Field, IndexRecordOption};
 

@@ -35,8 +35,7 @@ pub(crate) fn answer(
     if pages_all < wanted && terms.len() > 1 {
         let ranked = picked.ranked_at_most();
         let taken = std::mem::take(&mut picked.taken);
-        let passes =
-            |shard: usize, page: DocId| passes(shard, page) && !taken.contains(&(shard, page));
+        let passes = |shard: usize, page: DocId| passes(shard, page) && !taken.contains(&(shard, page));
         let terms = topic_terms(topic, Matching::Any);
         for found in searcher.best(&terms, Matching::Any, ranked, &passes)? {
             picked.take(found, Matching::Any)?;
@@ -64,13 +63,7 @@ struct Picked<'a> {
 
 impl<'a> Picked<'a> {
     fn new(searcher: &'a Searcher, options: &'a RetrieveOptions) -> Self {
-        Self {
-            searcher,
-            options,
-            hits: Vec::new(),
-            taken: HashSet::new(),
-            pages_of_host: HashMap::new(),
-        }
+        Self { searcher, options, hits: Vec::new(), taken: HashSet::new(), pages_of_host: HashMap::new() }
     }
 
     fn missing(&self) -> usize {
@@ -105,17 +98,10 @@ impl<'a> Picked<'a> {
     }
 }
 
-fn passes_filters(
-    searcher: &Searcher,
-    options: &RetrieveOptions,
-    shard: usize,
-    page: DocId,
-) -> bool {
+fn passes_filters(searcher: &Searcher, options: &RetrieveOptions, shard: usize, page: DocId) -> bool {
     let shard = searcher.shard(shard);
     if let Some(least) = options.min_language_score
-        && !shard
-            .language_score(page)
-            .is_some_and(|score| score >= least)
+        && !shard.language_score(page).is_some_and(|score| score >= least)
     {
         return false;
     }
@@ -149,10 +135,7 @@ mod tests {
     fn hosts() {
         let cases = [
             ("https://User:pw@Example.COM:8080/a?b", Some("example.com")),
-            (
-                "http://example.com?x=http://other.org/",
-                Some("example.com"),
-            ),
+            ("http://example.com?x=http://other.org/", Some("example.com")),
             ("example.com/path", Some("example.com")),
             ("http://[2001:db8::1]:80/", Some("2001:db8::1")),
             ("http:///nothing", None),
