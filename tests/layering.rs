@@ -1,5 +1,6 @@
 //! Who may use whom: `pipeline` uses the four domain crates; they know neither DataFusion, nor each
 //! other, nor `pipeline`.
+#![allow(clippy::unwrap_used, reason = "a step that fails is the result of the test")]
 
 mod support;
 

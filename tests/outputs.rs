@@ -1,4 +1,5 @@
 //! What a run leaves, and the commands that look into it.
+#![allow(clippy::unwrap_used, reason = "a step that fails is the result of the test")]
 
 mod support;
 

@@ -1,4 +1,5 @@
 //! A run that is killed at any moment and started again ends with the bytes of an undisturbed one.
+#![allow(clippy::unwrap_used, reason = "a step that fails is the result of the test")]
 
 mod support;
 

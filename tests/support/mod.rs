@@ -1,5 +1,6 @@
 //! Runs the real binary in fresh folders.
 #![allow(dead_code, reason = "each test file uses a part of it")]
+#![allow(clippy::unwrap_used, reason = "a step that fails is the result of the test")]
 
 use std::collections::BTreeMap;
 use std::fs::File;
