@@ -1,31 +1,55 @@
-//! `pipeline plan`: the graph, what is up to date, and what a run would do.
+//! `pipeline plan`: the graph, what is up to date, and what a run would do and take.
+
+use std::time::Duration;
 
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, runtime};
-use crate::cli::PlanArgs;
-use crate::manifest::Manifest;
-use crate::runner::progress::{StageProgress, group, rough};
+use crate::cli::{PlanArgs, ResourceArgs, WorkflowArgs};
+use crate::forecast::{Asks, Forecaster, Outlook, Past};
+use crate::manifest::{Fingerprint, Manifest};
+use crate::runner::error::{Fault, RunError, StageError};
+use crate::runner::progress::{StageProgress, count, duration, group, money, size};
 use crate::runner::stage_run::{StageRun, stage_folder};
 use crate::runner::{self, RunOptions};
 use crate::workflow::{self, OutputMode, StageNode, Workflow};
-use crate::{cli, dag};
+use crate::{dag, table};
 
 /// What a run would do with a stage.
-pub enum Forecast {
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
     /// Nothing: it is up to date.
-    UpToDate(Box<Manifest>),
-    /// Run it; the last run's manifest, if there is one, tells what to expect.
-    Run(Option<Box<Manifest>>),
+    UpToDate,
+    /// Run it.
+    Run,
     /// It depends on what a stage before it will make.
-    AfterInputs(Option<Box<Manifest>>),
+    AfterInputs,
     /// It is computed inside its consumers.
     Fused,
 }
 
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::UpToDate => "up to date",
+            Self::Run => "run",
+            Self::AfterInputs => "after inputs",
+            Self::Fused => "fused",
+        }
+    }
+}
+
+struct Forecast<'a> {
+    node: &'a StageNode,
+    state: State,
+    outlook: Outlook,
+    /// Why its inputs could not be looked at, where a run may still succeed.
+    doubt: Option<String>,
+}
+
 /// The options of a run as the command line gives them.
-pub fn run_options(resources: &cli::ResourceArgs) -> RunOptions {
+pub fn run_options(resources: &ResourceArgs) -> RunOptions {
     RunOptions {
         runs_folder: resources.runs_folder.clone(),
         memory_bytes: resources.memory_limit,
@@ -35,99 +59,169 @@ pub fn run_options(resources: &cli::ResourceArgs) -> RunOptions {
     }
 }
 
-/// Shows what a run would do; writes nothing but an empty run folder.
+/// `pipeline plan`.
+///
+/// # Errors
+/// See [`show`].
+pub fn plan(args: &PlanArgs) -> Result<(), Failure> {
+    show(&args.workflow, &args.resources, args.json)
+}
+
+/// Shows what a run would do and take; writes nothing but an empty run folder.
 ///
 /// # Errors
 /// The workflow has problems, or an input is missing.
-pub fn plan(args: &PlanArgs) -> Result<(), Failure> {
-    let workflow = workflow::load(&args.workflow.workflow, &args.workflow.overrides())?;
-    let options = run_options(&args.resources);
+pub fn show(workflow: &WorkflowArgs, resources: &ResourceArgs, as_json: bool) -> Result<(), Failure> {
+    let workflow = workflow::load(&workflow.workflow, &workflow.overrides())?;
+    let options = run_options(resources);
     let forecasts = forecast(&workflow, &options)?;
-    if args.json {
-        for (node, forecast) in &forecasts {
-            let (state, manifest) = describe(forecast);
-            println!(
-                "{}",
-                json!({
-                    "stage": node.id, "kind": node.kind.name, "inputs": node.inputs, "state": state,
-                    "rows": manifest.map(|m| m.rows_out), "seconds": manifest.map(|m| m.seconds),
-                })
-            );
+    if as_json {
+        for forecast in &forecasts {
+            println!("{}", forecast.json());
         }
         return Ok(());
     }
     println!("{} (profile {}): {}\n", workflow.name, workflow.profile, workflow.description);
-    print!("{}", dag::draw(&workflow.stages));
-    println!();
-    let width = forecasts.iter().map(|(node, _)| node.id.len()).max().unwrap_or(0);
-    let mut expected_seconds = 0.0;
-    let mut unknown = 0;
-    for (node, forecast) in &forecasts {
-        let (state, manifest) = describe(forecast);
-        let last = match manifest {
-            Some(m) => format!("{} rows, {:.1} s last time", group(m.rows_out), m.seconds),
-            None => "no earlier run to judge by".to_owned(),
-        };
-        match (forecast, manifest) {
-            (Forecast::UpToDate(_) | Forecast::Fused, _) => {}
-            (_, Some(manifest)) => expected_seconds += manifest.seconds,
-            (_, None) => unknown += 1,
+    println!("{}", dag::draw(&workflow.stages));
+    print!("{}", rows_of(&forecasts));
+    println!("\n{}", totals(&forecasts, &options, &workflow.profile));
+    for Forecast { node, doubt, .. } in &forecasts {
+        if let Some(doubt) = doubt {
+            println!("{} could not be looked at: {doubt}", node.id);
         }
-        println!("{:width$}  {state:<12}  {last}", node.id);
     }
-    let expected = rough(std::time::Duration::from_secs_f64(expected_seconds));
-    println!("\nexpected: about {expected} for the stages that have run before, {unknown} never run");
     Ok(())
 }
 
-fn describe(forecast: &Forecast) -> (&'static str, Option<&Manifest>) {
-    match forecast {
-        Forecast::UpToDate(manifest) => ("up to date", Some(manifest)),
-        Forecast::Run(manifest) => ("run", manifest.as_deref()),
-        Forecast::AfterInputs(manifest) => ("after inputs", manifest.as_deref()),
-        Forecast::Fused => ("fused", None),
+/// What a run would do with each stage, in order.
+fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Forecast<'a>>, Failure> {
+    let env = runner::environment(workflow, options, CancellationToken::new())?;
+    let nodes = runner::selection(workflow, options.until.as_deref()).map_err(RunError::from)?;
+    let runtime = runtime(options.threads)?;
+    let mut fresh: Vec<&str> = Vec::new();
+    let mut forecaster = Forecaster::default();
+    let mut forecasts = Vec::new();
+    for node in nodes {
+        let inputs_are_fresh = node.upstream().iter().all(|id| fresh.contains(id));
+        let (mut state, mut doubt) = (State::AfterInputs, None);
+        if node.output == OutputMode::Fuse {
+            state = State::Fused;
+        } else if inputs_are_fresh {
+            state = State::Run;
+            let progress = StageProgress::default();
+            let inputs = runner::resolver(workflow, &env, node, &progress);
+            let run = StageRun { env: env.clone(), node, inputs, progress };
+            match runtime.block_on(run.fingerprint()) {
+                Ok(print) if is_finished(&env.run_folder, node, &print)? => state = State::UpToDate,
+                Ok(_) => {}
+                // The network may be back when the run starts.
+                Err(StageError { fault: Fault::Run, message, .. }) => doubt = Some(message),
+                Err(error) => return Err(RunError::from(error).into()),
+            }
+        }
+        if inputs_are_fresh && matches!(state, State::UpToDate | State::Fused) {
+            fresh.push(&node.id);
+        }
+        let past = Past::find(&env.run_folder, &node.id);
+        let outlook = match past {
+            Some(past) if state == State::UpToDate => {
+                forecaster.done(node, past.manifest.rows_out);
+                Outlook { rows: Some(past.manifest.rows_out as f64), ..Outlook::default() }
+            }
+            past => forecaster.expect(node, past.as_ref()),
+        };
+        forecasts.push(Forecast { node, state, outlook, doubt });
+    }
+    Ok(forecasts)
+}
+
+fn is_finished(
+    run_folder: &std::path::Path,
+    node: &StageNode,
+    fingerprint: &Fingerprint,
+) -> Result<bool, RunError> {
+    let manifest = Manifest::read(&stage_folder(run_folder, &node.id))?;
+    Ok(manifest.is_some_and(|manifest| manifest.fingerprint == *fingerprint))
+}
+
+impl Forecast<'_> {
+    fn json(&self) -> serde_json::Value {
+        let Outlook { rows, seconds, disk_bytes, asks, gpu_hours, measured_in } = &self.outlook;
+        json!({
+            "stage": self.node.id, "kind": self.node.kind.name, "inputs": self.node.inputs,
+            "state": self.state.name(), "rows": rows, "seconds": seconds, "disk_bytes": disk_bytes,
+            "memory_bytes": self.node.stage.needs().memory_bytes, "gpu_hours": gpu_hours,
+            "requests": asks.map(|asks| asks.requests),
+            "prompt_tokens": asks.map(|asks| asks.prompt_tokens),
+            "answer_tokens": asks.map(|asks| asks.answer_tokens),
+            "usd": asks.map(|asks| asks.usd), "measured_in": measured_in, "doubt": self.doubt,
+        })
     }
 }
 
-/// What a run would do with each stage, in order.
-///
-/// # Errors
-/// An input is missing.
-pub fn forecast<'a>(
-    workflow: &'a Workflow,
-    options: &RunOptions,
-) -> Result<Vec<(&'a StageNode, Forecast)>, Failure> {
-    let env = runner::environment(workflow, options, CancellationToken::new())?;
-    let nodes =
-        runner::selection(workflow, options.until.as_deref()).map_err(runner::error::RunError::from)?;
-    let runtime = runtime(options.threads)?;
-    let mut fresh: Vec<&str> = Vec::new();
-    let mut forecasts = Vec::new();
-    for node in nodes {
-        if node.output == OutputMode::Fuse {
-            if node.upstream().iter().all(|id| fresh.contains(id)) {
-                fresh.push(&node.id);
-            }
-            forecasts.push((node, Forecast::Fused));
-            continue;
-        }
-        let folder = stage_folder(&env.run_folder, &node.id);
-        let last = Manifest::read(&folder).map_err(runner::error::RunError::from)?.map(Box::new);
-        if !node.upstream().iter().all(|id| fresh.contains(id)) {
-            forecasts.push((node, Forecast::AfterInputs(last)));
-            continue;
-        }
-        let progress = StageProgress::default();
-        let inputs = runner::resolver(workflow, &env, node, &progress);
-        let run = StageRun { env: env.clone(), node, inputs, progress };
-        let fingerprint = runtime.block_on(run.fingerprint()).map_err(runner::error::RunError::from)?;
-        forecasts.push(match last {
-            Some(manifest) if manifest.fingerprint == fingerprint => {
-                fresh.push(&node.id);
-                (node, Forecast::UpToDate(manifest))
-            }
-            last => (node, Forecast::Run(last)),
-        });
+/// The table of the stages.
+fn rows_of(forecasts: &[Forecast<'_>]) -> String {
+    let header =
+        ["stage", "state", "rows", "time here", "disk", "memory", "requests", "tokens in + out", "GPU hours"];
+    let rows = forecasts.iter().map(|Forecast { node, state, outlook, .. }| {
+        let shown = |value: Option<f64>, show: fn(f64) -> String| value.map(show).unwrap_or_default();
+        let working = !matches!(state, State::UpToDate | State::Fused);
+        let memory = if working { size(node.stage.needs().memory_bytes) } else { String::new() };
+        let asks = outlook.asks;
+        [
+            node.id.clone(),
+            state.name().to_owned(),
+            outlook.rows.map_or_else(|| "?".to_owned(), count),
+            shown(outlook.seconds, |seconds| duration(Duration::from_secs_f64(seconds))),
+            shown(outlook.disk_bytes, |bytes| size(bytes as u64)),
+            memory,
+            asks.map(|asks| count(asks.requests)).unwrap_or_default(),
+            asks.map(|asks| format!("{} + {}", count(asks.prompt_tokens), count(asks.answer_tokens)))
+                .unwrap_or_default(),
+            shown(outlook.gpu_hours, |hours| if hours < 0.05 { "< 0.1".to_owned() } else { group(hours.ceil() as u64) }),
+        ]
+    });
+    table::render(&header, rows.collect(), &[0, 1])
+}
+
+/// What all of it takes together, and where the figures come from.
+fn totals(forecasts: &[Forecast<'_>], options: &RunOptions, profile: &str) -> String {
+    let open = || forecasts.iter().filter(|forecast| forecast.state != State::UpToDate);
+    if open().next().is_none() {
+        return "nothing to do: all stages are up to date".to_owned();
     }
-    Ok(forecasts)
+    let sum = |figure: fn(&Outlook) -> Option<f64>| open().filter_map(|f| figure(&f.outlook)).sum::<f64>();
+    let asks = open().filter_map(|forecast| forecast.outlook.asks).fold(Asks::default(), |all, asks| Asks {
+        requests: all.requests + asks.requests,
+        prompt_tokens: all.prompt_tokens + asks.prompt_tokens,
+        answer_tokens: all.answer_tokens + asks.answer_tokens,
+        usd: all.usd + asks.usd,
+    });
+    let mut lines = vec![format!(
+        "expected: {} of this machine's time one stage after another, {} of disk, {} requests of {} + {} \
+         tokens ({}), {} GPU hours",
+        duration(Duration::from_secs_f64(sum(|outlook| outlook.seconds))),
+        size(sum(|outlook| outlook.disk_bytes) as u64),
+        count(asks.requests),
+        count(asks.prompt_tokens),
+        count(asks.answer_tokens),
+        money(asks.usd),
+        count(sum(|outlook| outlook.gpu_hours).ceil()),
+    )];
+    lines.push(format!(
+        "memory: stages side by side are held under {} (--memory-limit)",
+        size(options.memory_bytes)
+    ));
+    let mut sources: Vec<&str> = open().filter_map(|f| f.outlook.measured_in.as_deref()).collect();
+    sources.sort_unstable();
+    sources.dedup();
+    let never = open().filter(|f| f.outlook.measured_in.is_none() && f.state != State::Fused).count();
+    if let [_, ..] = sources[..] {
+        let other = if sources == [profile] { "" } else { ", scaled by rows" };
+        lines.push(format!("rates: measured in the last run of profile {}{other}", sources.join(", ")));
+    }
+    if never > 0 {
+        lines.push(format!("{never} stages have never run: their time and disk are not in the sums"));
+    }
+    lines.join("\n")
 }

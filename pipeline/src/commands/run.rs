@@ -7,10 +7,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::plan::{self, run_options};
 use super::{Failure, runtime};
-use crate::cli::{PlanArgs, RunArgs};
+use crate::cli::RunArgs;
 use crate::runner::error::RunError;
 use crate::runner::progress::{ProgressMode, Reporter, emit, group, size};
-use crate::runner::{self, RunOptions, StageStatus, Summary, retry};
+use crate::runner::{self, StageStatus, Summary, retry};
+use crate::table;
 use crate::workflow::{self, Workflow};
 
 /// Runs a workflow.
@@ -21,7 +22,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let started = Instant::now();
     let workflow = workflow::load(&args.workflow.workflow, &args.workflow.overrides())?;
     if args.dry_run {
-        return dry_run(args);
+        return plan::show(&args.workflow, &args.resources, args.json);
     }
     execute(&workflow, args, started)
 }
@@ -51,21 +52,6 @@ pub fn retry(args: &RunArgs) -> Result<(), Failure> {
     execute(&workflow, args, started)
 }
 
-fn dry_run(args: &RunArgs) -> Result<(), Failure> {
-    let RunArgs { workflow, resources, json, .. } = args;
-    let workflow = crate::cli::WorkflowArgs {
-        workflow: workflow.workflow.clone(),
-        profile: workflow.profile.clone(),
-        set: workflow.set.clone(),
-    };
-    let resources = crate::cli::ResourceArgs {
-        runs_folder: resources.runs_folder.clone(),
-        until: resources.until.clone(),
-        ..*resources
-    };
-    plan::plan(&PlanArgs { workflow, resources, json: *json })
-}
-
 fn execute(workflow: &Workflow, args: &RunArgs, started: Instant) -> Result<(), Failure> {
     let options = run_options(&args.resources);
     let stop = CancellationToken::new();
@@ -87,7 +73,7 @@ fn execute(workflow: &Workflow, args: &RunArgs, started: Instant) -> Result<(), 
     // Blocking work of a failed run must not hold up the exit.
     runtime.shutdown_background();
     let summary = result?;
-    finish(workflow, args, &options, &summary, started)
+    finish(workflow, args, &summary, started)
 }
 
 /// The first Ctrl-C finishes what is in flight; the second stops at once, which is as safe as a
@@ -105,7 +91,6 @@ async fn watch_interrupts(stop: CancellationToken) {
 fn finish(
     workflow: &Workflow,
     args: &RunArgs,
-    _options: &RunOptions,
     summary: &Summary,
     started: Instant,
 ) -> Result<(), Failure> {
@@ -127,7 +112,7 @@ fn finish(
         println!("outputs: {}", summary.folder.display());
         return Ok(());
     }
-    print!("{}", table(summary));
+    print!("{}", stage_table(summary));
     println!("\n{ran} of {} stages run in {seconds:.1} s", summary.stages.len());
     println!("outputs: {}", summary.folder.display());
     println!("report:  {}", report.display());
@@ -135,13 +120,11 @@ fn finish(
 }
 
 /// The table at the end of a run.
-fn table(summary: &Summary) -> String {
+fn stage_table(summary: &Summary) -> String {
     let header = ["stage", "rows in", "rows out", "time", "peak memory", "dropped and failed"];
-    let mut rows = vec![header.map(str::to_owned)];
-    for (id, status) in &summary.stages {
+    let rows = summary.stages.iter().map(|(id, status)| {
         let Some(manifest) = status.manifest() else {
-            rows.push([id, "", "", "fused", "", ""].map(str::to_owned));
-            continue;
+            return [id, "", "", "fused", "", ""].map(str::to_owned);
         };
         let lost = manifest.dropped.iter().map(|(reason, n)| format!("{reason} {}", group(*n)));
         let failed = manifest.quarantined.iter().map(|(reason, n)| format!("failed: {reason} {}", group(*n)));
@@ -149,24 +132,14 @@ fn table(summary: &Summary) -> String {
             StageStatus::UpToDate(_) => "up to date".to_owned(),
             _ => format!("{:.1} s", manifest.seconds),
         };
-        rows.push([
+        [
             id.clone(),
             if manifest.rows_in > 0 { group(manifest.rows_in) } else { "-".to_owned() },
             group(manifest.rows_out),
             time,
             size(manifest.peak_memory_bytes),
             lost.chain(failed).collect::<Vec<_>>().join(", "),
-        ]);
-    }
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
-    let widths: Vec<usize> = (0..header.len()).map(width).collect();
-    let mut out = String::new();
-    for row in &rows {
-        let cells = row.iter().zip(&widths).enumerate().map(|(i, (cell, width))| {
-            if i == 0 || i == 5 { format!("{cell:<width$}") } else { format!("{cell:>width$}") }
-        });
-        out.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        out.push('\n');
-    }
-    out
+        ]
+    });
+    table::render(&header, rows.collect(), &[0, 5])
 }

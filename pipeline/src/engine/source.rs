@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
 use datafusion::prelude::SessionContext;
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
@@ -104,6 +105,19 @@ pub async fn resolve(
     }
     cache.save();
     Ok(files)
+}
+
+/// Rows of local Parquet files, by their footers; `None` when any of the files is of another kind, is
+/// remote, or cannot be read.
+pub fn local_parquet_rows(patterns: &[String]) -> Option<u64> {
+    let mut rows = 0;
+    for pattern in patterns {
+        for path in expand(pattern).ok().filter(|paths| !paths.is_empty())? {
+            let file = SerializedFileReader::new(File::open(path).ok()?).ok()?;
+            rows += u64::try_from(file.metadata().file_metadata().num_rows()).ok()?;
+        }
+    }
+    Some(rows)
 }
 
 fn format_of(name: &str) -> Result<Format, SourceError> {

@@ -126,6 +126,31 @@ pub fn rough(duration: Duration) -> String {
     }
 }
 
+/// A duration that may be days, to two digits.
+pub fn duration(duration: Duration) -> String {
+    match duration.as_secs() {
+        0..172_800 => rough(duration),
+        s => format!("{} days", group(s.div_ceil(86_400))),
+    }
+}
+
+/// An estimated number: exact below ten thousand, then to three digits.
+pub fn count(number: f64) -> String {
+    let (value, unit) = match number.abs() {
+        ..1e4 => return group(number.round() as u64),
+        ..1e6 => (number / 1e3, " k"),
+        ..1e9 => (number / 1e6, " M"),
+        _ => (number / 1e9, " G"),
+    };
+    let digits = if value < 10.0 { 2 } else { usize::from(value < 100.0) };
+    format!("{value:.digits$}{unit}")
+}
+
+/// An amount of US dollars.
+pub fn money(usd: f64) -> String {
+    if usd < 1000.0 { format!("US$ {usd:.2}") } else { format!("US$ {}", group(usd.round() as u64)) }
+}
+
 /// A size in the unit that reads best.
 pub fn size(bytes: u64) -> String {
     let mut value = bytes as f64;
@@ -135,7 +160,7 @@ pub fn size(bytes: u64) -> String {
         }
         value /= 1024.0;
     }
-    format!("{value:.2} GiB")
+    if value < 1024.0 { format!("{value:.2} GiB") } else { format!("{:.2} TiB", value / 1024.0) }
 }
 
 struct Running {

@@ -12,10 +12,11 @@ use synth::chat;
 use synth::generate::{GenerateOptions, Progress, generate_stream, generated_schema};
 
 use super::columns::{require, schema_of};
-use super::llm::{self, LlmConfig};
+use super::llm::{self, ExpectedAsks, LlmConfig};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
+use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -33,6 +34,10 @@ pub const KIND: StageKind = StageKind {
     schema: super::schema_of::<GenerateConfig>,
     build: super::build_from::<GenerateConfig>,
 };
+
+/// Length of a prompt before any has been seen: about 1,000 characters of template around a seed of
+/// 1,000 [huggingface/cosmopedia `prompts/`].
+const PROMPT_CHARS: f64 = 2000.0;
 
 /// Asks a language model. A row comes out with the columns `completion, finish_reason,
 /// prompt_tokens, completion_tokens, model, endpoint, attempts, latency_ms` behind its own.
@@ -97,6 +102,15 @@ impl Stage for GenerateConfig {
 
     fn needs(&self) -> Needs {
         Needs { memory_bytes: self.llm.memory_bytes() }
+    }
+
+    fn expect(&self, before: &Before<'_>) -> Expectation {
+        let asks = ExpectedAsks {
+            requests: before.rows("prompts"),
+            prompt_chars: before.mean("prompt").unwrap_or(PROMPT_CHARS),
+            max_new_tokens: self.max_new_tokens,
+        };
+        Expectation { rows: asks.requests, ..self.llm.expect(&asks, before) }
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

@@ -13,6 +13,7 @@ use synth::client::{Budget, BudgetOptions, ClientOptions, OpenAiClient, ServerKi
 
 use super::{External, asset_external};
 use crate::assets::Asset;
+use crate::forecast::{Asks, Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::{StageError, chain};
 
@@ -21,6 +22,26 @@ pub const EMBEDDED_MODEL: &str = "SmolLM2-135M-Instruct";
 
 /// Memory of the embedded model: f32 weights, and the caches of its sequences.
 pub const EMBEDDED_MEMORY_BYTES: u64 = 1300 << 20;
+
+/// 25 billion tokens in 10,000 H100 hours [huggingface/cosmopedia].
+const PUBLISHED_TOKENS_PER_GPU_SECOND: f64 = 694.0;
+
+/// Mean length of an answer as a share of the longest one: Cosmopedia v2 has 39 million documents of
+/// 28 billion tokens (SmolLM blog post), asked for with 2,500 tokens at most.
+const PUBLISHED_ANSWER_SHARE: f64 = 28e9 / 39e6 / 2500.0;
+
+/// Characters of English text a token, for prompts that no tokenizer has seen yet.
+const CHARS_PER_TOKEN: f64 = 4.0;
+
+/// The requests that a stage expects to make.
+pub struct ExpectedAsks {
+    /// How many; `None` when not known.
+    pub requests: Option<f64>,
+    /// Length of a prompt, in characters.
+    pub prompt_chars: f64,
+    /// Longest answer, in tokens.
+    pub max_new_tokens: u32,
+}
 
 /// Which language model is asked. Without `base_urls` it is the embedded SmolLM2-135M-Instruct.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -56,6 +77,9 @@ pub struct LlmConfig {
     pub usd_per_million_prompt_tokens: f64,
     /// US dollars for a million answer tokens.
     pub usd_per_million_completion_tokens: f64,
+    /// Answer tokens a second of one GPU behind the servers, for the plan's GPU hours; 694 is
+    /// Cosmopedia's: 25 billion tokens in 10,000 H100 hours [huggingface/cosmopedia].
+    pub tokens_per_gpu_second: f64,
 }
 
 impl Default for LlmConfig {
@@ -75,6 +99,7 @@ impl Default for LlmConfig {
             max_usd: None,
             usd_per_million_prompt_tokens: 0.0,
             usd_per_million_completion_tokens: 0.0,
+            tokens_per_gpu_second: PUBLISHED_TOKENS_PER_GPU_SECOND,
         }
     }
 }
@@ -93,6 +118,29 @@ impl LlmConfig {
     /// What decides the answers: the model, not where it runs or how fast it is asked.
     pub fn identity(&self) -> serde_json::Value {
         serde_json::json!({"model": self.model, "embedded": self.is_embedded()})
+    }
+
+    /// What requests will take. The mean lengths are those of the last run where this model answered
+    /// within the same limit, else the published ones.
+    pub fn expect(&self, asks: &ExpectedAsks, before: &Before<'_>) -> Expectation {
+        let Some(requests) = asks.requests else { return Expectation::default() };
+        let alike = before.past.is_some_and(|past| {
+            let config = &past.manifest.config;
+            config["llm"] == self.identity() && config["max_new_tokens"] == asks.max_new_tokens
+        });
+        let measured = |column| before.mean(column).filter(|_| alike);
+        let prompt_tokens = measured("prompt_tokens").unwrap_or(asks.prompt_chars / CHARS_PER_TOKEN);
+        let answer_tokens = measured("completion_tokens")
+            .unwrap_or(f64::from(asks.max_new_tokens) * PUBLISHED_ANSWER_SHARE);
+        let (prompt_tokens, answer_tokens) = (requests * prompt_tokens, requests * answer_tokens);
+        let usd = prompt_tokens * self.usd_per_million_prompt_tokens
+            + answer_tokens * self.usd_per_million_completion_tokens;
+        Expectation {
+            other_machine: !self.is_embedded(),
+            asks: Some(Asks { requests, prompt_tokens, answer_tokens, usd: usd / 1e6 }),
+            gpu_hours: (!self.is_embedded()).then(|| answer_tokens / self.tokens_per_gpu_second / 3600.0),
+            ..Expectation::default()
+        }
     }
 
     /// The embedded model's digest.

@@ -48,6 +48,7 @@ pub(crate) use columns::text_column;
 use crate::assets::Asset;
 use crate::engine::scan::FileSlice;
 use crate::engine::{operator, streams};
+use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -206,6 +207,11 @@ pub trait Stage: Send + Sync {
     /// What it needs while it runs.
     fn needs(&self) -> Needs {
         Needs { memory_bytes: 64 << 20 }
+    }
+
+    /// What it will probably make and ask, where its config says more than its last run.
+    fn expect(&self, _before: &Before<'_>) -> Expectation {
+        Expectation::default()
     }
 
     /// The tasks, for a stage without inputs that is cut in its own way.

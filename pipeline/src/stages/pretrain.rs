@@ -14,6 +14,7 @@ use serde_json::{Value as Json, json};
 use super::{
     ConfigMistake, InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind,
 };
+use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -27,6 +28,9 @@ pub const KIND: StageKind = StageKind {
     schema: super::schema_of::<PretrainConfig>,
     build: super::build_from::<PretrainConfig>,
 };
+
+/// What training gets out of one H100: 40 % of its 989 bf16 TFLOP/s (NVIDIA's data sheet, dense).
+const GPU_OPERATIONS_PER_SECOND: f64 = 0.4 * 989e12;
 
 /// Trains a model. Leaves `final/`, the newest checkpoints `step-…/` and `loss.jsonl`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -105,6 +109,25 @@ impl Stage for PretrainConfig {
 
     fn needs(&self) -> Needs {
         Needs { memory_bytes: 512 << 20 }
+    }
+
+    fn expect(&self, before: &Before<'_>) -> Expectation {
+        // Six operations a parameter and token, forward and backward (Kaplan et al. 2020, §2.1).
+        let operations = self.training.model.resolve().and_then(|model| model.parameters()).ok().map(|n| {
+            6.0 * n as f64
+                * (self.training.context_tokens * self.training.batch_sequences) as f64
+                * self.training.steps as f64
+        });
+        let last = before.past.and_then(|past| {
+            let metrics = &past.manifest.metrics;
+            Some(6.0 * metrics.get("parameters")?.as_f64()? * metrics.get("tokens")?.as_f64()?)
+        });
+        Expectation {
+            rows: Some(self.training.steps as f64),
+            work: operations.zip(last).map(|(now, last)| now / last),
+            gpu_hours: operations.map(|operations| operations / GPU_OPERATIONS_PER_SECOND / 3600.0),
+            ..Expectation::default()
+        }
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {

@@ -14,6 +14,7 @@ use super::columns::require;
 use super::{External, InputCount, InputRole, Inputs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
+use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -49,6 +50,11 @@ impl Stage for PromptsConfig {
 
     fn shape(&self) -> Shape {
         Shape::Whole
+    }
+
+    fn expect(&self, before: &Before<'_>) -> Expectation {
+        let most = self.0.prompts.map_or(f64::INFINITY, |prompts| prompts as f64);
+        Expectation { rows: before.rows("seeds").map(|seeds| seeds.min(most)), ..Expectation::default() }
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

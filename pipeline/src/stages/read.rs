@@ -21,8 +21,10 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::{External, Inputs, OutputKind, Shape, Stage, StageKind, Task};
-use crate::engine::source::{self, Format, SourceFile};
+use crate::engine::hub::HubError;
+use crate::engine::source::{self, Format, SourceError, SourceFile};
 use crate::engine::{BATCH_ROWS, scan};
+use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::inputs;
@@ -56,6 +58,10 @@ pub struct ReadConfig {
     /// on its own.
     #[serde(default = "default_piece_bytes")]
     pub piece_bytes: u64,
+    /// About how many rows there are, for `pipeline plan`; local Parquet files are counted when left
+    /// out.
+    #[serde(default)]
+    pub expected_rows: Option<u64>,
 }
 
 fn default_piece_bytes() -> u64 {
@@ -66,7 +72,11 @@ impl ReadConfig {
     async fn files(&self, ctx: &StageContext) -> Result<Vec<SourceFile>, StageError> {
         let cache = ctx.env.run_folder.join(".digests.json");
         let files = source::resolve(ctx.session(), &self.paths, &cache).await;
-        files.map_err(|error| ctx.input(crate::runner::error::chain(&error)))
+        files.map_err(|error| match error {
+            // Not wrong input: the hub may be back for the next try.
+            SourceError::Hub(HubError::Request { .. }) => ctx.failed(&error),
+            error => ctx.input(crate::runner::error::chain(&error)),
+        })
     }
 }
 
@@ -77,12 +87,18 @@ impl Stage for ReadConfig {
         let mut config = super::config_json(self);
         if let Some(map) = config.as_object_mut() {
             map.remove("paths");
+            map.remove("expected_rows");
         }
         config
     }
 
     fn shape(&self) -> Shape {
         Shape::PerShard
+    }
+
+    fn expect(&self, _before: &Before<'_>) -> Expectation {
+        let rows = self.expected_rows.or_else(|| source::local_parquet_rows(&self.paths));
+        Expectation { rows: rows.map(|rows| rows as f64), ..Expectation::default() }
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

@@ -14,6 +14,7 @@ use super::columns::require;
 use super::{InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
+use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -82,6 +83,13 @@ impl Stage for RetrieveConfig {
 
     fn needs(&self) -> Needs {
         Needs { memory_bytes: 256 << 20 }
+    }
+
+    fn expect(&self, before: &Before<'_>) -> Expectation {
+        let pages_per_topic = f64::from(self.pages_per_topic);
+        let pages = before.rows("pages").unwrap_or(f64::INFINITY);
+        let rows = before.rows("topics").map(|topics| topics * pages_per_topic.min(pages));
+        Expectation { rows, ..Expectation::default() }
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

@@ -14,9 +14,10 @@ use synth::topics::{
     without_cut_line,
 };
 
-use super::llm::{self, LlmConfig};
+use super::llm::{self, ExpectedAsks, LlmConfig};
 use super::{External, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external};
 use crate::assets::Asset;
+use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -30,6 +31,12 @@ pub const KIND: StageKind = StageKind {
     schema: super::schema_of::<TopicsConfig>,
     build: super::build_from::<TopicsConfig>,
 };
+
+/// Headings of the edition that the assets hold (npm `subjects-utils` 0.0.2).
+const BISAC_HEADINGS: u32 = 3203;
+
+/// Length of a request for subtopics, in characters.
+const PROMPT_CHARS: f64 = 800.0;
 
 /// Expands BISAC headings into topics. A row: `topic_id, bisac_code, top_category, subcategory,
 /// subtopic, source`.
@@ -94,6 +101,18 @@ impl Stage for TopicsConfig {
 
     fn needs(&self) -> Needs {
         Needs { memory_bytes: self.llm.memory_bytes() }
+    }
+
+    fn expect(&self, before: &Before<'_>) -> Expectation {
+        let per_request = f64::from(self.max_subtopics_per_request.max(1));
+        let headings = f64::from(self.max_headings.unwrap_or(BISAC_HEADINGS)).min(f64::from(self.target));
+        let subtopics = f64::from(self.target) - headings;
+        let asks = ExpectedAsks {
+            requests: Some((subtopics / per_request).max(headings.min(subtopics))),
+            prompt_chars: PROMPT_CHARS,
+            max_new_tokens: self.max_new_tokens,
+        };
+        Expectation { rows: Some(self.target.into()), ..self.llm.expect(&asks, before) }
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

@@ -1,0 +1,83 @@
+//! What an earlier run of a stage measured.
+
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::array::{Array, AsArray};
+use arrow::compute::cast;
+use arrow::datatypes::{DataType, Float64Type};
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::manifest::Manifest;
+use crate::runner::stage_run::stage_folder;
+
+/// Rows that a mean is taken over: enough for an estimate, and quick on any output.
+const MEAN_ROWS: usize = 10_000;
+
+/// An earlier run of a stage.
+pub struct Past {
+    /// The profile that it ran under.
+    pub profile: String,
+    /// What it left.
+    pub manifest: Manifest,
+    folder: PathBuf,
+}
+
+impl Past {
+    /// The last run of a stage under a profile; failing that, the largest under another profile of
+    /// the same workflow. Manifests that cannot be read tell nothing.
+    pub fn find(run_folder: &Path, stage: &str) -> Option<Self> {
+        let read = |run: &Path| {
+            let folder = stage_folder(run, stage);
+            let manifest = Manifest::read(&folder).ok().flatten()?;
+            let profile = run.file_name()?.to_string_lossy().into_owned();
+            Some(Self { profile, manifest, folder })
+        };
+        read(run_folder).or_else(|| {
+            let profiles = std::fs::read_dir(run_folder.parent()?).ok()?.flatten();
+            profiles.filter_map(|entry| read(&entry.path())).max_by_key(|past| past.manifest.rows_out)
+        })
+    }
+
+    /// The share of rows that it kept (above 1 for a stage that makes several of one).
+    pub fn rows_out_per_row_in(&self) -> Option<f64> {
+        let Manifest { rows_in, rows_out, .. } = self.manifest;
+        (rows_in > 0).then(|| rows_out as f64 / rows_in as f64)
+    }
+
+    /// Bytes on disk for each row written.
+    pub fn bytes_per_row_out(&self) -> Option<f64> {
+        let bytes: u64 = self.manifest.files.iter().map(|file| file.bytes).sum();
+        (self.manifest.rows_out > 0).then(|| bytes as f64 / self.manifest.rows_out as f64)
+    }
+
+    /// The mean of a numeric column over the first rows; of a text column, the mean length in
+    /// characters.
+    pub fn mean(&self, column: &str) -> Option<f64> {
+        let (mut sum, mut rows) = (0.0, 0_usize);
+        for shard in self.manifest.shards() {
+            let file = File::open(self.folder.join(&shard.path)).ok()?;
+            let reader = ParquetRecordBatchReaderBuilder::try_new(file).ok()?;
+            let mask = ProjectionMask::columns(reader.parquet_schema(), [column]);
+            let reader = reader.with_projection(mask).with_limit(MEAN_ROWS - rows).build().ok()?;
+            for batch in reader.map_while(Result::ok) {
+                let values = batch.column_by_name(column)?;
+                let values = match values.data_type() {
+                    DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => {
+                        let texts = cast(values, &DataType::Utf8).ok()?;
+                        let lengths = texts.as_string::<i32>().iter().map(|t| t.map(|t| t.chars().count()));
+                        lengths.map(|length| length.map(|length| length as f64)).collect()
+                    }
+                    _ => cast(values, &DataType::Float64).ok()?.as_primitive::<Float64Type>().clone(),
+                };
+                sum += values.iter().flatten().sum::<f64>();
+                rows += values.len() - values.null_count();
+            }
+            if rows >= MEAN_ROWS {
+                break;
+            }
+        }
+        (rows > 0).then(|| sum / rows as f64)
+    }
+}
