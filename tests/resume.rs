@@ -78,7 +78,7 @@ fn a_changed_setting_runs_only_what_depends_on_it() {
         let stage: serde_json::Value = serde_json::from_str(line).unwrap();
         let expected = match stage["stage"].as_str().unwrap() {
             "evaluation" => "run",
-            "card" => "after inputs",
+            "dataset" => "after inputs",
             _ => "up to date",
         };
         assert_eq!(stage["state"], expected, "{line}");
@@ -98,11 +98,11 @@ fn a_lost_last_rename_is_made_up_for() {
     assert!(copied.unwrap().success());
     let run_folder = run_folder(folder.path());
     let manifest: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(run_folder.join("card/manifest.json")).unwrap()).unwrap();
+        serde_json::from_slice(&std::fs::read(run_folder.join("dataset/manifest.json")).unwrap()).unwrap();
     let fingerprint = &manifest["fingerprint"].as_str().unwrap()[..16];
-    let partial = run_folder.join(format!(".partial-card-{fingerprint}"));
-    std::fs::rename(run_folder.join("card"), &partial).unwrap();
+    let partial = run_folder.join(format!(".partial-dataset-{fingerprint}"));
+    std::fs::rename(run_folder.join("dataset"), &partial).unwrap();
     let said = run(pipeline().args(tiny(folder.path())));
     assert_eq!(said.code, Some(0), "{}", said.err);
-    assert!(run_folder.join("card/README.md").exists() && !partial.exists());
+    assert!(run_folder.join("dataset/README.md").exists() && !partial.exists());
 }

@@ -197,17 +197,23 @@ fn totals(forecasts: &[Forecast<'_>], options: &RunOptions, profile: &str) -> St
         answer_tokens: all.answer_tokens + asks.answer_tokens,
         usd: all.usd + asks.usd,
     });
-    let mut lines = vec![format!(
-        "expected: {} of this machine's time one stage after another, {} of disk, {} requests of {} + {} \
-         tokens ({}), {} GPU hours",
-        duration(Duration::from_secs_f64(sum(|outlook| outlook.seconds))),
-        size(sum(|outlook| outlook.disk_bytes) as u64),
-        count(asks.requests),
-        count(asks.prompt_tokens),
-        count(asks.answer_tokens),
-        money(asks.usd),
-        count(sum(|outlook| outlook.gpu_hours).ceil()),
-    )];
+    let (seconds, disk_bytes) = (sum(|outlook| outlook.seconds), sum(|outlook| outlook.disk_bytes));
+    let gpu_hours = sum(|outlook| outlook.gpu_hours);
+    let mut parts = Vec::new();
+    if seconds > 0.0 {
+        let time = duration(Duration::from_secs_f64(seconds));
+        parts.push(format!("{time} on this machine, stage after stage"));
+        parts.push(format!("{} of disk", size(disk_bytes as u64)));
+    }
+    if asks.requests > 0.0 {
+        let (prompts, answers) = (count(asks.prompt_tokens), count(asks.answer_tokens));
+        parts.push(format!("{} requests of {prompts} + {answers} tokens", count(asks.requests)));
+        parts.push(format!("{} by the prices given", money(asks.usd)));
+    }
+    if gpu_hours > 0.0 {
+        parts.push(format!("{} GPU hours (H100)", count(gpu_hours.ceil())));
+    }
+    let mut lines = vec![format!("expected: {}", parts.join("; "))];
     lines.push(format!(
         "memory: stages side by side are held under {} (--memory-limit)",
         size(options.memory_bytes)

@@ -3,11 +3,11 @@
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use arrow::compute::BatchCoalescer;
 use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
@@ -178,18 +178,38 @@ fn close_writer(writer: ArrowWriter<HashingFile>, path: &Path) -> Result<(u64, S
 /// # Errors
 /// The file cannot be written.
 pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<(), WriteError> {
+    write_batches(path, batch.schema(), std::iter::once(Ok(batch.clone()))).map(|_rows| ())
+}
+
+/// Streams batches into one whole Parquet file; returns how many rows they had.
+///
+/// # Errors
+/// The file cannot be written, or a batch cannot be made.
+pub fn write_batches(
+    path: &Path,
+    schema: SchemaRef,
+    batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
+) -> Result<u64, WriteError> {
     if let Some(parent) = path.parent() {
         durable::make_folder(parent)?;
     }
     let temporary = durable::temporary_name(path);
-    let mut writer = open_writer(&temporary, Arc::clone(batch.schema_ref()))?;
-    writer.write(batch).map_err(io_error).doing("write", &temporary)?;
+    let mut writer = open_writer(&temporary, schema)?;
+    let mut rows = 0;
+    for batch in batches {
+        let batch = batch.map_err(io::Error::other).doing("make the rows of", path)?;
+        writer.write(&batch).map_err(io_error).doing("write", &temporary)?;
+        rows += batch.num_rows() as u64;
+    }
     close_writer(writer, &temporary)?;
-    durable::publish(&temporary, path)
+    durable::publish(&temporary, path)?;
+    Ok(rows)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use arrow::array::Int64Array;
 
     use super::*;

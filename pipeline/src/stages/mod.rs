@@ -3,10 +3,10 @@
 //! Adding a stage is a new file and one line in [`STAGES`]; the command-line help, the JSON schema,
 //! `pipeline stages` and the checks come from that table.
 
-mod card;
 mod clean;
 mod columns;
 mod corpus;
+mod dataset;
 mod decontaminate;
 mod evaluate;
 mod export;
@@ -72,7 +72,7 @@ pub static STAGES: &[StageKind] = &[
     pretrain::KIND,
     evaluate::KIND,
     export::KIND,
-    card::KIND,
+    dataset::KIND,
 ];
 
 /// The kind of that name.
@@ -284,6 +284,12 @@ impl Inputs {
             Some(folder) => Ok(folder),
             None => Err(ctx.input(format!("input `{role}` is missing"))),
         }
+    }
+
+    /// The folders of a role that several stages may play, in the order of [`Self::tables`] where all of
+    /// them leave tables.
+    pub fn folders(&self, role: &str) -> &[PathBuf] {
+        self.folders.get(role).map_or(&[], Vec::as_slice)
     }
 
     /// The folder of a role that may be left out.

@@ -1,0 +1,220 @@
+//! `dataset`: a corpus as the Hub lays it out, with its dataset card.
+
+mod card;
+mod figures;
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+
+use arrow::record_batch::RecordBatchReader;
+use async_trait::async_trait;
+use parquet::arrow::ProjectionMask;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::columns::require;
+use super::{
+    ConfigMistake, InputCount, InputRole, InputTable, Inputs, Outcome, OutputKind, Shape, Stage, StageKind,
+};
+use crate::durable::{self, WriteContext, WriteError};
+use crate::manifest::Manifest;
+use crate::runner::context::StageContext;
+use crate::runner::error::StageError;
+use crate::runner::shards;
+use figures::Figures;
+
+/// The registry's entry.
+pub const KIND: StageKind = StageKind {
+    name: "dataset",
+    summary: "Lays subsets out as a dataset of the Hub, with its card; `datasets.load_dataset` opens the folder.",
+    version: 1,
+    inputs: &[
+        InputRole { role: "sources", about: "tables with a text", count: InputCount::Many },
+        InputRole {
+            role: "tokens",
+            about: "a `pack` stage, for the token counts",
+            count: InputCount::Optional,
+        },
+        InputRole {
+            role: "evaluation",
+            about: "an `evaluate` stage, for its figures",
+            count: InputCount::Optional,
+        },
+    ],
+    output: OutputKind::Folder,
+    schema: super::schema_of::<DatasetConfig>,
+    build: super::build_from::<DatasetConfig>,
+};
+
+/// Lays subsets out as `data/<subset>/train-00000-of-000NN.parquet` with a README.md: front matter
+/// with a config for each subset, sizes, the shares of audiences and formats, figures.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DatasetConfig {
+    /// The dataset's name.
+    pub title: String,
+    /// What it is, in a paragraph.
+    #[serde(default)]
+    pub description: String,
+    /// The licence's identifier on the Hub, for example `odc-by`.
+    #[serde(default = "default_licence")]
+    pub licence: String,
+    /// The language's code.
+    #[serde(default = "default_language")]
+    pub language: String,
+    /// The subsets by name, in the Hub's names: `cosmopedia-v2`, `fineweb-edu-dedup`, `python-edu`.
+    pub subsets: BTreeMap<String, PublishedSubset>,
+}
+
+/// One subset of the dataset.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishedSubset {
+    /// The stage whose rows these are; one of the `sources`.
+    pub stage: String,
+    /// The columns to publish, in this order; all of them when empty. HuggingFaceTB/smollm-corpus
+    /// has `prompt, text, token_length, audience, format, seed_data` in `cosmopedia-v2`.
+    #[serde(default)]
+    pub columns: Vec<String>,
+    /// The column with the text.
+    #[serde(default = "default_text")]
+    pub text_column: String,
+}
+
+fn default_licence() -> String {
+    "other".to_owned()
+}
+
+fn default_language() -> String {
+    "en".to_owned()
+}
+
+fn default_text() -> String {
+    "text".to_owned()
+}
+
+#[async_trait]
+impl Stage for DatasetConfig {
+    fn config(&self) -> Json {
+        super::config_json(self)
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Folder
+    }
+
+    fn validate(&self, inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
+        let sources = inputs.get("sources").map_or(&[][..], Vec::as_slice);
+        let strange = self.subsets.iter().filter(|(_, subset)| !sources.contains(&subset.stage));
+        let mut mistakes: Vec<ConfigMistake> = strange
+            .map(|(name, subset)| ConfigMistake {
+                field: "subsets",
+                message: format!(
+                    "subset `{name}` takes stage `{}`, which is not one of the sources",
+                    subset.stage
+                ),
+                help: format!("the sources are: {}", sources.join(", ")),
+            })
+            .collect();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+        let odd = |name: &&String| name.starts_with('.') || !name.chars().all(is_plain);
+        mistakes.extend(self.subsets.keys().filter(odd).map(|name| ConfigMistake {
+            field: "subsets",
+            message: format!("`{name}` cannot be the name of a folder and of a config on the Hub"),
+            help: "use letters, digits, `-`, `_` and `.`".to_owned(),
+        }));
+        mistakes
+    }
+
+    async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
+        let mut figures = BTreeMap::new();
+        for (name, subset) in &self.subsets {
+            let place = inputs.tables("sources").iter().position(|table| table.stage == subset.stage);
+            let place = place.ok_or_else(|| ctx.input(format!("stage `{}` leaves no table", subset.stage)))?;
+            let (table, source) = (&inputs.tables("sources")[place], &inputs.folders("sources")[place]);
+            figures.insert(name.clone(), self.publish(ctx, name, subset, table, source, out).await?);
+        }
+        let metrics = |role: &str| -> Result<BTreeMap<String, Json>, StageError> {
+            let Some(folder) = inputs.optional_folder(role) else { return Ok(BTreeMap::new()) };
+            let manifest = Manifest::read(folder).map_err(|error| ctx.failed(&error))?;
+            Ok(manifest.map(|manifest| manifest.metrics).unwrap_or_default())
+        };
+        let text = card::render(self, &figures, &metrics("tokens")?, &metrics("evaluation")?);
+        durable::write_file(&out.join("README.md"), text.as_bytes())
+            .map_err(|error| ctx.write_error(&error))?;
+        Ok(Outcome {
+            rows_in: None,
+            rows_out: figures.values().map(|figures| figures.documents).sum(),
+            metrics: figures.iter().map(|(name, figures)| (name.clone(), json!(figures))).collect(),
+        })
+    }
+}
+
+impl DatasetConfig {
+    /// Writes the files of a subset that are not there yet.
+    async fn publish(
+        &self,
+        ctx: &StageContext,
+        name: &str,
+        subset: &PublishedSubset,
+        table: &InputTable,
+        source: &Path,
+        out: &Path,
+    ) -> Result<Figures, StageError> {
+        let mut needed: Vec<&str> = subset.columns.iter().map(String::as_str).collect();
+        needed.push(&subset.text_column);
+        require(ctx, &table.frame, &subset.stage, &needed)?;
+        let manifest = Manifest::read(source).map_err(|error| ctx.failed(&error))?;
+        let manifest = manifest.ok_or_else(|| {
+            ctx.input(format!("stage `{}` is not written out", subset.stage))
+                .help("take `materialize = false` out of it: a dataset is made of finished files")
+        })?;
+        // Empty shards tell a stage's columns; a dataset has no use for them beside full ones.
+        let full = manifest.shards().filter(|shard| shard.rows != Some(0));
+        let mut shards: Vec<PathBuf> = full.map(|shard| source.join(&shard.path)).collect();
+        if shards.is_empty() {
+            shards = manifest.shards().take(1).map(|shard| source.join(&shard.path)).collect();
+        }
+        let folder = out.join("data").join(name);
+        let (count, columns, progress) = (shards.len(), subset.columns.clone(), ctx.progress.clone());
+        let write = move || {
+            for (i, shard) in shards.iter().enumerate() {
+                let path = folder.join(format!("train-{i:05}-of-{count:05}.parquet"));
+                // A killed run left it whole.
+                if !path.exists() {
+                    progress.add_rows(copy_columns(shard, &columns, &path)?);
+                }
+            }
+            Ok::<_, WriteError>(())
+        };
+        let written = tokio::task::spawn_blocking(write).await.map_err(|error| ctx.failed(&error))?;
+        written.map_err(|error| ctx.write_error(&error))?;
+        Figures::of(ctx, table.frame.clone(), &subset.text_column).await
+    }
+}
+
+/// Copies columns of a shard, in the order given, into a file that appears whole.
+fn copy_columns(shard: &Path, columns: &[String], path: &Path) -> Result<u64, WriteError> {
+    let reading = |error: parquet::errors::ParquetError| std::io::Error::other(error);
+    let file = File::open(shard).doing("open", shard)?;
+    let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(reading).doing("read", shard)?;
+    let builder = if columns.is_empty() {
+        builder
+    } else {
+        let mask = ProjectionMask::columns(builder.parquet_schema(), columns.iter().map(String::as_str));
+        builder.with_projection(mask)
+    };
+    let rows = builder.build().map_err(reading).doing("read", shard)?;
+    let found = rows.schema();
+    let order: Vec<usize> = if columns.is_empty() {
+        (0..found.fields().len()).collect()
+    } else {
+        columns.iter().filter_map(|name| found.index_of(name).ok()).collect()
+    };
+    let schema = found.project(&order).map_err(std::io::Error::other).doing("read", shard)?;
+    let batches = rows.map(|batch| batch.and_then(|batch| batch.project(&order)));
+    shards::write_batches(path, schema.into(), batches)
+}
