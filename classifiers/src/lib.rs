@@ -20,6 +20,7 @@
 //! ```
 
 mod backbone;
+pub mod cluster;
 mod head;
 mod linear;
 mod metrics;

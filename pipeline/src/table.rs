@@ -4,9 +4,8 @@
 pub fn render<const N: usize>(header: &[&str; N], rows: Vec<[String; N]>, left: &[usize]) -> String {
     let header = header.map(str::to_owned);
     let all = || std::iter::once(&header).chain(&rows);
-    let widths: [usize; N] = std::array::from_fn(|column| {
-        all().map(|row| row[column].chars().count()).max().unwrap_or(0)
-    });
+    let widths: [usize; N] =
+        std::array::from_fn(|column| all().map(|row| row[column].chars().count()).max().unwrap_or(0));
     let mut out = String::new();
     for row in all() {
         let cells = row.iter().zip(widths).enumerate().map(|(column, (cell, width))| {

@@ -178,7 +178,9 @@ fn rows_of(forecasts: &[Forecast<'_>]) -> String {
             asks.map(|asks| count(asks.requests)).unwrap_or_default(),
             asks.map(|asks| format!("{} + {}", count(asks.prompt_tokens), count(asks.answer_tokens)))
                 .unwrap_or_default(),
-            shown(outlook.gpu_hours, |hours| if hours < 0.05 { "< 0.1".to_owned() } else { group(hours.ceil() as u64) }),
+            shown(outlook.gpu_hours, |hours| {
+                if hours < 0.05 { "< 0.1".to_owned() } else { group(hours.ceil() as u64) }
+            }),
         ]
     });
     table::render(&header, rows.collect(), &[0, 1])

@@ -88,12 +88,7 @@ async fn watch_interrupts(stop: CancellationToken) {
     }
 }
 
-fn finish(
-    workflow: &Workflow,
-    args: &RunArgs,
-    summary: &Summary,
-    started: Instant,
-) -> Result<(), Failure> {
+fn finish(workflow: &Workflow, args: &RunArgs, summary: &Summary, started: Instant) -> Result<(), Failure> {
     let ran = summary.stages.iter().filter(|(_, status)| matches!(status, StageStatus::Ran(_))).count();
     let seconds = started.elapsed().as_secs_f64();
     let report = summary.folder.join("report.html");

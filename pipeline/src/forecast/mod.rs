@@ -118,9 +118,7 @@ impl<'a> Forecaster<'a> {
             seconds: same_kind
                 .filter(|_| !own.other_machine)
                 .and_then(|past| Some(past.manifest.seconds * times?)),
-            disk_bytes: past
-                .filter(|_| written)
-                .and_then(|past| Some(past.bytes_per_row_out()? * rows?)),
+            disk_bytes: past.filter(|_| written).and_then(|past| Some(past.bytes_per_row_out()? * rows?)),
             asks: own.asks,
             gpu_hours: own.gpu_hours,
             measured_in: past.map(|past| past.profile.clone()),

@@ -133,7 +133,8 @@ impl Stage for DatasetConfig {
         let mut figures = BTreeMap::new();
         for (name, subset) in &self.subsets {
             let place = inputs.tables("sources").iter().position(|table| table.stage == subset.stage);
-            let place = place.ok_or_else(|| ctx.input(format!("stage `{}` leaves no table", subset.stage)))?;
+            let place =
+                place.ok_or_else(|| ctx.input(format!("stage `{}` leaves no table", subset.stage)))?;
             let (table, source) = (&inputs.tables("sources")[place], &inputs.folders("sources")[place]);
             figures.insert(name.clone(), self.publish(ctx, name, subset, table, source, out).await?);
         }

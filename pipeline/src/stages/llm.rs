@@ -130,8 +130,8 @@ impl LlmConfig {
         });
         let measured = |column| before.mean(column).filter(|_| alike);
         let prompt_tokens = measured("prompt_tokens").unwrap_or(asks.prompt_chars / CHARS_PER_TOKEN);
-        let answer_tokens = measured("completion_tokens")
-            .unwrap_or(f64::from(asks.max_new_tokens) * PUBLISHED_ANSWER_SHARE);
+        let answer_tokens =
+            measured("completion_tokens").unwrap_or(f64::from(asks.max_new_tokens) * PUBLISHED_ANSWER_SHARE);
         let (prompt_tokens, answer_tokens) = (requests * prompt_tokens, requests * answer_tokens);
         let usd = prompt_tokens * self.usd_per_million_prompt_tokens
             + answer_tokens * self.usd_per_million_completion_tokens;
@@ -204,6 +204,33 @@ impl LlmConfig {
 pub fn answer_log(ctx: &StageContext) -> Result<Arc<AnswerLog>, StageError> {
     let log = AnswerLog::open(ctx.answers_folder()).map_err(|error| ctx.failed(&error))?;
     Ok(Arc::new(log))
+}
+
+/// Asks one request, the log first, for stages that ask few. The inner error is this request's alone.
+///
+/// # Errors
+/// No further request can succeed, the log cannot be written, or the user has asked to stop.
+pub async fn ask_logged(
+    ctx: &StageContext,
+    model: &dyn ChatModel,
+    log: &Arc<AnswerLog>,
+    request: &ChatRequest,
+) -> Result<Result<ChatAnswer, ChatError>, StageError> {
+    let key = request.key();
+    if let Some(answer) = log.get(&key).map_err(|error| ctx.failed(&error))? {
+        return Ok(Ok(answer));
+    }
+    if ctx.stopping() {
+        return Err(StageError::stopped(&ctx.stage));
+    }
+    match model.ask(request).await {
+        Ok(answer) => {
+            ctx.progress.add_tokens(answer.completion_tokens.into());
+            Ok(Ok(log.append(&key, &answer).await.map_err(|error| ctx.failed(&error))?))
+        }
+        Err(error) if error.stops_run() => Err(ctx.failed(&error)),
+        Err(error) => Ok(Err(error)),
+    }
 }
 
 /// The embedded model, loaded once for the stages that use it at the same time.

@@ -3,11 +3,15 @@
 //! Adding a stage is a new file and one line in [`STAGES`]; the command-line help, the JSON schema,
 //! `pipeline stages` and the checks come from that table.
 
+mod backbone;
 mod clean;
+mod cluster;
+mod cluster_topics;
 mod columns;
 mod corpus;
 mod dataset;
 mod decontaminate;
+mod embed;
 mod evaluate;
 mod export;
 mod filter;
@@ -57,6 +61,9 @@ pub static STAGES: &[StageKind] = &[
     read::KIND,
     sample_dump::KIND,
     topics::KIND,
+    embed::KIND,
+    cluster::KIND,
+    cluster_topics::KIND,
     index::KIND,
     retrieve::KIND,
     prompts::KIND,

@@ -4,20 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use classifiers::{
-    Backbone, BackboneOptions, Head, Runtime, ScoreOptions, Scorer, score_stream, scored_schema,
-};
+use classifiers::{Head, ScoreOptions, Scorer, score_stream, scored_schema};
 use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::sync::OnceCell;
 
+use super::backbone::{self, BACKBONE_MEMORY_BYTES};
 use super::columns::{require, schema_of};
-use super::{
-    External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external,
-};
-use crate::assets::Asset;
+use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
 use crate::runner::context::StageContext;
@@ -86,22 +82,9 @@ impl ScoreConfig {
 
     /// Loads the model once for all tasks of the stage: its sessions are the threads they share.
     async fn load(&self, ctx: &StageContext) -> Result<Arc<Scorer>, StageError> {
-        let (model, tokenizer) = self.backbone_paths(ctx)?;
-        let library = ctx.asset(Asset::OnnxRuntime)?;
         let head = self.load_head(ctx)?;
-        let options = BackboneOptions { max_tokens: head.max_tokens(), sessions: Some(ctx.env.threads) };
-        let load = move || -> Result<Scorer, Box<dyn std::error::Error + Send + Sync>> {
-            let runtime = Runtime::load(&library)?;
-            let backbone = Backbone::load(&runtime, &model, &tokenizer, &options)?;
-            Ok(Scorer::new(Arc::new(backbone), head)?)
-        };
-        let scorer = tokio::task::spawn_blocking(load).await.map_err(|error| ctx.failed(&error))?;
-        Ok(Arc::new(scorer.map_err(|error| ctx.input(chain(error.as_ref())))?))
-    }
-
-    fn backbone_paths(&self, ctx: &StageContext) -> Result<(PathBuf, PathBuf), StageError> {
-        let own_or = |own: &Option<PathBuf>, asset| own.clone().map_or_else(|| ctx.asset(asset), Ok);
-        Ok((own_or(&self.backbone, Asset::MinilmInt8)?, own_or(&self.tokenizer, Asset::MinilmTokenizer)?))
+        let encoder = backbone::load(ctx, &self.backbone, &self.tokenizer, head.max_tokens()).await?;
+        Ok(Arc::new(Scorer::new(encoder, head).map_err(|error| ctx.input(chain(&error)))?))
     }
 }
 
@@ -116,18 +99,13 @@ impl Stage for ScoreConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 400 << 20 }
+        Needs { memory_bytes: BACKBONE_MEMORY_BYTES }
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
         let head = self.load_head(ctx)?;
         let mut externals = vec![External { name: "head".to_owned(), digest: head.digest() }];
-        for (own, asset) in [(&self.backbone, Asset::MinilmInt8), (&self.tokenizer, Asset::MinilmTokenizer)] {
-            externals.push(match own {
-                Some(path) => super::file_external(ctx, path)?,
-                None => asset_external(ctx, asset)?,
-            });
-        }
+        externals.extend(backbone::externals(ctx, &self.backbone, &self.tokenizer)?);
         Ok(externals)
     }
 

@@ -4,6 +4,7 @@
 //! would be asked, and [`expand_topics`] asks and gives the topics table with a report.
 
 mod bisac;
+mod clusters;
 mod expand;
 mod names;
 mod options;
@@ -11,6 +12,9 @@ mod parse;
 
 pub use bisac::{BisacError, BisacTopic, load_bisac, parse_bisac, select};
 pub(crate) use bisac::{label_name, title_case};
+pub use clusters::{
+    ClusterName, EXTRACT_CHARS, Exclusion, Nameless, PAGES_SHOWN, cluster_prompt, parse_cluster_name,
+};
 pub use expand::{
     AskFailure, ExpandError, Expansion, ExpansionReport, ShortHeading, expand_topics, topics_schema,
 };

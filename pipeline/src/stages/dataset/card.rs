@@ -117,12 +117,8 @@ mod tests {
             language: "en".into(),
             subsets: BTreeMap::new(),
         };
-        let part = Part {
-            audience: "college".into(),
-            format: "textbook".into(),
-            documents: 300,
-            tokens: 90_000,
-        };
+        let part =
+            Part { audience: "college".into(), format: "textbook".into(), documents: 300, tokens: 90_000 };
         let figures = Figures { documents: 1200, bytes: 34_567, tokens: Some(400_000), parts: vec![part] };
         let packed = [("subsets".to_owned(), json!({"cosmopedia-v2": {"tokens": 9876}}))].into();
         let evaluation =

@@ -1,0 +1,113 @@
+//! `embed`: a vector for every text, by an ONNX encoder.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use classifiers::{Backbone, EmbedOptions, embed_stream, embedded_schema};
+use datafusion::prelude::DataFrame;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use tokio::sync::OnceCell;
+
+use super::backbone::{self, BACKBONE_MEMORY_BYTES};
+use super::columns::{require, schema_of};
+use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
+use crate::engine::operator;
+use crate::engine::streams::{from_domain, to_domain};
+use crate::runner::context::StageContext;
+use crate::runner::error::StageError;
+
+/// The registry's entry.
+pub const KIND: StageKind = StageKind {
+    name: "embed",
+    summary: "Adds a vector to every row: its text as an ONNX encoder sees it.",
+    version: 1,
+    inputs: &[InputRole { role: "rows", about: "any table with a text and an id", count: InputCount::One }],
+    output: OutputKind::Table,
+    schema: super::schema_of::<EmbedConfig>,
+    build: super::build_from::<EmbedConfig>,
+};
+
+/// Adds the column `embedding`, a list of 32-bit floats, to every row.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EmbedConfig {
+    /// The encoder's ONNX file; the embedded MiniLM when left out.
+    pub backbone: Option<PathBuf>,
+    /// The encoder's tokenizer.json; the embedded MiniLM's when left out.
+    pub tokenizer: Option<PathBuf>,
+    /// How much of a text the encoder reads, in tokens; MiniLM was trained on 128
+    /// (sentence-transformers/all-MiniLM-L6-v2), which tell a page's topic.
+    pub max_tokens: usize,
+    /// The column with the text.
+    pub text_column: String,
+    /// The column with the row's id.
+    pub id_column: String,
+    /// Loaded once, by the first task that needs it.
+    #[serde(skip)]
+    loaded: Arc<OnceCell<Arc<Backbone>>>,
+}
+
+impl Default for EmbedConfig {
+    fn default() -> Self {
+        Self {
+            backbone: None,
+            tokenizer: None,
+            max_tokens: 128,
+            text_column: "text".to_owned(),
+            id_column: "id".to_owned(),
+            loaded: Arc::default(),
+        }
+    }
+}
+
+#[async_trait]
+impl Stage for EmbedConfig {
+    fn config(&self) -> Json {
+        super::config_json(self)
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::PerShard
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { memory_bytes: BACKBONE_MEMORY_BYTES }
+    }
+
+    async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
+        backbone::externals(ctx, &self.backbone, &self.tokenizer)
+    }
+
+    async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
+        let rows = inputs.table(ctx, "rows")?;
+        require(ctx, &rows, "rows", &[&self.text_column, &self.id_column])?;
+        let load = || backbone::load(ctx, &self.backbone, &self.tokenizer, self.max_tokens);
+        let encoder = self.loaded.get_or_try_init(load).await?.clone();
+        let options = EmbedOptions {
+            text_column: self.text_column.clone(),
+            id_column: self.id_column.clone(),
+            ..EmbedOptions::default()
+        };
+        let schema = embedded_schema(&schema_of(&rows), encoder.hidden(), &options)
+            .map_err(|error| ctx.input(error.to_string()))?;
+        let (sink, out_schema) = (ctx.ledger.drop_sink(), schema.clone());
+        operator::apply(
+            ctx.session(),
+            rows,
+            "embed",
+            schema,
+            Arc::new(move |stream| {
+                let sink = sink.clone();
+                let on_reject = Arc::new(move |reject: classifiers::Reject| {
+                    sink(reject.id, reject.reason, reject.detail)
+                });
+                let embedded = embed_stream(encoder.clone(), &options, on_reject, to_domain(stream));
+                Ok(from_domain(out_schema.clone(), embedded))
+            }),
+        )
+        .map_err(|error| ctx.plan_error(&error))
+    }
+}
