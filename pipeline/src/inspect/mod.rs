@@ -1,5 +1,6 @@
 //! Looking into outputs: which files a path holds, their figures, and the way of one document.
 
+pub mod generated;
 pub mod trace;
 
 use std::path::{Path, PathBuf};

@@ -3,9 +3,11 @@
 //! Adding a stage is a new file and one line in [`STAGES`]; the command-line help, the JSON schema,
 //! `pipeline stages` and the checks come from that table.
 
+mod asker;
 mod card;
 mod clean;
 mod columns;
+mod compare;
 mod corpus;
 mod decontaminate;
 mod evaluate;
@@ -16,6 +18,7 @@ mod index;
 mod llm;
 pub mod minhash;
 mod mix;
+mod outlines;
 mod pack;
 mod pretrain;
 mod prompts;
@@ -56,11 +59,13 @@ pub static STAGES: &[StageKind] = &[
     read::KIND,
     sample_dump::KIND,
     topics::KIND,
+    outlines::KIND,
     index::KIND,
     retrieve::KIND,
     prompts::KIND,
     generate::KIND,
     clean::KIND,
+    compare::KIND,
     score::KIND,
     filter::KIND,
     minhash::KIND,
