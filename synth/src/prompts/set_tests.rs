@@ -167,14 +167,9 @@ fn a_syntax_error_and_an_unknown_variable_are_placed() {
     let set = PromptSet::load(Some(dir.path())).unwrap();
     let error = set.preview("poem", &topic(), "s").unwrap_err().to_string();
     assert!(error.contains("parts/p.jinja:2:"), "{error}");
-    std::fs::write(
-        dir.path().join("poem.jinja"),
-        head.replace(
-            "\"poem\"\na",
-            "\"poem\"\n[[variants]]\nname = \"lecture_x\"\n[[variants]]\nname = \"college_lecture\"\na",
-        ),
-    )
-    .unwrap();
+    let variants = "[[variants]]\nname = \"poem\"\n[[variants]]\nname = \"college_lecture\"\n+++\nx";
+    let taken = format!("{}{variants}", head.trim_end_matches("+++\n"));
+    std::fs::write(dir.path().join("poem.jinja"), taken).unwrap();
     let error = PromptSet::load(Some(dir.path())).unwrap_err().to_string();
     assert!(error.contains("template `college_lecture` stands in"), "{error}");
     assert!(
