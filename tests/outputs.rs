@@ -11,6 +11,7 @@ fn every_stage_leaves_something_to_look_at() {
     for path in [
         "pages/data/00000-00000.parquet",
         "topics/data/00000-00000.parquet",
+        "outlines/data/00000-00000.parquet",
         "index/index/index.json",
         "retrieve/data/00000-00000.parquet",
         "prompts/data/00000-00000.parquet",
@@ -87,6 +88,23 @@ fn search_and_preview_work_on_a_run() {
     assert!(prompt.out.contains("topic"), "{}\n{}", prompt.out, prompt.err);
     let lint = run(pipeline().args(["prompts", "lint"]));
     assert_eq!(lint.code, Some(0), "{}\n{}", lint.out, lint.err);
+    let statistics = run(pipeline().args(["prompts", "statistics"]).arg(&folder));
+    assert!(statistics.out.contains("mean tokens"), "{}\n{}", statistics.out, statistics.err);
+}
+
+#[test]
+fn templates_with_faults_are_listed_and_end_with_an_error() {
+    let folder = tempfile::tempdir().unwrap();
+    let head = "+++\nname = \"mine\"\naudience = \"general\"\nstyle = \"poem\"\nshare = \"other\"\n+++\n";
+    std::fs::write(folder.path().join("mine.jinja"), format!("{head}{{{{ topic }}}}: {{{{ seed }}}}"))
+        .unwrap();
+    let lint = run(pipeline().args(["prompts", "lint", "--json", "--templates-dir"]).arg(folder.path()));
+    assert_eq!(lint.code, Some(2), "{}", lint.err);
+    let found: serde_json::Value = serde_json::from_str(lint.out.trim()).unwrap();
+    let what = found["findings"][0]["what"].as_str().unwrap();
+    assert!(what.contains("does not fence the seed"), "{found}");
+    let list = run(pipeline().args(["prompts", "list", "--templates-dir"]).arg(folder.path()));
+    assert!(list.out.contains("poem"), "{}", list.out);
 }
 
 #[test]

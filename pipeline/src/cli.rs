@@ -229,11 +229,34 @@ pub enum PromptsCommand {
         #[arg(short, default_value_t = 1)]
         n: usize,
     },
-    /// Render every template on edge cases and find unused variables.
+    /// Render every template on edge cases, and find unused and unknown variables.
     Lint {
         /// A folder of own templates; the built-in ones are always checked.
+        #[arg(long, alias = "templates")]
+        templates_dir: Option<PathBuf>,
+        /// Print JSON.
         #[arg(long)]
-        templates: Option<PathBuf>,
+        json: bool,
+    },
+    /// List the templates: audience, format, share, and the part of a share each takes.
+    List {
+        /// A folder of own templates, laid over the built-in ones.
+        #[arg(long)]
+        templates_dir: Option<PathBuf>,
+    },
+    /// Show what became of a run's generated texts, by audience and format.
+    Statistics {
+        /// The run's folder, for example runs/cosmopedia_v2/sample.
+        run: PathBuf,
+        /// The name of its `generate` stage.
+        #[arg(long, default_value = "generate")]
+        generate: String,
+        /// The name of its `clean` stage.
+        #[arg(long, default_value = "clean")]
+        clean: String,
+        /// Print JSON, with the histograms of lengths.
+        #[arg(long)]
+        json: bool,
     },
 }
 

@@ -17,6 +17,7 @@ mod columns;
 pub mod generate;
 pub mod prompts;
 mod reject;
+mod text;
 pub mod topics;
 
 pub use columns::ColumnError;

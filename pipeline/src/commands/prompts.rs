@@ -9,7 +9,7 @@ use synth::prompts::{PromptSet, lint};
 use super::{Failure, runtime};
 use crate::cli::PromptsCommand;
 use crate::engine::scan::{self, FileSlice};
-use crate::inspect::parquet_files;
+use crate::inspect::{generated, parquet_files};
 use crate::runner::inputs::schema_of;
 use crate::stages::text_column;
 use crate::{engine, units};
@@ -23,24 +23,88 @@ pub fn prompts(command: &PromptsCommand) -> Result<(), Failure> {
         PromptsCommand::Preview { run, topic, style, n } => {
             preview(run, topic.as_deref(), style.as_deref(), *n)
         }
-        PromptsCommand::Lint { templates } => check(templates.as_deref()),
+        PromptsCommand::Lint { templates_dir, json } => check(templates_dir.as_deref(), *json),
+        PromptsCommand::List { templates_dir } => list(templates_dir.as_deref()),
+        PromptsCommand::Statistics { run, generate, clean, json } => {
+            statistics(&run.join(generate), &run.join(clean), *json)
+        }
     }
 }
 
-fn check(templates: Option<&Path>) -> Result<(), Failure> {
+fn check(templates: Option<&Path>, json: bool) -> Result<(), Failure> {
     let set = PromptSet::load(templates).map_err(|error| Failure::message(error, ""))?;
     let findings = lint(&set);
-    for finding in &findings {
-        println!("{}: {} ({})", finding.place, finding.what, finding.template);
+    if json {
+        println!("{}", serde_json::json!({"templates": set.templates().len(), "findings": findings}));
+    } else if findings.is_empty() {
+        println!("{} templates, no finding", set.templates().len());
+    } else {
+        let rows = findings
+            .iter()
+            .map(|finding| [finding.template.clone(), finding.place.clone(), finding.what.clone()]);
+        print_table(["template", "file", "finding"], rows.collect());
     }
     if findings.is_empty() {
-        println!("{} templates, no finding", set.templates().len());
         return Ok(());
     }
     Err(Failure::message(
         format!("{} findings in the templates", findings.len()),
         "mend the templates named above",
     ))
+}
+
+fn list(templates: Option<&Path>) -> Result<(), Failure> {
+    let set = PromptSet::load(templates).map_err(|error| Failure::message(error, ""))?;
+    let of_share = |share| set.templates().iter().filter(|t| t.share == share).map(|t| t.weight).sum::<f64>();
+    let rows = set.templates().iter().map(|template| {
+        let part = template.weight / of_share(template.share);
+        let share = format!("{:.1} % of {}", part * 100.0, template.share.name());
+        [template.name.clone(), template.audience.clone(), template.style.clone(), share]
+    });
+    print_table(["template", "audience", "format", "share"], rows.collect());
+    Ok(())
+}
+
+fn statistics(generate: &Path, clean: &Path, json: bool) -> Result<(), Failure> {
+    let wrong =
+        |message: String| Failure::message(message, "run the workflow first, up to its `clean` stage");
+    let session =
+        engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
+    let groups = runtime(units::machine_threads())?
+        .block_on(generated::of_run(&session, generate, clean))
+        .map_err(wrong)?;
+    if json {
+        println!("{}", serde_json::json!(groups));
+        return Ok(());
+    }
+    let rows = groups.into_iter().map(|group| {
+        let dropped: Vec<String> = group.dropped.iter().map(|(reason, n)| format!("{reason} {n}")).collect();
+        [
+            group.audience,
+            group.format,
+            group.generated.to_string(),
+            group.kept.to_string(),
+            group.mean_tokens.map_or_else(|| "-".to_owned(), |mean| format!("{mean:.0}")),
+            dropped.join(", "),
+        ]
+    });
+    print_table(["audience", "format", "generated", "kept", "mean tokens", "dropped"], rows.collect());
+    Ok(())
+}
+
+/// Columns as wide as their widest value.
+fn print_table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) {
+    let head = head.map(str::to_owned);
+    let mut widths = [0; N];
+    for row in rows.iter().chain([&head]) {
+        for (width, value) in widths.iter_mut().zip(row) {
+            *width = (*width).max(value.chars().count());
+        }
+    }
+    for row in [&head].into_iter().chain(&rows) {
+        let cells = row.iter().zip(widths).map(|(value, width)| format!("{value:width$}"));
+        println!("{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
 }
 
 fn preview(run: &Path, topic: Option<&str>, style: Option<&str>, n: usize) -> Result<(), Failure> {

@@ -93,7 +93,8 @@ fn finish(workflow: &Workflow, args: &RunArgs, summary: &Summary, started: Insta
     let seconds = started.elapsed().as_secs_f64();
     let report = summary.folder.join("report.html");
     if ran > 0 || !report.exists() {
-        let html = crate::report::render(workflow, summary).map_err(Failure::run)?;
+        let page = crate::report::render(workflow, summary);
+        let html = runtime(args.resources.threads)?.block_on(page).map_err(Failure::run)?;
         crate::durable::write_file(&report, html.as_bytes()).map_err(RunError::from)?;
     }
     if args.json {

@@ -1,5 +1,6 @@
 //! Looking into outputs: which files a path holds, their figures, and the way of one document.
 
+pub mod generated;
 pub mod trace;
 
 use std::path::{Path, PathBuf};
@@ -10,10 +11,12 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use datafusion::error::Result;
 use datafusion::functions_aggregate::expr_fn::{approx_distinct, avg, count, max, min};
-use datafusion::prelude::{DataFrame, Expr, col, lit};
+use datafusion::prelude::{DataFrame, Expr, SessionContext, col, lit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::engine::scan::{self, FileSlice};
 use crate::manifest::Manifest;
+use crate::runner::inputs::schema_of;
 
 /// Characters of a text that are shown in a table.
 const SHOWN_CHARS: usize = 100;
@@ -49,6 +52,17 @@ pub fn parquet_files(path: &Path) -> Result<Vec<(PathBuf, u64)>, String> {
         Ok((path, u64::try_from(rows).unwrap_or(0)))
     });
     counted.collect()
+}
+
+/// The rows of a stage's output, or of any folder of Parquet files of one schema.
+///
+/// # Errors
+/// A text that names what cannot be read.
+pub fn table(session: &SessionContext, folder: &Path) -> Result<DataFrame, String> {
+    let files = parquet_files(folder)?;
+    let (first, _) = files.first().ok_or_else(|| format!("{} holds no table", folder.display()))?;
+    let slices: Vec<FileSlice> = files.iter().map(|(path, _)| FileSlice::of(path)).collect();
+    scan::parquet(session, schema_of(first)?, &slices).map_err(|error| error.to_string())
 }
 
 /// The manifests of a run's stages.

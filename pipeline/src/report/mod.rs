@@ -1,7 +1,11 @@
 //! One self-contained HTML page a run: figures, plots and samples. No scripts, nothing from outside.
 
+mod clusters;
+mod generated;
+mod outputs;
 mod plot;
 mod samples;
+mod topics;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -12,6 +16,7 @@ use crate::manifest::Manifest;
 use crate::runner::Summary;
 use crate::runner::progress::{group, size};
 use crate::workflow::{StageNode, Workflow};
+use outputs::Outputs;
 use plot::{Bar, bars, line};
 
 const STYLE: &str = include_str!("report.css");
@@ -20,7 +25,7 @@ const STYLE: &str = include_str!("report.css");
 ///
 /// # Errors
 /// An output that the page shows cannot be read.
-pub fn render(workflow: &Workflow, summary: &Summary) -> Result<String, std::fmt::Error> {
+pub async fn render(workflow: &Workflow, summary: &Summary) -> Result<String, std::fmt::Error> {
     let mut page = String::new();
     let title = format!("{} · {}", workflow.name, workflow.profile);
     write!(
@@ -32,10 +37,11 @@ pub fn render(workflow: &Workflow, summary: &Summary) -> Result<String, std::fmt
         escape(&workflow.description)
     )?;
     write_table(&mut page, workflow, summary)?;
+    let outputs = Outputs::new(&summary.folder);
     for (id, status) in &summary.stages {
         let node = workflow.stages.iter().find(|node| node.id == *id);
         if let (Some(node), Some(manifest)) = (node, status.manifest()) {
-            write_stage(&mut page, node, manifest, &summary.folder.join(id))?;
+            write_stage(&mut page, workflow, node, manifest, &outputs).await?;
         }
     }
     page.push_str("</main></body></html>\n");
@@ -74,7 +80,14 @@ fn write_table(page: &mut String, workflow: &Workflow, summary: &Summary) -> std
     Ok(())
 }
 
-fn write_stage(page: &mut String, node: &StageNode, manifest: &Manifest, folder: &Path) -> std::fmt::Result {
+async fn write_stage(
+    page: &mut String,
+    workflow: &Workflow,
+    node: &StageNode,
+    manifest: &Manifest,
+    outputs: &Outputs,
+) -> std::fmt::Result {
+    let folder = &outputs.stage(&node.id);
     let (id, kind) = (&node.id, node.kind.name);
     write!(
         page,
@@ -94,7 +107,12 @@ fn write_stage(page: &mut String, node: &StageNode, manifest: &Manifest, folder:
     match kind {
         "topics" => histogram(page, folder, "top_category", "Topics by top category"),
         "score" => histogram(page, folder, "int_score", "Pages by educational score"),
-        "retrieve" => histogram(page, folder, "matched", "Pages by the query that found them"),
+        "retrieve" => {
+            histogram(page, folder, "matched", "Pages by the query that found them");
+            topics::write(page, outputs, node).await?;
+        }
+        "cluster" => clusters::write(page, outputs, workflow, node).await?,
+        "clean" => generated::write(page, outputs, node, manifest).await?,
         "prompts" => {
             histogram(page, folder, "audience", "Prompts by audience");
             histogram(page, folder, "style", "Prompts by style");

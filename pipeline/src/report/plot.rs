@@ -66,6 +66,61 @@ pub fn line(points: &[(f64, f64)]) -> String {
     )
 }
 
+/// A point of a scatter plot.
+pub struct Dot {
+    /// Its place.
+    pub x: f64,
+    /// Its place.
+    pub y: f64,
+    /// Its group, which decides its colour.
+    pub group: usize,
+}
+
+/// A text on a scatter plot.
+pub struct Label {
+    /// Its place.
+    pub x: f64,
+    /// Its place.
+    pub y: f64,
+    /// What it says.
+    pub text: String,
+}
+
+/// Points coloured by group, with labels over them.
+pub fn scatter(dots: &[Dot], labels: &[Label]) -> String {
+    const SIDE: f64 = 640.0;
+    const MARGIN: f64 = 60.0;
+    let range = |values: &mut dyn Iterator<Item = f64>| {
+        values.fold((f64::MAX, f64::MIN), |(low, high), value| (low.min(value), high.max(value)))
+    };
+    let (left, right) = range(&mut dots.iter().map(|dot| dot.x));
+    let (low, high) = range(&mut dots.iter().map(|dot| dot.y));
+    let x = |value: f64| MARGIN + SIDE * (value - left) / (right - left).max(f64::MIN_POSITIVE);
+    let y = |value: f64| 20.0 + SIDE * (high - value) / (high - low).max(f64::MIN_POSITIVE);
+    let mut svg = String::from("<svg viewBox=\"0 0 760 680\" width=\"760\" role=\"img\">");
+    for dot in dots {
+        // The golden angle keeps the hues of neighbouring numbers apart.
+        let hue = (dot.group as f64 * 137.508) % 360.0;
+        let _ = write!(
+            svg,
+            "<circle cx=\"{:.1}\" cy=\"{:.1}\" r=\"2.5\" fill=\"hsl({hue:.0} 65% 50% / 0.6)\"/>",
+            x(dot.x),
+            y(dot.y)
+        );
+    }
+    for label in labels {
+        let _ = write!(
+            svg,
+            "<text class=\"label\" x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{}</text>",
+            x(label.x),
+            y(label.y),
+            escape(&label.text)
+        );
+    }
+    svg.push_str("</svg>");
+    svg
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -76,6 +131,14 @@ mod tests {
         assert!(
             svg.contains("&lt;a&gt;") && svg.contains("width=\"230.0\"") && svg.contains("width=\"460.0\"")
         );
+    }
+
+    #[test]
+    fn dots_on_one_spot_have_finite_places_and_labels_are_escaped() {
+        let dot = || Dot { x: 1.0, y: 1.0, group: 3 };
+        let svg = scatter(&[dot(), dot()], &[Label { x: 1.0, y: 1.0, text: "<b>".into() }]);
+        assert!(!svg.contains("NaN") && svg.contains("&lt;b&gt;"), "{svg}");
+        assert_eq!(svg.matches("<circle").count(), 2);
     }
 
     #[test]

@@ -11,12 +11,13 @@ use futures::{StreamExt, TryStreamExt};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use synth::answer_log::AnswerLog;
-use synth::chat::{ChatModel, ChatRequest, Message};
-use synth::topics::{ClusterName, EXTRACT_CHARS, Nameless, PAGES_SHOWN, cluster_prompt, parse_cluster_name};
+use synth::topics::{
+    AskFailure, ClusterName, EXTRACT_CHARS, Nameless, PAGES_SHOWN, cluster_prompt, parse_cluster_name,
+};
 
+use super::asker::{Asker, Sampling};
 use super::columns::{require, text_column};
-use super::llm::{self, ExpectedAsks, LlmConfig};
+use super::llm::{ExpectedAsks, LlmConfig};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
@@ -118,12 +119,19 @@ impl Stage for ClusterTopicsConfig {
         let rows = inputs.table(ctx, "clusters")?;
         require(ctx, &rows, "clusters", &["topic_id", "doc_id", &self.text_column])?;
         let clusters = self.read(ctx, rows).await?;
-        let (model, log) = (self.llm.connect(ctx).await?, llm::answer_log(ctx)?);
+        let sampling = Sampling {
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            // Three labels that each answer repeats: a penalty would break them.
+            repetition_penalty: 1.0,
+            seed: self.seed,
+        };
+        let asker = Asker::connect(ctx, &self.llm, sampling).await?;
         ctx.progress.set_total(clusters.len() as u64);
         // By index: a closure over references would keep the future from being spawned.
-        let asked = (0..clusters.len()).map(|i| self.name(ctx, &clusters[i], &*model, &log));
+        let asked = (0..clusters.len()).map(|i| self.name(ctx, &clusters[i], &asker));
         let names: Vec<_> =
-            futures::stream::iter(asked).buffered(model.max_in_flight().max(1)).try_collect().await?;
+            futures::stream::iter(asked).buffered(self.llm.max_in_flight.max(1)).try_collect().await?;
         let drop_row = ctx.ledger.drop_sink();
         let mut kept: Vec<(&String, u64, ClusterName)> = Vec::new();
         for ((id, cluster), name) in clusters.iter().zip(names) {
@@ -189,33 +197,24 @@ impl ClusterTopicsConfig {
         Ok(clusters.into_iter().collect())
     }
 
-    /// Asks for a name until one comes that can be read; the log is looked at first.
+    /// Asks for a name until one comes that can be read.
     async fn name(
         &self,
         ctx: &StageContext,
         (id, cluster): &(String, Cluster),
-        model: &dyn ChatModel,
-        log: &Arc<AnswerLog>,
+        asker: &Asker,
     ) -> Result<Result<ClusterName, Nameless>, StageError> {
         let extracts: Vec<String> = cluster.extracts.values().cloned().collect();
         let prompt = cluster_prompt(&extracts).map_err(|error| ctx.failed(&error))?;
         let mut last = Nameless::Malformed;
         for attempt in 0..=self.max_retries {
-            let mut chat = ChatRequest::new(&self.llm.model, vec![Message::user(&prompt)]);
-            chat.max_new_tokens = self.max_new_tokens;
-            chat.temperature = self.temperature;
-            chat.repetition_penalty = 1.0;
-            chat.seed = self.seed.wrapping_mul(1009).wrapping_add(u64::from(attempt));
-            match llm::ask_logged(ctx, model, log, &chat).await? {
-                Ok(answer) => match parse_cluster_name(&answer.text) {
+            match asker.ask(id, &prompt, attempt).await {
+                Ok(answer) => match parse_cluster_name(&answer) {
                     Ok(name) => return Ok(Ok(name)),
                     Err(nameless) => last = nameless,
                 },
-                Err(error) => {
-                    let sink = ctx.ledger.quarantine_sink();
-                    sink(id.clone(), "llm_failed".to_owned(), error.to_string());
-                    return Ok(Err(last));
-                }
+                Err(AskFailure::ThisRequest { .. }) => break,
+                Err(AskFailure::Everything { source }) => return Err(ctx.failed(source.as_ref())),
             }
         }
         Ok(Err(last))

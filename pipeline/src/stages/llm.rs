@@ -206,33 +206,6 @@ pub fn answer_log(ctx: &StageContext) -> Result<Arc<AnswerLog>, StageError> {
     Ok(Arc::new(log))
 }
 
-/// Asks one request, the log first, for stages that ask few. The inner error is this request's alone.
-///
-/// # Errors
-/// No further request can succeed, the log cannot be written, or the user has asked to stop.
-pub async fn ask_logged(
-    ctx: &StageContext,
-    model: &dyn ChatModel,
-    log: &Arc<AnswerLog>,
-    request: &ChatRequest,
-) -> Result<Result<ChatAnswer, ChatError>, StageError> {
-    let key = request.key();
-    if let Some(answer) = log.get(&key).map_err(|error| ctx.failed(&error))? {
-        return Ok(Ok(answer));
-    }
-    if ctx.stopping() {
-        return Err(StageError::stopped(&ctx.stage));
-    }
-    match model.ask(request).await {
-        Ok(answer) => {
-            ctx.progress.add_tokens(answer.completion_tokens.into());
-            Ok(Ok(log.append(&key, &answer).await.map_err(|error| ctx.failed(&error))?))
-        }
-        Err(error) if error.stops_run() => Err(ctx.failed(&error)),
-        Err(error) => Ok(Err(error)),
-    }
-}
-
 /// The embedded model, loaded once for the stages that use it at the same time.
 async fn embedded(ctx: &StageContext, sequences: usize) -> Result<Arc<EmbeddedModel>, StageError> {
     static LOADED: Mutex<Weak<EmbeddedModel>> = Mutex::new(Weak::new());

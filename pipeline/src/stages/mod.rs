@@ -3,11 +3,13 @@
 //! Adding a stage is a new file and one line in [`STAGES`]; the command-line help, the JSON schema,
 //! `pipeline stages` and the checks come from that table.
 
+mod asker;
 mod backbone;
 mod clean;
 mod cluster;
 mod cluster_topics;
 mod columns;
+mod compare;
 mod corpus;
 mod dataset;
 mod decontaminate;
@@ -20,6 +22,7 @@ mod index;
 mod llm;
 pub mod minhash;
 mod mix;
+mod outlines;
 mod pack;
 mod pretrain;
 mod prompts;
@@ -61,6 +64,7 @@ pub static STAGES: &[StageKind] = &[
     read::KIND,
     sample_dump::KIND,
     topics::KIND,
+    outlines::KIND,
     embed::KIND,
     cluster::KIND,
     cluster_topics::KIND,
@@ -69,6 +73,7 @@ pub static STAGES: &[StageKind] = &[
     prompts::KIND,
     generate::KIND,
     clean::KIND,
+    compare::KIND,
     score::KIND,
     filter::KIND,
     minhash::KIND,

@@ -22,14 +22,18 @@ use crate::runner::error::StageError;
 pub const KIND: StageKind = StageKind {
     name: "prompts",
     summary: "Makes prompts from topics and seed pages, dealing audiences and styles by share.",
-    version: 1,
+    version: 2,
     inputs: &[
         InputRole {
             role: "seeds",
             about: "a `retrieve` stage: `topic_id, rank, doc_id, text`",
             count: InputCount::One,
         },
-        InputRole { role: "topics", about: "the topics that were retrieved for", count: InputCount::One },
+        InputRole {
+            role: "topics",
+            about: "the topics that were retrieved for: a `topics` or an `outlines` stage",
+            count: InputCount::One,
+        },
     ],
     output: OutputKind::Table,
     schema: super::schema_of::<PromptsConfig>,
@@ -70,6 +74,11 @@ impl Stage for PromptsConfig {
         let topics = inputs.table(ctx, "topics")?;
         let columns = ["topic_id", "top_category", "subcategory", "subtopic"];
         require(ctx, &topics, "topics", &columns)?;
+        // Units of courses bring what their prompts tell of the course.
+        let of_units = ["course", "previous_units"];
+        let there =
+            of_units.into_iter().filter(|name| topics.schema().has_column_with_unqualified_name(name));
+        let columns: Vec<&str> = columns.into_iter().chain(there).collect();
         let topics = topics.select_columns(&columns).map_err(plan_error)?;
         let topics = topics.with_column_renamed("topic_id", "topic").map_err(plan_error)?;
         let seeds = seeds.select_columns(&["topic_id", "rank", "doc_id", "text"]).map_err(plan_error)?;

@@ -1,31 +1,38 @@
-//! `topics`: BISAC headings, expanded into subtopics by a language model.
+//! `topics`: headings of BISAC or of a user's tables, expanded into subtopics by a language model.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
+use classifiers::{Backbone, BackboneOptions, Runtime};
 use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use synth::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest, FinishReason, Message};
 use synth::topics::{
-    AskFailure, ExpandOptions, ExpansionRequest, PUBLISHED_TOPICS, expand_topics, load_bisac, select,
-    without_cut_line,
+    AskFailure, Embedder, ExpandOptions, Heading, PUBLISHED_TOPICS, expand_topics, expansion_plan,
+    load_bisac, load_table, select, table_headings,
 };
 
-use super::llm::{self, ExpectedAsks, LlmConfig};
-use super::{External, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external};
+use super::asker::{Asker, Sampling};
+use super::llm::{ExpectedAsks, LlmConfig};
+use super::{
+    ConfigMistake, External, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external,
+    file_external,
+};
 use crate::assets::Asset;
+use crate::engine::scan::{self, FileSlice};
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
-use crate::runner::error::StageError;
+use crate::runner::error::{StageError, chain};
+use crate::runner::inputs;
 
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "topics",
-    summary: "Expands BISAC headings into a table of topics by asking a language model.",
-    version: 1,
+    summary: "Expands BISAC headings, or a table of your own, into topics by asking a language model.",
+    version: 2,
     inputs: &[],
     output: OutputKind::Table,
     schema: super::schema_of::<TopicsConfig>,
@@ -38,22 +45,42 @@ const BISAC_HEADINGS: u32 = 3203;
 /// Length of a request for subtopics, in characters.
 const PROMPT_CHARS: f64 = 800.0;
 
-/// Expands BISAC headings into topics. A row: `topic_id, bisac_code, top_category, subcategory,
-/// subtopic, source`.
+/// A name is read up to this many tokens for its embedding.
+const NAME_TOKENS: usize = 48;
+
+/// Expands headings into topics. A row: `topic_id, bisac_code, top_category, subcategory, subtopic,
+/// source` (`bisac`, `table`, or `llm:<model>:<prompt digest>`). Names that are left out and answers
+/// that are no lists are counted as dropped rows by their reason.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TopicsConfig {
-    /// The BISAC top categories to take, for example `["Computers", "Mathematics"]`; all 51 when
+    /// Your own headings, in place of BISAC's: files in .csv, .tsv, .jsonl, .toml (`[[topics]]`) or
+    /// .parquet with the columns `top_category` and, where wanted, `subcategory`, `subtopic` and
+    /// `topic_id`.
+    pub tables: Vec<PathBuf>,
+    /// Take BISAC's headings beside those of `tables`; without tables they are taken anyway.
+    pub with_bisac: bool,
+    /// The top categories to take, for example `["Computers", "Mathematics"]`; all of them when
     /// empty.
     pub categories: Vec<String>,
-    /// Topics wanted in all, headings included; 34,000 in Cosmopedia v2 (SmolLM blog post).
-    pub target: u32,
+    /// Topics wanted in all, headings included. When left out: 34,000 with BISAC, as in Cosmopedia v2
+    /// (SmolLM blog post); the rows of `tables` as they are, and no question asked, without.
+    pub target: Option<u32>,
     /// Headings used at most, spread over the categories by size; all when left out.
     pub max_headings: Option<u32>,
     /// Weight of a top category's subtopics, 1 for those not named.
     pub category_weights: BTreeMap<String, f64>,
-    /// How often a heading is asked again after a refused, malformed or short answer.
+    /// How often a heading is asked beyond what its number of subtopics needs, when answers are
+    /// refused, malformed, too short, or name what is there already.
     pub max_retries: u32,
+    /// Least similarity of two names' character trigrams, 0 to 1, from which the second is left out
+    /// as `near_duplicate`.
+    pub near_duplicate_similarity: f64,
+    /// Least cosine of two names' MiniLM embeddings, 0 to 1, from which the second is left out as
+    /// `same_meaning`; about 0.9 takes out paraphrases. Nothing is embedded when left out.
+    pub same_meaning_cosine: Option<f64>,
+    /// How often subtopics that are missing in the end are asked of the headings that delivered.
+    pub redistributions: u32,
     /// Subtopics asked for in one request at most.
     pub max_subtopics_per_request: u32,
     /// Longest answer, in tokens.
@@ -71,13 +98,19 @@ pub struct TopicsConfig {
 
 impl Default for TopicsConfig {
     fn default() -> Self {
+        let options = ExpandOptions::default();
         Self {
+            tables: Vec::new(),
+            with_bisac: false,
             categories: Vec::new(),
-            target: PUBLISHED_TOPICS,
+            target: None,
             max_headings: None,
             category_weights: BTreeMap::new(),
-            max_retries: 6,
-            max_subtopics_per_request: 20,
+            max_retries: options.max_retries,
+            near_duplicate_similarity: options.near_duplicate_similarity,
+            same_meaning_cosine: None,
+            redistributions: options.redistributions,
+            max_subtopics_per_request: options.max_subtopics_per_request,
             max_new_tokens: 512,
             temperature: 0.6,
             repetition_penalty: 1.0,
@@ -87,11 +120,64 @@ impl Default for TopicsConfig {
     }
 }
 
+impl TopicsConfig {
+    fn uses_bisac(&self) -> bool {
+        self.tables.is_empty() || self.with_bisac
+    }
+
+    /// Whether a language model may be asked.
+    fn may_ask(&self) -> bool {
+        self.uses_bisac() || self.target.is_some()
+    }
+
+    async fn headings(&self, ctx: &StageContext) -> Result<Vec<Heading>, StageError> {
+        let mut headings = Vec::new();
+        if self.uses_bisac() {
+            let path = ctx.asset(Asset::Bisac)?;
+            headings = load_bisac(&path).map_err(|error| ctx.input(error.to_string()))?;
+        }
+        for path in &self.tables {
+            headings.extend(read_table(ctx, path).await?);
+        }
+        let mut ids = BTreeSet::new();
+        if let Some(twice) = headings.iter().map(Heading::topic_id).find(|id| !ids.insert(id.clone())) {
+            let message = format!("topic `{twice}` stands in two of the tables");
+            return Err(ctx.input(message).help("take one of the two out, or give it another topic_id"));
+        }
+        if self.categories.is_empty() {
+            return Ok(headings);
+        }
+        select(&headings, &self.categories).map_err(|error| ctx.input(error.to_string()))
+    }
+
+    fn options(&self, headings: usize) -> ExpandOptions {
+        let as_they_are = if self.uses_bisac() { PUBLISHED_TOPICS } else { headings as u32 };
+        ExpandOptions {
+            target_topics: self.target.unwrap_or(as_they_are),
+            max_headings: self.max_headings,
+            category_weights: self.category_weights.clone(),
+            max_retries: self.max_retries,
+            near_duplicate_similarity: self.near_duplicate_similarity,
+            same_meaning_cosine: self.same_meaning_cosine,
+            redistributions: self.redistributions,
+            max_in_flight: self.llm.max_in_flight,
+            max_subtopics_per_request: self.max_subtopics_per_request,
+            model: self.llm.model.clone(),
+            seed: self.seed,
+            ..ExpandOptions::default()
+        }
+    }
+}
+
 #[async_trait]
 impl Stage for TopicsConfig {
     fn config(&self) -> Json {
         let mut config = super::config_json(self);
         config["llm"] = self.llm.identity();
+        // Where tables are is not what they hold: the fingerprint has their digests.
+        if let Some(map) = config.as_object_mut() {
+            map.remove("tables");
+        }
         config
     }
 
@@ -99,25 +185,58 @@ impl Stage for TopicsConfig {
         Shape::Whole
     }
 
+    fn validate(&self, _inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
+        let cosine = self.same_meaning_cosine.unwrap_or(1.0);
+        let parts =
+            [("near_duplicate_similarity", self.near_duplicate_similarity), ("same_meaning_cosine", cosine)];
+        let wrong = parts.into_iter().filter(|(_, part)| !(*part > 0.0 && *part <= 1.0));
+        wrong
+            .map(|(field, part)| ConfigMistake {
+                field,
+                message: format!("{field} {part} is not between 0 and 1"),
+                help: "give a number above 0, at most 1".to_owned(),
+            })
+            .collect()
+    }
+
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.llm.memory_bytes() }
+        let embedder = if self.same_meaning_cosine.is_some() { 400 << 20 } else { 0 };
+        let llm = if self.may_ask() { self.llm.memory_bytes() } else { 0 };
+        Needs { memory_bytes: llm + embedder + (64 << 20) }
     }
 
     fn expect(&self, before: &Before<'_>) -> Expectation {
+        if !self.may_ask() {
+            return Expectation::default();
+        }
+        let target = f64::from(self.target.unwrap_or(PUBLISHED_TOPICS));
+        let headings = f64::from(self.max_headings.unwrap_or(BISAC_HEADINGS)).min(target);
+        let subtopics = target - headings;
         let per_request = f64::from(self.max_subtopics_per_request.max(1));
-        let headings = f64::from(self.max_headings.unwrap_or(BISAC_HEADINGS)).min(f64::from(self.target));
-        let subtopics = f64::from(self.target) - headings;
         let asks = ExpectedAsks {
+            // A heading is asked at least once where it is to have subtopics.
             requests: Some((subtopics / per_request).max(headings.min(subtopics))),
             prompt_chars: PROMPT_CHARS,
             max_new_tokens: self.max_new_tokens,
         };
-        Expectation { rows: Some(self.target.into()), ..self.llm.expect(&asks, before) }
+        Expectation { rows: Some(target), ..self.llm.expect(&asks, before) }
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
-        let mut externals = vec![asset_external(ctx, Asset::Bisac)?];
-        externals.extend(self.llm.externals(ctx)?);
+        let mut externals = Vec::new();
+        if self.uses_bisac() {
+            externals.push(asset_external(ctx, Asset::Bisac)?);
+        }
+        for path in &self.tables {
+            externals.push(file_external(ctx, path)?);
+        }
+        if self.may_ask() {
+            externals.extend(self.llm.externals(ctx)?);
+        }
+        if self.same_meaning_cosine.is_some() {
+            externals.push(asset_external(ctx, Asset::MinilmInt8)?);
+            externals.push(asset_external(ctx, Asset::MinilmTokenizer)?);
+        }
         Ok(externals)
     }
 
@@ -127,92 +246,132 @@ impl Stage for TopicsConfig {
         _task: &Task,
         _inputs: &Inputs,
     ) -> Result<DataFrame, StageError> {
-        let path = ctx.asset(Asset::Bisac)?;
-        let all = load_bisac(&path).map_err(|error| ctx.input(error.to_string()))?;
-        let headings = if self.categories.is_empty() {
-            all
-        } else {
-            select(&all, &self.categories).map_err(|error| ctx.input(error.to_string()))?
-        };
-        let asker = Arc::new(Asker {
-            model: self.llm.connect(ctx).await?,
-            log: llm::answer_log(ctx)?,
-            config: self.clone(),
-            ctx: ctx.clone(),
-        });
-        let options = ExpandOptions {
-            target_topics: self.target,
-            max_headings: self.max_headings,
-            category_weights: self.category_weights.clone(),
-            max_retries: self.max_retries,
-            max_in_flight: self.llm.max_in_flight,
-            max_subtopics_per_request: self.max_subtopics_per_request,
-            model: self.llm.model.clone(),
-            seed: self.seed,
-            ..ExpandOptions::default()
-        };
-        let expansion = expand_topics(&options, &headings, |request, attempt| {
+        let headings = self.headings(ctx).await?;
+        let options = self.options(headings.len());
+        let nothing_to_ask =
+            expansion_plan(&options, &headings).map_err(|error| ctx.input(error.to_string()))?.is_empty();
+        let (mut asker, mut embedder) = (None, None);
+        if !nothing_to_ask {
+            let sampling = Sampling {
+                max_new_tokens: self.max_new_tokens,
+                temperature: self.temperature,
+                repetition_penalty: self.repetition_penalty,
+                seed: self.seed,
+            };
+            asker = Some(Arc::new(Asker::connect(ctx, &self.llm, sampling).await?));
+            if self.same_meaning_cosine.is_some() {
+                embedder = Some(NameEmbedder::load(ctx).await?);
+            }
+        }
+        let embedder = embedder.as_ref().map(|embedder| embedder as &dyn Embedder);
+        let expansion = expand_topics(&options, &headings, embedder, |request, attempt| {
             let asker = asker.clone();
-            async move { asker.ask(&request, attempt).await }
+            async move {
+                match asker {
+                    Some(asker) => asker.ask(&request.bisac_code, &request.prompt, attempt).await,
+                    None => Err(AskFailure::Everything { source: "no model was loaded".into() }),
+                }
+            }
         });
         let expansion = expansion.await.map_err(|error| ctx.failed(&error))?;
         tracing::info!(report = ?expansion.report, "topics expanded");
+        let sink = ctx.ledger.drop_sink();
+        expansion.rejects.into_iter().for_each(|reject| sink(reject.id, reject.reason, reject.detail));
         ctx.session().read_batches(expansion.batches).map_err(|error| ctx.plan_error(&error))
     }
 }
 
-/// Asks one request, the log first.
-struct Asker {
-    model: Arc<dyn ChatModel>,
-    log: Arc<synth::answer_log::AnswerLog>,
-    config: TopicsConfig,
-    ctx: StageContext,
+/// The headings of a user's file; Parquet is read by the engine.
+async fn read_table(ctx: &StageContext, path: &Path) -> Result<Vec<Heading>, StageError> {
+    let wrong = |error: synth::topics::TableError| ctx.input(error.to_string());
+    if !path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("parquet")) {
+        return load_table(path).map_err(wrong);
+    }
+    let schema = inputs::schema_of(path).map_err(|message| ctx.input(message))?;
+    let place = |error| StageError::plan(&ctx.stage, &path.display().to_string(), &error);
+    let rows = scan::parquet(ctx.session(), schema, &[FileSlice::of(path)]).map_err(place)?;
+    table_headings(path, &rows.collect().await.map_err(place)?).map_err(wrong)
 }
 
-impl Asker {
-    async fn ask(&self, request: &ExpansionRequest, attempt: u32) -> Result<String, AskFailure> {
-        let mut chat = ChatRequest::new(&self.config.llm.model, vec![Message::user(&request.prompt)]);
-        chat.max_new_tokens = self.config.max_new_tokens;
-        chat.temperature = self.config.temperature;
-        chat.repetition_penalty = self.config.repetition_penalty;
-        // Each attempt samples anew, and is a request of its own in the log.
-        chat.seed = self.config.seed.wrapping_mul(1009).wrapping_add(u64::from(attempt));
-        let key = chat.key();
-        let everything = |text: String| AskFailure::Everything { source: text.into() };
-        if let Some(answer) = self.log.get(&key).map_err(|error| everything(error.to_string()))? {
-            return Ok(whole_lines(&answer));
-        }
-        if self.ctx.stopping() {
-            return Err(everything("stopped; answers that came are kept".to_owned()));
-        }
-        match self.model.ask(&chat).await {
-            Ok(answer) => {
-                self.ctx.progress.add_tokens(answer.completion_tokens.into());
-                let answer =
-                    self.log.append(&key, &answer).await.map_err(|error| everything(error.to_string()))?;
-                Ok(whole_lines(&answer))
-            }
-            Err(error) => {
-                let sink = self.ctx.ledger.quarantine_sink();
-                if ends_the_run(&error) {
-                    return Err(everything(error.to_string()));
-                }
-                sink(request.bisac_code.clone(), "llm_failed".to_owned(), error.to_string());
-                Err(AskFailure::ThisRequest { reason: error.to_string() })
-            }
-        }
+/// MiniLM for names.
+struct NameEmbedder(Arc<Backbone>);
+
+impl NameEmbedder {
+    async fn load(ctx: &StageContext) -> Result<Self, StageError> {
+        let (model, tokenizer) = (ctx.asset(Asset::MinilmInt8)?, ctx.asset(Asset::MinilmTokenizer)?);
+        let library = ctx.asset(Asset::OnnxRuntime)?;
+        let options = BackboneOptions { max_tokens: NAME_TOKENS, sessions: Some(ctx.env.threads) };
+        let ctx = ctx.clone();
+        let load = move || {
+            let runtime = Runtime::load(&library).map_err(|error| ctx.input(chain(&error)))?;
+            let backbone = Backbone::load(&runtime, &model, &tokenizer, &options);
+            Ok(Self(Arc::new(backbone.map_err(|error| ctx.input(chain(&error)))?)))
+        };
+        super::blocking("topics", load).await
     }
 }
 
-/// An answer that was cut by its length ends in a broken line, which is no topic.
-fn whole_lines(answer: &ChatAnswer) -> String {
-    match answer.finish_reason {
-        FinishReason::Length => without_cut_line(&answer.text).to_owned(),
-        _ => answer.text.clone(),
+#[async_trait]
+impl Embedder for NameEmbedder {
+    async fn embed(
+        &self,
+        names: &[String],
+    ) -> Result<Vec<Vec<f32>>, Box<dyn std::error::Error + Send + Sync>> {
+        let (backbone, names) = (self.0.clone(), names.to_vec());
+        let embed = move || {
+            let names: Vec<&str> = names.iter().map(String::as_str).collect();
+            backbone.embed(&names).map(|all| all.chunks(backbone.hidden()).map(<[f32]>::to_vec).collect())
+        };
+        Ok(tokio::task::spawn_blocking(embed).await??)
     }
 }
 
-/// Failures that every further request would meet too.
-fn ends_the_run(error: &ChatError) -> bool {
-    error.stops_run()
+#[cfg(test)]
+mod tests {
+    use super::super::testing;
+    use super::*;
+
+    async fn topics(config: &TopicsConfig) -> Result<(Vec<String>, Vec<String>), StageError> {
+        let ctx = testing::context();
+        let task = Task { name: "all".into(), slice: None };
+        let inputs = Inputs::new(Default::default(), Default::default());
+        let rows = config.plan(&ctx, &task, &inputs).await?;
+        let rows = rows.collect().await.map_err(|error| ctx.plan_error(&error))?;
+        Ok((testing::strings(&rows, "topic_id"), testing::strings(&rows, "subtopic")))
+    }
+
+    #[tokio::test]
+    async fn a_users_tables_are_topics_without_a_model() {
+        let folder = tempfile::tempdir().unwrap();
+        let csv = folder.path().join("a.csv");
+        std::fs::write(&csv, "topic_id,top_category,subtopic\nb,Baking,Rye\n").unwrap();
+        let parquet = folder.path().join("b.parquet");
+        let batch = testing::batch(serde_json::json!([{"topic_id": "s", "top_category": "Soups"}]));
+        crate::runner::shards::write_table(&parquet, &batch).unwrap();
+        let config = TopicsConfig { tables: vec![csv.clone(), parquet], ..Default::default() };
+        let (ids, subtopics) = topics(&config).await.unwrap();
+        assert_eq!(ids, ["b", "s"]);
+        assert_eq!(subtopics, ["Rye", "Soups"]);
+
+        let twice = TopicsConfig { tables: vec![csv.clone(), csv.clone()], ..Default::default() };
+        assert!(topics(&twice).await.unwrap_err().to_string().contains("`b` stands in two"));
+        std::fs::write(&csv, "topic_id,top_category,subtopic\nb,,Rye\n").unwrap();
+        let error = topics(&config).await.unwrap_err();
+        assert!(error.to_string().contains("a.csv: line 2: column `top_category`"), "{error}");
+        assert_eq!(error.fault, crate::runner::error::Fault::Input);
+    }
+
+    #[tokio::test]
+    async fn the_fingerprint_follows_the_content_of_tables() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.csv");
+        let config = TopicsConfig { tables: vec![path.clone()], ..Default::default() };
+        let mut digests = Vec::new();
+        for text in ["top_category\nA\n", "top_category\nB\n"] {
+            std::fs::write(&path, text).unwrap();
+            digests.push(config.externals(&testing::context()).await.unwrap()[0].digest.clone());
+        }
+        assert_ne!(digests[0], digests[1]);
+        assert!(config.config().get("tables").is_none());
+    }
 }

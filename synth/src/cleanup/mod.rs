@@ -5,6 +5,7 @@
 //! (repetition), with refusals, cut answers and copies of the seed.
 
 mod copying;
+mod lengths;
 mod opening;
 mod refusal;
 mod repetition;
@@ -12,6 +13,7 @@ mod rules;
 mod stream;
 
 pub use copying::longest_common_run;
+pub use lengths::Lengths;
 pub use opening::{Opened, remove_opening};
 pub use refusal::is_refusal;
 pub use repetition::{Repetition, RepetitionLimits, find_repetition};

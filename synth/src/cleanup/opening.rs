@@ -4,6 +4,8 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
+use crate::text::is_abbreviation;
+
 /// At most this many sentences are taken off (`Sure! Here is your story:` and `Welcome, …` are three).
 const MAX_SENTENCES: usize = 4;
 
@@ -100,12 +102,6 @@ fn sentence_end(text: &str) -> usize {
         }
     }
     text.len()
-}
-
-fn is_abbreviation(before: &str) -> bool {
-    let word = before.rsplit(|c: char| !c.is_alphanumeric()).next().unwrap_or_default();
-    let is_initial = word.chars().count() == 1 && word.chars().all(char::is_uppercase);
-    is_initial || ["Dr", "Mr", "Mrs", "Ms", "Prof", "St", "vs", "etc", "e", "g", "i"].contains(&word)
 }
 
 fn upper_first(text: &str) -> String {

@@ -7,6 +7,7 @@ use super::copying::longest_common_run;
 use super::opening::remove_opening;
 use super::refusal::is_refusal;
 use super::repetition::{Repetition, RepetitionLimits, find_repetition};
+use crate::text::{CLOSERS, SENTENCE_ENDS};
 
 /// Answers below this many tokens are asked for again (huggingface/cosmopedia `generation/`).
 pub const PUBLISHED_MIN_TOKENS: u32 = 150;
@@ -173,11 +174,6 @@ pub fn clean_completion(options: &CleanOptions, completion: &Completion<'_>) -> 
     }
     Ok(Cleaned { text, removed_opening: opened.removed })
 }
-
-const SENTENCE_ENDS: [char; 8] = ['.', '!', '?', '…', '。', '！', '？', '।'];
-
-/// What may stand between a sentence's end and the end of the text.
-const CLOSERS: [char; 9] = ['"', '\'', '”', '’', ')', ']', '*', '_', '»'];
 
 /// Whether a text ends a sentence, a code block or a formula.
 fn ends_whole(text: &str) -> bool {

@@ -1,9 +1,13 @@
 //! Prompts: topic × seed page × audience × style.
 //!
-//! A style is a file: a front matter (name, audience, style, share, weight, seed_chars) and a text
-//! in minijinja's language. The embedded ones are in `synth/templates/`; a folder of the user's can
-//! add and replace. [`plan_prompts`] deals them to pages, [`PromptSet::preview`] shows one prompt and
+//! A family of styles is a file: a front matter (name, style, audience, share, weight, seed, seed_chars,
+//! and variants for further audiences) and a text in minijinja's language. The embedded ones are in
+//! `synth/templates/`, what they share in its folder `parts/`; a folder of the user's can add and
+//! replace both. [`plan_prompts`] deals them to pages, [`PromptSet::preview`] shows one prompt and
 //! [`lint`] tries all of them on difficult pages.
+//!
+//! Seeds are data: [`seed_extract`] takes out what tokenizers and chat templates read as markers, and
+//! the filter `fenced` puts the seed between two lines that do not occur in it.
 
 mod apportion;
 mod lint;
@@ -20,4 +24,4 @@ pub use plan::{PromptError, PromptOptions, Shares, plan_prompts, prompt_id, prom
 pub use seed::seed_extract;
 pub use set::{PromptSet, PromptTopic, TEMPLATE_VARIABLES};
 pub(crate) use set::{body_error, environment};
-pub use template::{ShareGroup, Template, TemplateError};
+pub use template::{SeedKind, ShareGroup, Template, TemplateError};

@@ -12,7 +12,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::apportion::Quota;
-use super::seed::seed_extract;
+use super::seed::{clean_start, seed_extract};
 use super::set::{PromptSet, PromptTopic};
 use super::template::{ShareGroup, TemplateError};
 use crate::columns::{optional_strings, strings, text_at};
@@ -39,11 +39,17 @@ pub struct Shares {
     pub other: f64,
     /// Part of the prompts for code textbooks; above 0 only where the seeds are Python files.
     pub code: f64,
+    /// Part of the prompts for mathematics textbooks; above 0 only where the seeds are mathematical
+    /// texts (AutoMathText).
+    pub math: f64,
+    /// Part of the prompts for stories and posts; above 0 only where the seeds are instructions
+    /// (UltraChat, OpenHermes).
+    pub instruction: f64,
 }
 
 impl Default for Shares {
     fn default() -> Self {
-        Self { middle_school: 0.4, college: 0.3, other: 0.3, code: 0.0 }
+        Self { middle_school: 0.4, college: 0.3, other: 0.3, code: 0.0, math: 0.0, instruction: 0.0 }
     }
 }
 
@@ -51,7 +57,7 @@ impl Shares {
     /// Only code textbooks, for Python seeds.
     #[must_use]
     pub fn code_only() -> Self {
-        Self { middle_school: 0.0, college: 0.0, other: 0.0, code: 1.0 }
+        Self { middle_school: 0.0, college: 0.0, other: 0.0, code: 1.0, math: 0.0, instruction: 0.0 }
     }
 
     fn of(&self, group: ShareGroup) -> f64 {
@@ -60,6 +66,8 @@ impl Shares {
             ShareGroup::College => self.college,
             ShareGroup::Other => self.other,
             ShareGroup::Code => self.code,
+            ShareGroup::Math => self.math,
+            ShareGroup::Instruction => self.instruction,
         }
     }
 }
@@ -125,13 +133,14 @@ pub fn prompts_schema() -> SchemaRef {
 
 /// One prompt for each row of the input, in its order.
 ///
-/// In: `topic_id, doc_id, text, top_category, subcategory, subtopic`, and `previous_units` (one a
-/// line) where the topics are units of a course. Out: [`prompts_schema`]. A row without text is
-/// rejected as `empty_seed` and takes no part in the shares.
+/// In: `topic_id, doc_id, text, top_category, subcategory, subtopic`, and `course` and
+/// `previous_units` (one a line) where topics are units of a course. Out: [`prompts_schema`]. A row
+/// without text is rejected as `empty_seed` and takes no part in the shares.
 ///
 /// Audience and style are dealt in blocks of 256 rows: within a block, rows are taken in the order
 /// of a seeded hash of (topic, page), and the sequence of styles holds the shares to less than one
-/// prompt, through all blocks. So the result is a function of the rows, the options and the
+/// prompt, through all blocks. The styles that tell which units came before go to units of courses
+/// first. So the result is a function of the rows, the options and the
 /// templates; batch sizes and timing play no part.
 ///
 /// # Errors
@@ -212,15 +221,18 @@ impl Reader {
         let column = |name: &str| strings(batch, name);
         let (topic_ids, doc_ids, texts) = (column("topic_id")?, column("doc_id")?, column("text")?);
         let (tops, subs, subtopics) = (column("top_category")?, column("subcategory")?, column("subtopic")?);
+        let courses = optional_strings(batch, "course")?;
         let previous = optional_strings(batch, "previous_units")?;
         let row = |i: usize| Row {
             topic_id: text_at(&topic_ids, i).to_string(),
             doc_id: text_at(&doc_ids, i).to_string(),
-            seed_text: seed_extract(text_at(&texts, i), self.max_seed_chars),
+            // One character more than any style takes shows each that the page goes on.
+            seed_text: clean_start(text_at(&texts, i), self.max_seed_chars.saturating_add(1)),
             topic: PromptTopic::from_columns(
                 text_at(&tops, i),
                 text_at(&subs, i),
                 text_at(&subtopics, i),
+                courses.as_ref().map_or("", |c| text_at(c, i)),
                 previous.as_ref().map_or("", |p| text_at(p, i)),
             ),
         };
@@ -233,6 +245,8 @@ impl Reader {
 struct Style {
     template: usize,
     seed_chars: usize,
+    /// Whether it tells which units of a course came before.
+    takes_units: bool,
 }
 
 /// Deals first the share, then a template within it.
@@ -262,7 +276,7 @@ impl Dealer {
                 if t.share == group && (chosen.is_empty() || chosen.contains(&t.name.as_str())) {
                     let chars = t.seed_chars.min(options.max_seed_chars.unwrap_or(usize::MAX));
                     weights.push(t.weight);
-                    styles.push(Style { template, seed_chars: chars });
+                    styles.push(Style { template, seed_chars: chars, takes_units: set.takes_units(t) });
                     seed_chars.push(chars);
                 }
             }
@@ -286,17 +300,11 @@ fn render_block(
     rows: Vec<Row>,
     styles: &[Style],
 ) -> Result<RecordBatch, ArrowError> {
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_cached_key(|i| (deal_hash(seed, &rows[*i]), *i));
-    let mut style_of = vec![styles[0]; rows.len()];
-    for (row, style) in order.into_iter().zip(styles) {
-        style_of[row] = *style;
-    }
-
+    let style_of = assign(seed, &rows, styles);
     let mut columns: [Vec<String>; 8] = Default::default();
     for (row, style) in rows.into_iter().zip(style_of) {
         let template = &set.templates()[style.template];
-        let seed_text = seed_extract(&row.seed_text, style.seed_chars);
+        let seed_text = seed_extract(&row.seed_text, style.seed_chars, template.seed_kind);
         let prompt = set
             .render(template, &row.topic, &seed_text)
             .map_err(|e| ArrowError::ExternalError(Box::new(PromptError::Template(e))))?;
@@ -316,6 +324,32 @@ fn render_block(
     }
     let columns = columns.map(|c| Arc::new(StringArray::from(c)) as ArrayRef).to_vec();
     RecordBatch::try_new(prompts_schema(), columns)
+}
+
+/// Which style each row of a block gets: rows in the order of their hashes, those that are units of
+/// courses first as long as there are styles that tell which units came before.
+fn assign(seed: u64, rows: &[Row], styles: &[Style]) -> Vec<Style> {
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_cached_key(|i| (deal_hash(seed, &rows[*i]), *i));
+    let mut style_of = styles.to_vec();
+    let (mut left, mut for_units): (Vec<Style>, Vec<Style>) = (Vec::new(), Vec::new());
+    let mut units = order.iter().filter(|i| rows[**i].topic.is_unit()).count();
+    for style in styles {
+        if style.takes_units && units > 0 {
+            units -= 1;
+            for_units.push(*style);
+        } else {
+            left.push(*style);
+        }
+    }
+    let (mut left, mut for_units) = (left.into_iter(), for_units.into_iter());
+    for row in order {
+        let own = if rows[row].topic.is_unit() { for_units.next() } else { None };
+        if let Some(style) = own.or_else(|| left.next()) {
+            style_of[row] = style;
+        }
+    }
+    style_of
 }
 
 /// Each part is preceded by its length, so that no two lists of parts hash alike by accident.

@@ -77,16 +77,42 @@ async fn shares_hold_on_ten_thousand_prompts_and_on_sixty_four() {
 }
 
 #[tokio::test]
-async fn all_ten_styles_of_other_come_equally_often() {
+async fn all_families_of_other_come_equally_often() {
     let planned = plan(&PromptOptions::default(), hits(100, 100, 1000)).await;
     let mut counts: BTreeMap<String, usize> = BTreeMap::new();
     for style in column(&planned, "style") {
         *counts.entry(style).or_default() += 1;
     }
-    // 3,000 of 10,000 prompts over the ten styles; 2,000 and 1,000 for the two of college.
-    assert!((299..=301).contains(&counts["blog_post"]) && (299..=301).contains(&counts["story_morality"]));
-    assert!((999..=1001).contains(&counts["lecture_notes"]));
-    assert_eq!(counts.len(), 12);
+    // 3,000 of 10,000 prompts over twelve families and the half weight of lectures; college and
+    // middle school give textbooks 2/3 and lectures 1/3.
+    for style in ["blog_post", "story_morality", "question_answer", "lesson", "course_unit"] {
+        assert!((236..=244).contains(&counts[style]), "{style}: {}", counts[style]);
+    }
+    assert!((2450..=2456).contains(&counts["lecture_notes"]), "{counts:?}");
+    assert_eq!(counts.len(), 13);
+}
+
+#[tokio::test]
+async fn units_of_courses_get_the_styles_that_tell_what_came_before() {
+    // Every fifth topic is the second unit of a course.
+    let with_units = |batch: &RecordBatch| {
+        let ids = batch["topic_id"].as_string::<i32>();
+        let is_unit = |id: Option<&str>| id.is_some_and(|id| id[3..9].parse::<u32>().unwrap() % 5 == 0);
+        let column = |text: &str| -> ArrayRef {
+            Arc::new(StringArray::from_iter_values(ids.iter().map(|id| if is_unit(id) { text } else { "" })))
+        };
+        let schema = batch.schema();
+        let columns = schema.fields().iter().map(|f| f.name().as_str()).zip(batch.columns().iter().cloned());
+        let more = [("course", column("A Course")), ("previous_units", column("The First Unit"))];
+        RecordBatch::try_from_iter(columns.chain(more)).unwrap()
+    };
+    let plain = plan(&PromptOptions::default(), hits(100, 20, 500)).await;
+    let batches = hits(100, 20, 500).iter().map(with_units).collect();
+    let planned = plan(&PromptOptions::default(), batches).await;
+    assert_eq!(by_group(&planned), by_group(&plain));
+    let prompts = column(&planned, "prompt");
+    let told = prompts.iter().filter(|p| p.contains("do not repeat them: The First Unit.")).count();
+    assert_eq!(told, 400, "a fifth of 2,000 rows");
 }
 
 #[tokio::test]
@@ -195,7 +221,7 @@ async fn wrong_options_and_columns_are_explained() {
         Err(error) => error.to_string(),
         Ok(_) => panic!("{options:?} was accepted"),
     };
-    let shares = |middle_school| Shares { middle_school, college: 0.0, other: 0.0, code: 0.0 };
+    let shares = |middle_school| Shares { middle_school, college: 0.0, other: 0.0, ..Shares::default() };
     for wrong in [0.0, -0.1, f64::NAN] {
         assert!(refused(PromptOptions { shares: shares(wrong), ..Default::default() }).contains("above 0"));
     }

@@ -1,25 +1,57 @@
 //! Seed extracts: the start of a page, safe to stand inside a prompt.
 
+use unicode_segmentation::UnicodeSegmentation;
+
+use super::template::SeedKind;
+use crate::text::{CLOSERS, SENTENCE_ENDS, is_abbreviation};
+
 /// The deepest indentation that is kept, in spaces.
 const MAX_INDENT: usize = 40;
 
 /// What a tab at the start of a line is worth, in spaces.
 const TAB_SPACES: usize = 4;
 
-/// The first `max_chars` characters of a page as they go into a prompt.
+/// A cut at the end of a sentence or line may not cost more than this part of the extract.
+const MOST_LOST: usize = 2;
+
+/// The start of a page as it goes into a prompt, `max_chars` characters at most.
+///
+/// The text is cleaned as [`clean_start`] says. A page that is longer is cut at the end of a sentence
+/// (by Unicode's rules, UAX #29), source code at the end of a line; where that would cost more than
+/// half of the extract, at the end of a line or else of a word. Only the start of the page is looked
+/// at, so a page of many megabytes costs no more than a short one.
+#[must_use]
+pub fn seed_extract(text: &str, max_chars: usize, kind: SeedKind) -> String {
+    let mut extract = clean_start(text, max_chars.saturating_add(1));
+    let Some((limit, _)) = extract.char_indices().nth(max_chars) else {
+        return extract;
+    };
+    let line = || extract[..limit].rfind('\n');
+    let whole = match kind {
+        SeedKind::Code => line(),
+        SeedKind::Page | SeedKind::Instruction => last_sentence_end(&extract, limit),
+    };
+    let is_enough = |end: &usize| extract[..*end].chars().count() * MOST_LOST >= max_chars;
+    let end = whole.filter(is_enough).or_else(|| line().filter(is_enough));
+    let end = end.unwrap_or_else(|| word_end(&extract, limit));
+    extract.truncate(extract[..end].trim_end().len());
+    extract
+}
+
+/// The first characters of a text, until `chars` of them are there.
 ///
 /// Control characters become spaces, runs of spaces become one (but for the indentation of a line,
-/// which carries the meaning of Python code), more than one empty line becomes one, and markers such
-/// as `<|im_end|>` are left out: they would end the turn in a chat template. The cut falls on a
-/// character boundary and, where a space is near, not inside a word. Only the start of the page is
-/// looked at, so a page of many megabytes costs no more than a short one.
+/// which carries the meaning of Python code), more than one empty line becomes one, and what chat
+/// templates and tokenizers read as a marker (`<|im_end|>`, `[INST]`, `</s>`, …) is left out: it
+/// would end the turn. A blank and the character behind it come together, so that one more than
+/// `chars` may be there.
 #[must_use]
-pub fn seed_extract(text: &str, max_chars: usize) -> String {
-    let mut extract = String::with_capacity((max_chars + 1).min(text.len()));
-    let mut chars = 0;
+pub(super) fn clean_start(text: &str, chars: usize) -> String {
+    let mut start = String::with_capacity(chars.saturating_add(1).min(text.len()));
+    let mut count = 0;
     let mut blank = Blank::default();
     let mut rest = text;
-    while let Some(c) = rest.chars().next() {
+    while let Some(c) = rest.chars().next().filter(|_| count < chars) {
         if let Some(marker_bytes) = chat_marker(rest) {
             rest = &rest[marker_bytes..];
             blank.gap = true;
@@ -30,17 +62,26 @@ pub fn seed_extract(text: &str, max_chars: usize) -> String {
             blank.add(c);
             continue;
         }
-        if chars > 0 {
-            chars += blank.write(&mut extract);
+        if count > 0 {
+            count += blank.write(&mut start);
         }
         blank = Blank::default();
-        if chars >= max_chars {
-            return whole_words(extract, max_chars);
-        }
-        extract.push(c);
-        chars += 1;
+        start.push(c);
+        count += 1;
     }
-    extract
+    start
+}
+
+/// The longest delimiter-like run of `mark` in the text, and one more: CommonMark's way to write a
+/// fence that its content cannot close.
+pub(super) fn fence(text: &str, mark: char) -> String {
+    let mut longest = 0;
+    let mut run = 0;
+    for c in text.chars() {
+        run = if c == mark { run + 1 } else { 0 };
+        longest = longest.max(run);
+    }
+    std::iter::repeat_n(mark, (longest + 1).max(3)).collect()
 }
 
 /// What stands between two visible characters.
@@ -73,90 +114,89 @@ impl Blank {
     }
 }
 
-/// Takes an unfinished last word off, and never more than `WORD_CHARS` characters.
-fn whole_words(mut extract: String, max_chars: usize) -> String {
-    const WORD_CHARS: usize = 40;
-    let next = extract.char_indices().nth(max_chars);
-    if let Some((cut, _)) = next {
-        extract.truncate(cut);
-    }
-    if extract.ends_with(char::is_whitespace) || next.is_some_and(|(_, c)| c.is_whitespace()) {
-        extract.truncate(extract.trim_end().len());
-        return extract;
-    }
-    let space = extract.char_indices().rev().take(WORD_CHARS).find(|(_, c)| c.is_whitespace());
-    if let Some((at, _)) = space {
-        let kept = extract[..at].trim_end().len();
-        if kept > 0 {
-            extract.truncate(kept);
+/// Where the last sentence within `limit` bytes ends. Line ends are no sentence ends, since many
+/// pages are wrapped; neither is the point of an abbreviation or of a number at a line's start.
+fn last_sentence_end(text: &str, limit: usize) -> Option<usize> {
+    let mut last = None;
+    for (at, sentence) in text.split_sentence_bound_indices() {
+        if at >= limit {
+            break;
+        }
+        let end = at + sentence.trim_end().len();
+        let bare = text[..end].trim_end_matches(CLOSERS);
+        let is_number = bare.strip_suffix('.').is_some_and(|before| {
+            let line = before.rsplit('\n').next().unwrap_or_default().trim();
+            !line.is_empty() && line.chars().all(|c| c.is_ascii_digit())
+        });
+        let is_short = bare.strip_suffix('.').is_some_and(is_abbreviation);
+        // The text goes on behind `limit`: a sentence that ends with the text may be cut itself.
+        let goes_on = end < text.len();
+        if end <= limit && goes_on && bare.ends_with(SENTENCE_ENDS) && !is_number && !is_short {
+            last = Some(end);
         }
     }
-    extract
+    last
 }
 
-/// The length of a marker such as `<|endoftext|>` at the start of the text, if one stands there.
+/// The end of the last whole word within `limit` bytes; no more than `WORD_CHARS` characters are
+/// given up for it.
+fn word_end(text: &str, limit: usize) -> usize {
+    const WORD_CHARS: usize = 40;
+    let is_between_words = text[limit..].starts_with(char::is_whitespace);
+    if is_between_words || text[..limit].ends_with(char::is_whitespace) {
+        return limit;
+    }
+    let space = text[..limit].char_indices().rev().take(WORD_CHARS).find(|(_, c)| c.is_whitespace());
+    space.map(|(at, _)| text[..at].trim_end().len()).filter(|end| *end > 0).unwrap_or(limit)
+}
+
+/// Markers without bars of chat templates and tokenizers: Llama 2 and Mistral, Gemma, and the
+/// sentence markers of SentencePiece models.
+const CHAT_MARKERS: [&str; 16] = [
+    "[INST]",
+    "[/INST]",
+    "<<SYS>>",
+    "<</SYS>>",
+    "[SYSTEM_PROMPT]",
+    "[/SYSTEM_PROMPT]",
+    "[AVAILABLE_TOOLS]",
+    "[/AVAILABLE_TOOLS]",
+    "[TOOL_CALLS]",
+    "<start_of_turn>",
+    "<end_of_turn>",
+    "<bos>",
+    "<eos>",
+    "<pad>",
+    "<s>",
+    "</s>",
+];
+
+/// The length of a marker at the start of the text, if one stands there: one of the list, or any of
+/// the form `<|endoftext|>`, also with the wide bars of DeepSeek.
 fn chat_marker(text: &str) -> Option<usize> {
-    const MARKER_BYTES: usize = 48;
-    let inner = text.strip_prefix("<|")?;
-    let end = inner.find("|>").filter(|end| *end <= MARKER_BYTES)?;
-    let is_name = inner[..end].chars().all(|c| c.is_alphanumeric() || "_-▁".contains(c));
-    is_name.then_some(end + 4)
+    const NAME_BYTES: usize = 48;
+    if !text.starts_with(['<', '[']) {
+        return None;
+    }
+    if let Some(marker) = CHAT_MARKERS.iter().find(|marker| text.starts_with(**marker)) {
+        return Some(marker.len());
+    }
+    for bar in ['|', '｜'] {
+        let Some(inner) = text.strip_prefix('<').and_then(|t| t.strip_prefix(bar)) else { continue };
+        let is_name_char = |c: char| c.is_alphanumeric() || "_-▁".contains(c);
+        let name = inner.find(|c| !is_name_char(c)).filter(|bytes| *bytes <= NAME_BYTES)?;
+        let is_closed = inner[name..].strip_prefix(bar).is_some_and(|t| t.starts_with('>'));
+        return is_closed.then_some(name + 2 * (1 + bar.len_utf8()));
+    }
+    None
 }
 
 /// Control characters, and those that are invisible or reorder the line: they carry no text.
 fn is_unprintable(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{FEFF}' | '\u{200B}' | '\u{2060}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FFFD}')
+        || matches!(c, '\u{FEFF}' | '\u{200B}' | '\u{200E}' | '\u{200F}' | '\u{2028}' | '\u{2029}' | '\u{2060}' | '\u{202A}'..='\u{202E}' | '\u{2066}'..='\u{2069}' | '\u{FFFD}')
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    #[test]
-    fn the_cut_keeps_whole_words_and_whole_characters() {
-        assert_eq!(seed_extract("alpha beta gamma", 10), "alpha beta");
-        assert_eq!(seed_extract("alpha beta gamma", 12), "alpha beta");
-        assert_eq!(seed_extract("alpha beta gamma", 16), "alpha beta gamma");
-        assert_eq!(seed_extract("ééééé", 3), "ééé");
-        assert_eq!(seed_extract("", 10), "");
-        assert_eq!(seed_extract("abc", 0), "");
-    }
-
-    #[test]
-    fn a_thousand_characters_are_kept_and_one_more_is_cut() {
-        let word = "x".repeat(1000);
-        assert_eq!(seed_extract(&word, 1000).chars().count(), 1000);
-        assert_eq!(seed_extract(&(word + "y"), 1000).chars().count(), 1000);
-    }
-
-    #[test]
-    fn control_characters_and_chat_markers_go() {
-        assert_eq!(seed_extract("a\u{0}b\r\n\n\n\n c<|im_end|>\u{202E}d <| e |>", 99), "a b\n\n c d <| e |>");
-    }
-
-    #[test]
-    fn the_indentation_of_code_is_kept() {
-        let code = "def f(x):\n    if x:\n\treturn  1\n\n\n\n    return 0";
-        let kept = "def f(x):\n    if x:\n    return 1\n\n    return 0";
-        assert_eq!(seed_extract(code, 99), kept);
-    }
-
-    proptest! {
-        #[test]
-        fn never_longer_than_asked_and_never_a_control_character(
-            chars in proptest::collection::vec(
-                prop_oneof![any::<char>(), proptest::sample::select("a \n\t<|>\r\u{0}é".chars().collect::<Vec<_>>())],
-                0..90,
-            ),
-            max in 0usize..60,
-        ) {
-            let text: String = chars.into_iter().collect();
-            let extract = seed_extract(&text, max);
-            prop_assert!(extract.chars().count() <= max);
-            prop_assert!(extract.chars().all(|c| c == '\n' || !c.is_control()));
-            prop_assert_eq!(seed_extract(&extract, max), extract.clone());
-        }
-    }
-}
+#[path = "seed_tests.rs"]
+mod tests;

@@ -1,11 +1,13 @@
-//! One prompt template: a front matter in TOML between two `+++` lines, then the text.
+//! A template file: a front matter in TOML between two `+++` lines, then the text. One file holds a
+//! family (textbooks, lectures, …) and gives a template for each audience that it names.
 
 use std::path::{Path, PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The shares that the audiences are counted in (the 40/30/30 of the SmolLM blog post, and code).
+/// The shares that the audiences are counted in: the 40/30/30 of the SmolLM blog post, and those for
+/// seeds of a special kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ShareGroup {
@@ -17,11 +19,16 @@ pub enum ShareGroup {
     Other,
     /// Textbooks on code, from Python seeds.
     Code,
+    /// Textbooks on mathematics, from mathematical seeds (AutoMathText).
+    Math,
+    /// Stories and posts whose seeds are instructions (UltraChat, OpenHermes).
+    Instruction,
 }
 
 impl ShareGroup {
     /// Every group, in the order in which shares are dealt.
-    pub const ALL: [ShareGroup; 4] = [Self::MiddleSchool, Self::College, Self::Other, Self::Code];
+    pub const ALL: [ShareGroup; 6] =
+        [Self::MiddleSchool, Self::College, Self::Other, Self::Code, Self::Math, Self::Instruction];
 
     /// The name as it stands in a front matter.
     #[must_use]
@@ -31,6 +38,8 @@ impl ShareGroup {
             Self::College => "college",
             Self::Other => "other",
             Self::Code => "code",
+            Self::Math => "math",
+            Self::Instruction => "instruction",
         }
     }
 }
@@ -66,6 +75,16 @@ pub enum TemplateError {
         /// What is wrong and what to write instead.
         what: String,
     },
+    /// Two files give a template of the same name.
+    #[error("template `{name}` stands in {first} and in {second}: rename one of them", first = first.display(), second = second.display())]
+    Twice {
+        /// The name.
+        name: String,
+        /// One file.
+        first: PathBuf,
+        /// The other.
+        second: PathBuf,
+    },
     /// No template has that name.
     #[error("there is no template `{name}`; there are: {known}")]
     Unknown {
@@ -76,18 +95,59 @@ pub enum TemplateError {
     },
 }
 
+/// What a template's seeds are: it decides how they are introduced and where they are cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SeedKind {
+    /// A web page: cut at the end of a sentence.
+    #[default]
+    Page,
+    /// A source file: cut at the end of a line.
+    Code,
+    /// What somebody asked of an assistant: cut at the end of a sentence.
+    Instruction,
+}
+
+impl SeedKind {
+    /// The name that templates compare `seed_kind` with.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Page => "page",
+            Self::Code => "code",
+            Self::Instruction => "instruction",
+        }
+    }
+}
+
 /// The head of a template file.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct FrontMatter {
     name: String,
-    audience: String,
+    audience: Option<String>,
     style: String,
     share: ShareGroup,
     #[serde(default = "one")]
     weight: f64,
+    #[serde(default)]
+    seed: SeedKind,
     #[serde(default = "default_seed_chars")]
     seed_chars: usize,
+    #[serde(default)]
+    variants: Vec<Variant>,
+}
+
+/// One audience of a family; what it leaves out is the head's.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Variant {
+    name: String,
+    audience: Option<String>,
+    share: Option<ShareGroup>,
+    #[serde(default = "one")]
+    weight: f64,
+    seed: Option<SeedKind>,
 }
 
 fn one() -> f64 {
@@ -99,11 +159,13 @@ fn default_seed_chars() -> usize {
     1000
 }
 
-/// A template as read from its file.
+/// A template: one family's text for one audience.
 #[derive(Clone, Debug)]
 pub struct Template {
-    /// Its name: that of the file without `.jinja`.
+    /// Its name; for a file without variants, that of the file without `.jinja`.
     pub name: String,
+    /// The name of its file without `.jinja`.
+    pub family: String,
     /// For whom the text is written, e.g. `college_students`.
     pub audience: String,
     /// The format of the text, e.g. `textbook_section`.
@@ -112,11 +174,14 @@ pub struct Template {
     pub share: ShareGroup,
     /// Its part within the share, relative to the others there.
     pub weight: f64,
+    /// What its seeds are.
+    pub seed_kind: SeedKind,
     /// Where the seed extract is cut, in characters.
     pub seed_chars: usize,
     /// The file it comes from.
     pub path: PathBuf,
-    /// blake3 of the whole file (line ends as `\n`), in hex: the version of the template.
+    /// blake3 of the whole file (line ends as `\n`), its name and the shared parts that it includes,
+    /// in hex: the version of the template.
     pub digest: String,
     /// The text of the template, without the front matter.
     pub body: String,
@@ -127,11 +192,13 @@ pub struct Template {
 const FENCE: &str = "+++";
 
 impl Template {
-    /// Reads a template from the text of its file.
+    /// Reads the templates of a file: one for each of its variants, or one where it names none. The
+    /// weight of a family is divided among its variants in a share by their own weights, so that a
+    /// family with many audiences is not met more often than one with few.
     ///
     /// # Errors
     /// [`TemplateError::FrontMatter`] with the line when the head is missing or wrong.
-    pub fn parse(path: &Path, text: &str) -> Result<Self, TemplateError> {
+    pub fn parse(path: &Path, text: &str) -> Result<Vec<Self>, TemplateError> {
         let text = text.strip_prefix('\u{FEFF}').unwrap_or(text).replace("\r\n", "\n");
         let wrong =
             |line: usize, what: String| TemplateError::FrontMatter { path: path.to_path_buf(), line, what };
@@ -169,34 +236,64 @@ impl Template {
                 ),
             ));
         }
-        if !(front.weight.is_finite() && front.weight > 0.0) {
-            return Err(wrong(
-                line_of_field("weight"),
-                format!("weight = {} has to be a number above 0", front.weight),
-            ));
-        }
-        for (key, value) in [("audience", &front.audience), ("style", &front.style)] {
-            let is_word =
-                !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
-            if !is_word {
+        let variants = if front.variants.is_empty() {
+            let (name, audience) = (front.name.clone(), front.audience.clone());
+            vec![Variant { name, audience, share: None, weight: 1.0, seed: None }]
+        } else {
+            front.variants.clone()
+        };
+        let line_with = |key: &str, value: &str| {
+            let is_it = |l: &&str| l.trim_start().starts_with(key) && l.contains(value);
+            2 + fields.lines().take_while(|l| !is_it(l)).count()
+        };
+        for weight in variants.iter().map(|v| v.weight).chain([front.weight]) {
+            if !(weight.is_finite() && weight > 0.0) {
                 return Err(wrong(
-                    line_of_field(key),
-                    format!("{key} = \"{value}\" has to be one word of letters, digits and `_`"),
+                    line_of_field("weight"),
+                    format!("weight = {weight} has to be a number above 0"),
                 ));
             }
         }
-        Ok(Self {
-            name: front.name,
-            audience: front.audience,
-            style: front.style,
-            share: front.share,
-            weight: front.weight,
-            seed_chars: front.seed_chars,
-            path: path.to_path_buf(),
-            digest: blake3::hash(text.as_bytes()).to_hex().to_string(),
-            body: body.to_string(),
-            body_line: fields.matches('\n').count() + 3,
-        })
+        let check_word = |key: &str, value: &str| {
+            let is_word =
+                !value.is_empty() && value.chars().all(|c| c.is_ascii_alphanumeric() || c == '_' || c == '-');
+            let what = || format!("{key} = \"{value}\" has to be one word of letters, digits and `_`");
+            if is_word { Ok(()) } else { Err(wrong(line_with(key, value), what())) }
+        };
+        check_word("style", &front.style)?;
+        let share_of = |variant: &Variant| variant.share.unwrap_or(front.share);
+        let weight_in = |share: ShareGroup| -> f64 {
+            variants.iter().filter(|v| share_of(v) == share).map(|v| v.weight).sum()
+        };
+        let mut templates: Vec<Self> = Vec::with_capacity(variants.len());
+        for variant in &variants {
+            check_word("name", &variant.name)?;
+            let audience = variant.audience.as_ref().or(front.audience.as_ref()).ok_or_else(|| {
+                let line = line_with("name", &variant.name);
+                wrong(line, format!("`{}` has no audience: write audience = \"general\"", variant.name))
+            })?;
+            check_word("audience", audience)?;
+            if templates.iter().any(|t| t.name == variant.name) {
+                let line = line_with("name", &variant.name);
+                return Err(wrong(line, format!("two variants have the name `{}`", variant.name)));
+            }
+            let share = share_of(variant);
+            templates.push(Self {
+                name: variant.name.clone(),
+                family: front.name.clone(),
+                audience: audience.clone(),
+                style: front.style.clone(),
+                share,
+                weight: front.weight * variant.weight / weight_in(share),
+                seed_kind: variant.seed.unwrap_or(front.seed),
+                seed_chars: front.seed_chars,
+                path: path.to_path_buf(),
+                digest: blake3::hash(text.as_bytes()).to_hex().to_string(),
+                body: body.to_string(),
+                body_line: fields.matches('\n').count() + 3,
+            });
+        }
+        Ok(templates)
     }
 }
 
@@ -206,8 +303,12 @@ mod tests {
 
     const GOOD: &str = "+++\nname = \"poem\"\naudience = \"general\"\nstyle = \"poem\"\nshare = \"other\"\n+++\nOn {{ topic }}: {{ seed }}\n";
 
-    fn parse(text: &str) -> Result<Template, TemplateError> {
+    fn parse_all(text: &str) -> Result<Vec<Template>, TemplateError> {
         Template::parse(Path::new("my/poem.jinja"), text)
+    }
+
+    fn parse(text: &str) -> Result<Template, TemplateError> {
+        Ok(parse_all(text)?.remove(0))
     }
 
     #[test]
@@ -216,6 +317,39 @@ mod tests {
         assert_eq!((template.weight, template.seed_chars, template.body_line), (1.0, 1000, 7));
         assert_eq!(template.body, "On {{ topic }}: {{ seed }}\n");
         assert_eq!(template.digest.len(), 64);
+    }
+
+    #[test]
+    fn variants_take_what_they_leave_out_from_the_head_and_divide_its_weight() {
+        let head = GOOD.replace("share", "weight = 3.0\nshare").replace("audience = \"general\"\n", "");
+        let variants = "[[variants]]\nname = \"poem\"\naudience = \"general\"\n\
+            [[variants]]\nname = \"ode\"\naudience = \"researchers\"\nweight = 2.0\n\
+            [[variants]]\nname = \"rhyme\"\naudience = \"young_children\"\nshare = \"instruction\"\nseed = \"instruction\"\n+++\nOn";
+        let templates = parse_all(&head.replace("+++\nOn", variants)).unwrap();
+        let row = |t: &Template| (t.name.clone(), t.audience.clone(), t.share, t.weight, t.seed_kind);
+        let rows: Vec<_> = templates.iter().map(row).collect();
+        assert_eq!(
+            rows,
+            [
+                ("poem".into(), "general".into(), ShareGroup::Other, 1.0, SeedKind::Page),
+                ("ode".into(), "researchers".into(), ShareGroup::Other, 2.0, SeedKind::Page),
+                (
+                    "rhyme".into(),
+                    "young_children".into(),
+                    ShareGroup::Instruction,
+                    3.0,
+                    SeedKind::Instruction
+                ),
+            ]
+        );
+        let twice = head.replace("+++\nOn", &variants.replace("ode", "poem"));
+        assert!(parse_all(&twice).unwrap_err().to_string().contains("two variants"));
+        assert!(
+            parse(&head)
+                .unwrap_err()
+                .to_string()
+                .starts_with("my/poem.jinja:2: front matter: `poem` has no audience")
+        );
     }
 
     #[test]

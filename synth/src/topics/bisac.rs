@@ -5,24 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-/// A subject heading.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct BisacTopic {
-    /// The code: three letters and six digits, e.g. `COM051010`.
-    pub code: String,
-    /// The part of the label before the first ` / `, e.g. `COMPUTERS`.
-    pub top_category: String,
-    /// The rest of the label, e.g. `Programming Languages / C`; empty where there is none.
-    pub subcategory: String,
-}
-
-impl BisacTopic {
-    /// What the heading is about, in as few words as the label allows, e.g. `C`.
-    #[must_use]
-    pub fn name(&self) -> String {
-        label_name(&self.top_category, &self.subcategory)
-    }
-}
+use super::heading::{Heading, Origin};
 
 /// Why the headings cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -68,7 +51,7 @@ struct Entry {
 ///
 /// # Errors
 /// [`BisacError`] naming file and line.
-pub fn load_bisac(path: &Path) -> Result<Vec<BisacTopic>, BisacError> {
+pub fn load_bisac(path: &Path) -> Result<Vec<Heading>, BisacError> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| BisacError::Read { path: path.to_path_buf(), source })?;
     parse_bisac(path, &text)
@@ -78,7 +61,7 @@ pub fn load_bisac(path: &Path) -> Result<Vec<BisacTopic>, BisacError> {
 ///
 /// # Errors
 /// [`BisacError::Format`].
-pub fn parse_bisac(path: &Path, text: &str) -> Result<Vec<BisacTopic>, BisacError> {
+pub fn parse_bisac(path: &Path, text: &str) -> Result<Vec<Heading>, BisacError> {
     let format = |line: usize, what: String| BisacError::Format { path: path.to_path_buf(), line, what };
     let entries: Vec<Entry> = serde_json::from_str(text).map_err(|e| format(e.line(), e.to_string()))?;
     let mut topics = BTreeMap::new();
@@ -98,10 +81,12 @@ pub fn parse_bisac(path: &Path, text: &str) -> Result<Vec<BisacTopic>, BisacErro
         if top_category.is_empty() {
             return Err(format(i + 1, format!("entry {}: the label of {code} is empty", i + 1)));
         }
-        let topic = BisacTopic {
+        let topic = Heading {
             code: code.clone(),
             top_category: top_category.to_string(),
             subcategory: subcategory.to_string(),
+            subtopic: String::new(),
+            origin: Origin::Bisac,
         };
         if topics.insert(code.clone(), topic).is_some() {
             return Err(format(i + 1, format!("entry {}: code {code} stands twice", i + 1)));
@@ -114,7 +99,7 @@ pub fn parse_bisac(path: &Path, text: &str) -> Result<Vec<BisacTopic>, BisacErro
 ///
 /// # Errors
 /// [`BisacError::UnknownCategory`] with the nearest name.
-pub fn select(topics: &[BisacTopic], categories: &[String]) -> Result<Vec<BisacTopic>, BisacError> {
+pub fn select(topics: &[Heading], categories: &[String]) -> Result<Vec<Heading>, BisacError> {
     let known: BTreeSet<&str> = topics.iter().map(|t| t.top_category.as_str()).collect();
     for name in categories {
         if !known.iter().any(|k| k.eq_ignore_ascii_case(name.trim())) {
@@ -126,14 +111,14 @@ pub fn select(topics: &[BisacTopic], categories: &[String]) -> Result<Vec<BisacT
             });
         }
     }
-    let wanted = |t: &&BisacTopic| {
+    let wanted = |t: &&Heading| {
         categories.is_empty() || categories.iter().any(|c| c.trim().eq_ignore_ascii_case(&t.top_category))
     };
     Ok(topics.iter().filter(wanted).cloned().collect())
 }
 
 /// The share of letter pairs that two names have in common.
-fn likeness(a: &str, b: &str) -> f64 {
+pub(super) fn likeness(a: &str, b: &str) -> f64 {
     let pairs = |s: &str| {
         let chars: Vec<char> = s.to_lowercase().chars().collect();
         chars.windows(2).map(|w| (w[0], w[1])).collect::<BTreeSet<_>>()
@@ -153,30 +138,6 @@ fn without_notes(label: &str) -> String {
     kept.replace('*', " ").split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-/// The last part of a label that says something (`General` and `Other` do not).
-pub(crate) fn label_name(top_category: &str, subcategory: &str) -> String {
-    let says_something = |part: &&str| {
-        !part.is_empty() && !["general", "other", "miscellaneous"].contains(&part.to_lowercase().as_str())
-    };
-    let last = subcategory.rsplit(" / ").map(str::trim).find(says_something);
-    last.map_or_else(|| title_case(top_category), str::to_string)
-}
-
-/// `BUSINESS & ECONOMICS` as `Business & Economics`; a name that is not all capitals stays.
-pub(crate) fn title_case(name: &str) -> String {
-    if name.chars().any(char::is_lowercase) {
-        return name.trim().to_string();
-    }
-    let word = |word: &str| {
-        let mut chars = word.chars();
-        chars.next().map_or_else(String::new, |first| {
-            first.to_uppercase().chain(chars.flat_map(char::to_lowercase)).collect()
-        })
-    };
-    let words = name.split_whitespace().map(|w| w.split('-').map(word).collect::<Vec<String>>().join("-"));
-    words.collect::<Vec<_>>().join(" ")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -189,7 +150,7 @@ mod tests {
         {"code": "NON000000", "label": "NON-CLASSIFIABLE"}
     ]"#;
 
-    fn small() -> Vec<BisacTopic> {
+    fn small() -> Vec<Heading> {
         parse_bisac(Path::new("bisac.json"), SMALL).unwrap()
     }
 

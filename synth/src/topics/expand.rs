@@ -10,11 +10,14 @@ use arrow::error::ArrowError;
 use futures::stream::{self, StreamExt, TryStreamExt};
 use serde::{Deserialize, Serialize};
 
-use super::bisac::BisacTopic;
-use super::names::{NameBounds, Rejection, Rejections, dedupe_key};
-use super::options::{ExpandOptions, ExpansionPrompt, ExpansionRequest, quotas};
+use super::heading::{Heading, Origin};
+use super::names::{Rejection, Rejections, dedupe_key};
+use super::near::{Embedder, NearIndex, VectorIndex};
+use super::options::{ExpandOptions, ExpansionPrompt, ExpansionRequest};
 use super::parse::{Verdict, parse_answer};
+use super::spread::{quotas, spread_missing};
 use crate::prompts::TemplateError;
+use crate::reject::Reject;
 
 /// Rows of a batch of topics.
 const BATCH_ROWS: usize = 1024;
@@ -53,6 +56,9 @@ pub enum ExpandError {
         /// What happened.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// The names cannot be compared by meaning.
+    #[error("the names cannot be embedded: {0}")]
+    Embed(Box<dyn std::error::Error + Send + Sync>),
     /// The rows do not make a batch.
     #[error("the topics do not fit their schema: {0}")]
     Arrow(#[from] ArrowError),
@@ -63,7 +69,7 @@ pub enum ExpandError {
 pub struct ShortHeading {
     /// The heading's code.
     pub bisac_code: String,
-    /// Subtopics wanted.
+    /// Subtopics wanted of it at first.
     pub wanted: u32,
     /// Subtopics kept.
     pub kept: u32,
@@ -90,7 +96,9 @@ pub struct ExpansionReport {
     pub wanted: u64,
     /// Subtopics kept.
     pub kept: u64,
-    /// Names left out, by reason; `duplicate` counts those within a top category, too.
+    /// Subtopics that were asked of another heading in the end, since their own gave too few.
+    pub redistributed: u64,
+    /// Names left out, by reason; duplicates are those of a top category.
     pub rejected: Rejections,
     /// Topics kept by top category, headings and subtopics together.
     pub by_category: BTreeMap<String, u64>,
@@ -103,6 +111,9 @@ pub struct ExpansionReport {
 pub struct Expansion {
     /// Rows of [`topics_schema`].
     pub batches: Vec<RecordBatch>,
+    /// What was left out, in the order of the headings: names by the reason of their [`Rejection`],
+    /// whole answers as `refused` or `malformed`; the id is the heading's topic.
+    pub rejects: Vec<Reject>,
     /// The counts.
     pub report: ExpansionReport,
 }
@@ -118,11 +129,15 @@ pub fn topics_schema() -> SchemaRef {
 /// Expands headings into topics by asking a model.
 ///
 /// `ask` gets the request and the number of the attempt (from 0, to vary the sampling seed) and
-/// returns the answer's text; at most `max_in_flight` calls run at the same time. A heading is asked
-/// again, at most `max_retries` times, when an answer is refused, malformed or leaves subtopics
-/// missing; later requests name the subtopics that are there. A heading whose expansion fails is a
-/// topic nevertheless (`COM010000-00`, source `bisac`, `subtopic` its own name); its subtopics are
-/// `-01` and on (source `llm:<model>:<prompt digest>`). A name stands once in a top category.
+/// returns the answer's text; at most `max_in_flight` calls run at the same time. Headings are asked
+/// in rounds. After each round, names are left out that break a rule, that the top category has
+/// already, that are spelled like one of its names, or that mean the same (`embedder` with
+/// `same_meaning_cosine`); a heading that still misses subtopics is asked again in the next round and
+/// told which names are taken, at most `max_retries` times more than its number needs. What is
+/// missing then is asked of the headings that delivered, `redistributions` times.
+///
+/// A heading whose expansion fails is a topic nevertheless (`COM010000-00`, source `bisac`, `subtopic`
+/// its own name); its subtopics are `-01` and on (source `llm:<model>:<prompt digest>`).
 ///
 /// Answers are best sampled with a repetition penalty near 1 (a list repeats digits and line ends, and
 /// small models break off under a strong one), and those cut by the length limit passed through
@@ -131,10 +146,12 @@ pub fn topics_schema() -> SchemaRef {
 /// The result depends on the answers only, not on the order in which they come.
 ///
 /// # Errors
-/// [`ExpandError`] for a wrong template, no headings, or [`AskFailure::Everything`].
+/// [`ExpandError`] for a wrong template, no headings, [`AskFailure::Everything`], or an embedder that
+/// fails.
 pub async fn expand_topics<F, Fut>(
     options: &ExpandOptions,
-    bisac: &[BisacTopic],
+    headings: &[Heading],
+    embedder: Option<&dyn Embedder>,
     ask: F,
 ) -> Result<Expansion, ExpandError>
 where
@@ -142,168 +159,335 @@ where
     Fut: Future<Output = Result<String, AskFailure>>,
 {
     let prompt = ExpansionPrompt::load(options.template.as_deref())?;
-    let quotas = quotas(options, bisac);
-    if quotas.headings.is_empty() {
-        return Err(ExpandError::NoHeadings);
+    let embedder = embedder.filter(|_| options.same_meaning_cosine.is_some());
+    let mut expander = Expander::start(options, headings, embedder).await?;
+    let mut redistributions = 0;
+    loop {
+        let due = expander.requests(&prompt)?;
+        if due.is_empty() {
+            if redistributions == options.redistributions || !expander.redistribute() {
+                break;
+            }
+            redistributions += 1;
+            continue;
+        }
+        let asked = due.into_iter().map(|(heading, request, attempt)| {
+            let answer = ask(request, attempt);
+            async move {
+                match answer.await {
+                    Err(AskFailure::Everything { source }) => Err((heading, source)),
+                    answer => Ok((heading, answer)),
+                }
+            }
+        });
+        // The first failure for good ends the round: nothing more is asked.
+        let answers = stream::iter(asked).buffered(options.max_in_flight.max(1)).try_collect().await;
+        let answers = answers.map_err(|(heading, source)| expander.failed_for_good(heading, source))?;
+        expander.read(answers).await?;
     }
-    let all_fields: BTreeSet<String> = bisac.iter().map(|t| dedupe_key(&t.top_category)).collect();
-    let worker =
-        Worker { options, bounds: options.bounds(), prompt: &prompt, fields: &all_fields, ask: &ask };
-    // By index: a closure over references would keep the future from being spawned.
-    let jobs = (0..quotas.headings.len()).map(|i| worker.expand(&quotas.headings[i], quotas.wanted[i]));
-    let expanded: Vec<Expanded> =
-        stream::iter(jobs).buffered(options.max_in_flight.max(1)).try_collect().await?;
-
-    let source = format!("llm:{}:{}", options.model, prompt.digest);
-    collect(&quotas.headings, expanded, &source)
+    expander.finish(&format!("llm:{}:{}", options.model, prompt.digest()))
 }
 
-/// What one heading gave.
+/// A heading at work.
 #[derive(Default)]
-struct Expanded {
+struct Progress {
+    /// Subtopics wanted by the first allotment.
     wanted: u32,
+    /// Subtopics to reach now: more after a redistribution, fewer when it was given up.
+    goal: u32,
     subtopics: Vec<String>,
-    asked: u64,
-    failed: u64,
-    refused: u64,
-    malformed: u64,
-    rejected: Rejections,
+    /// Names to tell the model not to give: those kept, and those that other headings have.
+    taken: Vec<String>,
+    attempts: u32,
+    attempts_left: u32,
+    /// Whether the last answer gave a new name.
+    delivers: bool,
+    rejects: Vec<(&'static str, String)>,
     last_failure: Option<String>,
 }
 
-struct Worker<'a, F> {
+impl Progress {
+    fn missing(&self) -> u32 {
+        self.goal.saturating_sub(u32::try_from(self.subtopics.len()).unwrap_or(u32::MAX))
+    }
+}
+
+/// What a top category has already.
+struct Category {
+    keys: BTreeSet<String>,
+    spelled: NearIndex,
+    meant: VectorIndex,
+}
+
+struct Expander<'a> {
     options: &'a ExpandOptions,
-    bounds: NameBounds,
-    prompt: &'a ExpansionPrompt,
-    fields: &'a BTreeSet<String>,
-    ask: &'a F,
+    embedder: Option<&'a dyn Embedder>,
+    headings: Vec<Heading>,
+    progress: Vec<Progress>,
+    categories: BTreeMap<String, Category>,
+    /// The names of all top categories: what is called so belongs elsewhere.
+    fields: BTreeSet<String>,
+    report: ExpansionReport,
 }
 
-impl<F, Fut> Worker<'_, F>
-where
-    F: Fn(ExpansionRequest, u32) -> Fut,
-    Fut: Future<Output = Result<String, AskFailure>>,
-{
-    async fn expand(&self, heading: &BisacTopic, wanted: u32) -> Result<Expanded, ExpandError> {
-        let mut found = Expanded { wanted, ..Default::default() };
-        let mut keys = BTreeSet::new();
-        for attempt in 0..=self.options.max_retries {
-            let missing = wanted.saturating_sub(u32::try_from(found.subtopics.len()).unwrap_or(u32::MAX));
-            if missing == 0 {
-                break;
+impl<'a> Expander<'a> {
+    async fn start(
+        options: &'a ExpandOptions,
+        headings: &[Heading],
+        embedder: Option<&'a dyn Embedder>,
+    ) -> Result<Self, ExpandError> {
+        let fields = headings.iter().map(|heading| dedupe_key(&heading.top_category)).collect();
+        let quotas = quotas(options, headings);
+        if quotas.headings.is_empty() {
+            return Err(ExpandError::NoHeadings);
+        }
+        let mut expander = Self {
+            options,
+            embedder,
+            progress: Vec::with_capacity(quotas.headings.len()),
+            categories: BTreeMap::new(),
+            fields,
+            report: ExpansionReport { headings: quotas.headings.len() as u64, ..Default::default() },
+            headings: quotas.headings,
+        };
+        for wanted in quotas.wanted {
+            let attempts_left = expander.attempts_for(wanted);
+            expander.report.wanted += u64::from(wanted);
+            expander.progress.push(Progress { wanted, goal: wanted, attempts_left, ..Default::default() });
+        }
+        let names: Vec<String> = expander.headings.iter().map(Heading::name).collect();
+        let vectors = expander.embed(&names).await?;
+        for (i, name) in names.iter().enumerate() {
+            let category = expander.category(i);
+            category.keys.insert(dedupe_key(name));
+            category.spelled.insert(name);
+            if let Some(vector) = vectors.get(i) {
+                category.meant.insert(vector.clone());
             }
-            let batch = missing.min(self.options.max_subtopics_per_request.max(1));
-            let request = self.prompt.request(heading, batch, &found.subtopics)?;
-            found.asked += 1;
-            match (self.ask)(request, attempt).await {
-                Ok(answer) => self.read(heading, &answer, missing as usize, &mut found, &mut keys),
+        }
+        Ok(expander)
+    }
+
+    /// The requests that a number of subtopics needs, and the retries.
+    fn attempts_for(&self, wanted: u32) -> u32 {
+        match wanted {
+            0 => 0,
+            _ => wanted.div_ceil(self.options.max_subtopics_per_request.max(1)) + self.options.max_retries,
+        }
+    }
+
+    fn category(&mut self, heading: usize) -> &mut Category {
+        let threshold = self.options.near_duplicate_similarity;
+        let name = self.headings[heading].top_category.clone();
+        self.categories.entry(name).or_insert_with(|| Category {
+            keys: BTreeSet::new(),
+            spelled: NearIndex::new(threshold),
+            meant: VectorIndex::default(),
+        })
+    }
+
+    async fn embed(&self, names: &[String]) -> Result<Vec<Vec<f32>>, ExpandError> {
+        match self.embedder {
+            Some(embedder) if !names.is_empty() => embedder.embed(names).await.map_err(ExpandError::Embed),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// The requests of the next round: one for each heading that misses subtopics and may be asked.
+    fn requests(
+        &mut self,
+        prompt: &ExpansionPrompt,
+    ) -> Result<Vec<(usize, ExpansionRequest, u32)>, TemplateError> {
+        let mut requests = Vec::new();
+        for (i, (heading, progress)) in self.headings.iter().zip(&mut self.progress).enumerate() {
+            if progress.missing() == 0 || progress.attempts_left == 0 {
+                continue;
+            }
+            let wanted = progress.missing().min(self.options.max_subtopics_per_request.max(1));
+            requests.push((i, prompt.request(heading, wanted, &progress.taken)?, progress.attempts));
+            progress.attempts += 1;
+            progress.attempts_left -= 1;
+        }
+        Ok(requests)
+    }
+
+    /// Takes the answers of a round, in the order of the headings.
+    async fn read(&mut self, answers: Vec<(usize, Result<String, AskFailure>)>) -> Result<(), ExpandError> {
+        let bounds = self.options.bounds();
+        let mut candidates: Vec<(usize, String)> = Vec::new();
+        for (i, answer) in answers {
+            let (heading, progress) = (&self.headings[i], &mut self.progress[i]);
+            progress.delivers = false;
+            let answer = match answer {
+                Ok(answer) => answer,
                 Err(AskFailure::ThisRequest { reason }) => {
-                    found.failed += 1;
-                    found.last_failure = Some(reason);
+                    self.report.failed += 1;
+                    progress.last_failure = Some(reason);
+                    continue;
                 }
-                Err(AskFailure::Everything { source }) => {
-                    return Err(ExpandError::Ask { bisac_code: heading.code.clone(), source });
+                Err(AskFailure::Everything { source }) => return Err(self.failed_for_good(i, source)),
+            };
+            let parsed = parse_answer(&answer, heading, &bounds);
+            let opening = || answer.trim().chars().take(80).collect::<String>();
+            match parsed.verdict {
+                Verdict::Refused => {
+                    self.report.refused += 1;
+                    progress.rejects.push(("refused", opening()));
                 }
+                Verdict::Malformed => {
+                    self.report.malformed += 1;
+                    progress.rejects.push(("malformed", opening()));
+                }
+                Verdict::List => {}
             }
+            for (reason, name) in parsed.left_out {
+                self.report.reject(progress, reason, name);
+            }
+            candidates.extend(parsed.subtopics.into_iter().map(|name| (i, name)));
         }
-        Ok(found)
+        let names: Vec<String> = candidates.iter().map(|(_, name)| name.clone()).collect();
+        let mut vectors = self.embed(&names).await?.into_iter();
+        for (i, name) in candidates {
+            self.take(i, name, vectors.next());
+        }
+        Ok(())
     }
 
-    fn read(
-        &self,
-        heading: &BisacTopic,
-        answer: &str,
-        missing: usize,
-        found: &mut Expanded,
-        keys: &mut BTreeSet<String>,
-    ) {
-        let parsed = parse_answer(answer, heading, &self.bounds);
-        for (reason, count) in parsed.rejected {
-            *found.rejected.entry(reason).or_default() += count;
+    /// Keeps a name or says why not. Names beyond the number that is wanted are let go.
+    fn take(&mut self, i: usize, name: String, vector: Option<Vec<f32>>) {
+        if self.progress[i].missing() == 0 {
+            return;
         }
-        let mut usable = 0;
-        for name in parsed.subtopics {
-            let key = dedupe_key(&name);
-            let rejection = if self.fields.contains(&key) {
-                Some(Rejection::OffTopic)
-            } else if keys.contains(&key) {
-                Some(Rejection::Duplicate)
-            } else {
-                None
-            };
-            match rejection {
-                Some(reason) => *found.rejected.entry(reason).or_default() += 1,
-                None if usable < missing => {
-                    usable += 1;
-                    keys.insert(key);
-                    found.subtopics.push(name);
-                }
-                None => {}
+        let cosine = self.options.same_meaning_cosine.unwrap_or(f64::INFINITY);
+        let key = dedupe_key(&name);
+        let is_field = self.fields.contains(&key);
+        let category = self.category(i);
+        let rejection = if is_field {
+            Some(Rejection::OffTopic)
+        } else if category.keys.contains(&key) {
+            Some(Rejection::Duplicate)
+        } else if category.spelled.find(&name).is_some() {
+            Some(Rejection::NearDuplicate)
+        } else if vector.as_ref().is_some_and(|vector| category.meant.has_like(vector, cosine)) {
+            Some(Rejection::SameMeaning)
+        } else {
+            category.keys.insert(key);
+            category.spelled.insert(&name);
+            if let Some(vector) = vector {
+                category.meant.insert(vector);
+            }
+            None
+        };
+        let progress = &mut self.progress[i];
+        if !progress.taken.contains(&name) {
+            progress.taken.push(name.clone());
+        }
+        match rejection {
+            Some(reason) => self.report.reject(progress, reason, name),
+            None => {
+                progress.delivers = true;
+                progress.subtopics.push(name);
             }
         }
-        match parsed.verdict {
-            Verdict::Refused => found.refused += 1,
-            Verdict::Malformed => found.malformed += 1,
-            Verdict::List => {}
+    }
+
+    fn failed_for_good(&self, i: usize, source: Box<dyn std::error::Error + Send + Sync>) -> ExpandError {
+        ExpandError::Ask { bisac_code: self.headings[i].code.clone(), source }
+    }
+
+    /// Gives up what headings could not deliver and asks it of those that could. `false` when nothing
+    /// is missing or nobody is left to ask.
+    fn redistribute(&mut self) -> bool {
+        let missing: Vec<u32> = self.progress.iter().map(Progress::missing).collect();
+        let delivers = |progress: &Progress| progress.missing() == 0 && progress.delivers;
+        let delivered: Vec<usize> =
+            (0..self.progress.len()).filter(|i| delivers(&self.progress[*i])).collect();
+        let more = spread_missing(self.options, &self.headings, &missing, &delivered);
+        for (progress, missing) in self.progress.iter_mut().zip(missing) {
+            progress.goal -= missing;
         }
+        for (i, more) in &more {
+            let attempts = self.attempts_for(*more);
+            let progress = &mut self.progress[*i];
+            progress.goal = progress.goal.saturating_add(*more);
+            progress.attempts_left = attempts;
+            self.report.redistributed += u64::from(*more);
+        }
+        !more.is_empty()
+    }
+
+    /// Numbers the topics and counts them.
+    fn finish(mut self, source: &str) -> Result<Expansion, ExpandError> {
+        let mut rows = Rows::default();
+        let mut rejects = Vec::new();
+        let own: BTreeSet<String> = self.headings.iter().map(Heading::topic_id).collect();
+        for (heading, progress) in self.headings.iter().zip(self.progress) {
+            let own_source = match heading.origin {
+                Origin::Bisac => "bisac",
+                Origin::Table => "table",
+            };
+            rows.push(heading, heading.topic_id(), heading.name(), own_source);
+            // A user's ids may look like ours.
+            let numbers = (1_u64..).map(|number| format!("{}-{number:02}", heading.code));
+            let mut ids = numbers.filter(|id| !own.contains(id));
+            let kept = u32::try_from(progress.subtopics.len()).unwrap_or(u32::MAX);
+            for (subtopic, id) in progress.subtopics.into_iter().zip(&mut ids) {
+                rows.push(heading, id, subtopic, source);
+            }
+            let id = heading.topic_id();
+            rejects.extend(progress.rejects.into_iter().map(|(reason, detail)| Reject {
+                id: id.clone(),
+                reason: reason.to_string(),
+                detail,
+            }));
+            let report = &mut self.report;
+            report.asked += u64::from(progress.attempts);
+            report.retries += u64::from(progress.attempts.saturating_sub(1));
+            report.kept += u64::from(kept);
+            *report.by_category.entry(heading.top_category.clone()).or_default() += 1 + u64::from(kept);
+            if kept < progress.wanted {
+                report.short_headings.push(ShortHeading {
+                    bisac_code: heading.code.clone(),
+                    wanted: progress.wanted,
+                    kept,
+                    last_failure: progress.last_failure,
+                });
+            }
+        }
+        Ok(Expansion { batches: rows.batches()?, rejects, report: self.report })
     }
 }
 
-/// Numbers the topics, leaves out names said before in the category, and counts.
-fn collect(headings: &[BisacTopic], expanded: Vec<Expanded>, source: &str) -> Result<Expansion, ExpandError> {
-    let mut report = ExpansionReport { headings: headings.len() as u64, ..Default::default() };
-    let mut said: BTreeSet<(String, String)> =
-        headings.iter().map(|h| (h.top_category.clone(), dedupe_key(&h.name()))).collect();
-    let mut columns: [Vec<String>; 6] = Default::default();
-    let mut push = |heading: &BisacTopic, number: u32, subtopic: String, source: &str| {
-        let values = [
-            format!("{}-{number:02}", heading.code),
-            heading.code.clone(),
-            heading.top_category.clone(),
-            heading.subcategory.clone(),
-            subtopic,
-            source.to_string(),
-        ];
-        for (column, value) in columns.iter_mut().zip(values) {
+impl ExpansionReport {
+    fn reject(&mut self, progress: &mut Progress, reason: Rejection, name: String) {
+        *self.rejected.entry(reason).or_default() += 1;
+        progress.rejects.push((reason.name(), name));
+    }
+}
+
+/// Rows of [`topics_schema`].
+#[derive(Default)]
+struct Rows([Vec<String>; 6]);
+
+impl Rows {
+    fn push(&mut self, heading: &Heading, topic_id: String, subtopic: String, source: &str) {
+        let bisac_code = match heading.origin {
+            Origin::Bisac => heading.code.clone(),
+            Origin::Table => String::new(),
+        };
+        let (top_category, subcategory) = (heading.top_category.clone(), heading.subcategory.clone());
+        let values = [topic_id, bisac_code, top_category, subcategory, subtopic, source.to_string()];
+        for (column, value) in self.0.iter_mut().zip(values) {
             column.push(value);
         }
-    };
-    for (heading, found) in headings.iter().zip(expanded) {
-        push(heading, 0, heading.name(), "bisac");
-        let mut kept = 0;
-        for subtopic in found.subtopics {
-            if said.insert((heading.top_category.clone(), dedupe_key(&subtopic))) {
-                kept += 1;
-                push(heading, kept, subtopic, source);
-            } else {
-                *report.rejected.entry(Rejection::Duplicate).or_default() += 1;
-            }
-        }
-        for (reason, count) in found.rejected {
-            *report.rejected.entry(reason).or_default() += count;
-        }
-        report.asked += found.asked;
-        report.retries += found.asked.saturating_sub(1);
-        report.failed += found.failed;
-        report.refused += found.refused;
-        report.malformed += found.malformed;
-        report.wanted += u64::from(found.wanted);
-        report.kept += u64::from(kept);
-        *report.by_category.entry(heading.top_category.clone()).or_default() += 1 + u64::from(kept);
-        if kept < found.wanted {
-            report.short_headings.push(ShortHeading {
-                bisac_code: heading.code.clone(),
-                wanted: found.wanted,
-                kept,
-                last_failure: found.last_failure,
-            });
-        }
     }
-    let columns = columns.map(|c| Arc::new(StringArray::from(c)) as ArrayRef).to_vec();
-    let all = RecordBatch::try_new(topics_schema(), columns)?;
-    let starts = (0..all.num_rows()).step_by(BATCH_ROWS);
-    let batches = starts.map(|start| all.slice(start, BATCH_ROWS.min(all.num_rows() - start))).collect();
-    Ok(Expansion { batches, report })
+
+    fn batches(self) -> Result<Vec<RecordBatch>, ArrowError> {
+        let columns = self.0.map(|column| Arc::new(StringArray::from(column)) as ArrayRef).to_vec();
+        let all = RecordBatch::try_new(topics_schema(), columns)?;
+        let starts = (0..all.num_rows()).step_by(BATCH_ROWS);
+        Ok(starts.map(|start| all.slice(start, BATCH_ROWS.min(all.num_rows() - start))).collect())
+    }
 }
 
 #[cfg(test)]

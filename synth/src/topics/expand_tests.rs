@@ -1,11 +1,12 @@
 use super::*;
-use crate::topics::{expansion_plan, parse_bisac};
+use crate::topics::{PUBLISHED_TOPICS, expansion_plan, parse_bisac};
 use arrow::array::AsArray;
+use async_trait::async_trait;
 use std::path::Path;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-fn headings() -> Vec<BisacTopic> {
+fn headings() -> Vec<Heading> {
     let text = r#"[
         {"code": "COM010000", "label": "COMPUTERS / Compilers"},
         {"code": "COM011000", "label": "COMPUTERS / Computer Architecture"},
@@ -62,7 +63,7 @@ fn targets_are_spread_by_category_weight() {
 
 #[tokio::test]
 async fn headings_and_subtopics_become_rows_in_the_order_of_the_codes() {
-    let done = expand_topics(&options(10), &headings(), |request, _| async move {
+    let done = expand_topics(&options(10), &headings(), None, |request, _| async move {
         // The later the heading, the sooner the answer: the order of the rows does not change.
         let pause = if request.bisac_code.as_str() < "COM020000" { 30 } else { 0 };
         tokio::time::sleep(std::time::Duration::from_millis(pause)).await;
@@ -98,7 +99,7 @@ async fn headings_and_subtopics_become_rows_in_the_order_of_the_codes() {
 async fn refusals_nonsense_failures_and_short_answers_are_asked_again() {
     let prompts = Mutex::new(Vec::new());
     let (options, headings) = (options(4), headings());
-    let done = expand_topics(&options, &headings[..1], |request, attempt| {
+    let done = expand_topics(&options, &headings[..1], None, |request, attempt| {
         prompts.lock().unwrap().push((attempt, request.wanted, request.prompt));
         let answer = match attempt {
             0 => Ok("I'm sorry, but I cannot assist with that.".to_string()),
@@ -129,7 +130,7 @@ async fn refusals_nonsense_failures_and_short_answers_are_asked_again() {
 #[tokio::test]
 async fn a_heading_is_asked_seven_times_at_most_and_stays_a_topic() {
     let asked = AtomicUsize::new(0);
-    let done = expand_topics(&options(3), &headings()[..1], |_, _| {
+    let done = expand_topics(&options(3), &headings()[..1], None, |_, _| {
         asked.fetch_add(1, Ordering::Relaxed);
         async { Err(AskFailure::ThisRequest { reason: "timed out".into() }) }
     })
@@ -148,7 +149,7 @@ async fn a_heading_is_asked_seven_times_at_most_and_stays_a_topic() {
 
 #[tokio::test]
 async fn names_of_other_categories_and_of_the_category_before_are_left_out() {
-    let done = expand_topics(&options(12), &headings(), |request, _| async move {
+    let done = expand_topics(&options(12), &headings(), None, |request, _| async move {
         Ok(match request.bisac_code.as_str() {
             "COM010000" => "- Code Generation\n- Mathematics\n- Computer architectures",
             "COM011000" => "- code generation\n- Caches",
@@ -179,7 +180,7 @@ async fn names_of_other_categories_and_of_the_category_before_are_left_out() {
 async fn requests_in_flight_are_bounded_and_a_dead_server_ends_the_expansion() {
     let (now, most) = (AtomicUsize::new(0), AtomicUsize::new(0));
     let options = ExpandOptions { max_in_flight: 2, ..options(8) };
-    expand_topics(&options, &headings(), |request, _| {
+    expand_topics(&options, &headings(), None, |request, _| {
         let (now, most) = (&now, &most);
         async move {
             most.fetch_max(now.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
@@ -193,12 +194,12 @@ async fn requests_in_flight_are_bounded_and_a_dead_server_ends_the_expansion() {
     assert_eq!(most.into_inner(), 2);
 
     let headings = headings();
-    let dead = expand_topics(&options, &headings, |_, _| async {
+    let dead = expand_topics(&options, &headings, None, |_, _| async {
         Err(AskFailure::Everything { source: "401: wrong key".into() })
     });
     assert!(dead.await.unwrap_err().to_string().contains("401: wrong key"));
     assert!(matches!(
-        expand_topics(&options, &[], |_, _| async { Ok(String::new()) }).await,
+        expand_topics(&options, &[], None, |_, _| async { Ok(String::new()) }).await,
         Err(ExpandError::NoHeadings)
     ));
 }
@@ -207,7 +208,7 @@ async fn requests_in_flight_are_bounded_and_a_dead_server_ends_the_expansion() {
 fn an_expansion_can_be_spawned() {
     fn spawnable<T: Send>(_: T) {}
     let (options, headings) = (options(8), headings());
-    spawnable(expand_topics(&options, &headings, |_, _| async { Ok(String::new()) }));
+    spawnable(expand_topics(&options, &headings, None, |_, _| async { Ok(String::new()) }));
 }
 
 #[test]
@@ -237,4 +238,138 @@ async fn a_users_template_is_used_and_its_errors_are_placed() {
     std::fs::write(&path, "one\n{{ wanted ").unwrap();
     assert!(expansion_plan(&with, &headings()[..1]).unwrap_err().to_string().contains("ask.jinja:2:"));
     assert!(toml::from_str::<ExpandOptions>("target = 3").is_err());
+}
+
+/// A model that names what a counter says, so that any number of subtopics can be had.
+fn endless(request: &ExpansionRequest, attempt: u32) -> String {
+    const WORDS: [&str; 12] = [
+        "amber", "birch", "copper", "delta", "ember", "fjord", "grove", "harbor", "indigo", "juniper",
+        "kestrel", "lagoon",
+    ];
+    let hash = blake3::hash(format!("{}{attempt}", request.bisac_code).as_bytes());
+    let word = |i: usize| WORDS[usize::from(hash.as_bytes()[i % 32]) * (i + 7) % 12];
+    (0..request.wanted as usize)
+        .map(|i| format!("{}. {} {} {} {}\n", i + 1, word(i), word(i + 1), word(i + 3), request.bisac_code))
+        .collect()
+}
+
+#[tokio::test]
+async fn names_spelled_alike_or_meaning_the_same_are_asked_for_again() {
+    /// Everything about storage means the same.
+    struct Storage;
+    #[async_trait]
+    impl Embedder for Storage {
+        async fn embed(
+            &self,
+            names: &[String],
+        ) -> Result<Vec<Vec<f32>>, Box<dyn std::error::Error + Send + Sync>> {
+            let is_storage = |name: &String| name.contains("Memory") || name.contains("Storage");
+            let spread = |name: &String| (name.len() as f32).sin_cos();
+            let vector = |name: &String| {
+                let (a, b) = spread(name);
+                if is_storage(name) { vec![0.0, 0.0, 1.0] } else { vec![a, b, 0.0] }
+            };
+            Ok(names.iter().map(vector).collect())
+        }
+    }
+    let options = ExpandOptions { same_meaning_cosine: Some(0.999), ..options(5) };
+    let known = Mutex::new(Vec::new());
+    let done = expand_topics(&options, &headings()[..1], Some(&Storage), |request, attempt| {
+        known.lock().unwrap().push(request.prompt);
+        let answer = match attempt {
+            0 => "- Optimization of Loops\n- Memory Layout\n- Loop Optimization\n- Storage Allocation",
+            _ => "- Linking Libraries\n- Lexical Analysis",
+        };
+        async move { Ok(answer.to_string()) }
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        column(&done, "subtopic"),
+        ["Compilers", "Optimization of Loops", "Memory Layout", "Linking Libraries", "Lexical Analysis"]
+    );
+    assert_eq!(
+        done.report.rejected,
+        Rejections::from([(Rejection::NearDuplicate, 1), (Rejection::SameMeaning, 1)])
+    );
+    // The second request names what is taken, also what was left out.
+    assert!(known.lock().unwrap()[1].contains("Storage Allocation"));
+    let rejects: Vec<_> = done.rejects.iter().map(|r| (r.id.as_str(), r.reason.as_str())).collect();
+    assert_eq!(rejects, [("COM010000-00", "near_duplicate"), ("COM010000-00", "same_meaning")]);
+}
+
+#[tokio::test]
+async fn what_a_heading_cannot_deliver_is_asked_of_those_that_can() {
+    let mut all = headings();
+    all.truncate(3);
+    let options = ExpandOptions { max_retries: 1, ..options(12) };
+    let done = expand_topics(&options, &all, None, |request, attempt| async move {
+        Ok(match request.bisac_code.as_str() {
+            "COM010000" => "I'm sorry, but I can't help with that.".to_string(),
+            _ => endless(&request, attempt),
+        })
+    })
+    .await
+    .unwrap();
+    // 9 subtopics, 3 a heading; those of the first go to the two others.
+    assert_eq!(done.report.kept, 9, "{:?}", done.report);
+    assert_eq!((done.report.redistributed, done.report.refused), (3, 2));
+    let short: Vec<_> = done.report.short_headings.iter().map(|s| (s.bisac_code.as_str(), s.kept)).collect();
+    assert_eq!(short, [("COM010000", 0)]);
+    assert_eq!(column(&done, "topic_id").iter().filter(|id| id.starts_with("COM011000")).count(), 1 + 5);
+}
+
+#[tokio::test]
+async fn the_published_number_of_topics_is_reached_in_seconds_and_does_not_hang_on_the_order() {
+    let code = |i: usize| format!("{}{i:06}", ["ART", "BUS", "COM", "HIS", "MAT", "SCI"][i % 6]);
+    let entry = |i: usize| {
+        format!("{{\"code\": \"{}\", \"label\": \"FIELD {} / Part {}\"}}", code(i), i % 6, code(i))
+    };
+    let text = format!("[{}]", (0..3000).map(entry).collect::<Vec<_>>().join(","));
+    let all = parse_bisac(Path::new("bisac.json"), &text).unwrap();
+    let run = |max_in_flight| {
+        let options = ExpandOptions { max_in_flight, ..options(PUBLISHED_TOPICS) };
+        let all = all.clone();
+        async move {
+            expand_topics(&options, &all, None, |request, attempt| async move {
+                if max_in_flight > 1 && attempt.is_multiple_of(2) {
+                    tokio::task::yield_now().await;
+                }
+                Ok(endless(&request, attempt))
+            })
+            .await
+            .unwrap()
+        }
+    };
+    let done = run(64).await;
+    let topics: usize = done.batches.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(topics, 34_000, "{:?}", (done.report.kept, &done.report.rejected));
+    assert_eq!(done.batches, run(1).await.batches);
+}
+
+#[tokio::test]
+async fn a_users_headings_keep_their_ids_and_are_expanded_as_others() {
+    let own = |id: &str, subtopic: &str| Heading {
+        code: id.into(),
+        top_category: "Cooking".into(),
+        subcategory: "Bread".into(),
+        subtopic: subtopic.into(),
+        origin: Origin::Table,
+    };
+    let headings = [own("bread", "Sourdough"), own("bread-01", "Rye")];
+    let done = expand_topics(&options(4), &headings, None, |request, attempt| async move {
+        Ok(endless(&request, attempt))
+    })
+    .await
+    .unwrap();
+    assert_eq!(column(&done, "topic_id"), ["bread", "bread-02", "bread-01", "bread-01-01"]);
+    assert_eq!(column(&done, "subtopic")[0], "Sourdough");
+    assert_eq!(column(&done, "bisac_code"), [""; 4]);
+    assert_eq!(column(&done, "source")[0], "table");
+    // Without a larger target nothing is asked.
+    let as_given = options(2);
+    let as_given = expand_topics(&as_given, &headings, None, |_, _| async {
+        Err(AskFailure::Everything { source: "nobody may be asked".into() })
+    });
+    assert_eq!(column(&as_given.await.unwrap(), "topic_id"), ["bread", "bread-01"]);
 }

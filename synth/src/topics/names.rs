@@ -28,6 +28,30 @@ pub enum Rejection {
     OffTopic,
     /// Said before, but for case, punctuation or plural.
     Duplicate,
+    /// Spelled much like a name of the same top category (see [`super::NearIndex`]).
+    NearDuplicate,
+    /// Means the same as a name of the same top category, by their embeddings.
+    SameMeaning,
+}
+
+impl Rejection {
+    /// The name in snake_case, as in side tables.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TooShort => "too_short",
+            Self::TooLong => "too_long",
+            Self::NotEnglish => "not_english",
+            Self::Echo => "echo",
+            Self::Generic => "generic",
+            Self::Sentence => "sentence",
+            Self::Repeats => "repeats",
+            Self::OffTopic => "off_topic",
+            Self::Duplicate => "duplicate",
+            Self::NearDuplicate => "near_duplicate",
+            Self::SameMeaning => "same_meaning",
+        }
+    }
 }
 
 /// How often each rejection occurred.

@@ -4,7 +4,7 @@ use std::sync::LazyLock;
 
 use regex::Regex;
 
-use super::bisac::BisacTopic;
+use super::heading::Heading;
 use super::names::{NameBounds, Rejection, Rejections, check_name, dedupe_key};
 use crate::cleanup::is_refusal;
 
@@ -28,11 +28,13 @@ pub struct ParsedAnswer {
     pub verdict: Verdict,
     /// Items left out, by reason.
     pub rejected: Rejections,
+    /// The items left out, in the order of the answer.
+    pub left_out: Vec<(Rejection, String)>,
 }
 
 /// The subtopics of an answer with the usual bounds; see [`parse_answer`].
 #[must_use]
-pub fn parse_subtopics(answer: &str, topic: &BisacTopic) -> Vec<String> {
+pub fn parse_subtopics(answer: &str, topic: &Heading) -> Vec<String> {
     parse_answer(answer, topic, &NameBounds::default()).subtopics
 }
 
@@ -40,10 +42,14 @@ pub fn parse_subtopics(answer: &str, topic: &BisacTopic) -> Vec<String> {
 /// lines, or a list with commas. Quotes, bold markers and explanations after a colon, dash or
 /// bracket are taken off; names that break a rule of [`Rejection`] are counted and left out.
 #[must_use]
-pub fn parse_answer(answer: &str, topic: &BisacTopic, bounds: &NameBounds) -> ParsedAnswer {
+pub fn parse_answer(answer: &str, topic: &Heading, bounds: &NameBounds) -> ParsedAnswer {
     let answer = plain_signs(answer);
-    let mut parsed =
-        ParsedAnswer { subtopics: Vec::new(), verdict: Verdict::Malformed, rejected: Rejections::new() };
+    let mut parsed = ParsedAnswer {
+        subtopics: Vec::new(),
+        verdict: Verdict::Malformed,
+        rejected: Rejections::new(),
+        left_out: Vec::new(),
+    };
     let taken = [&topic.top_category, &topic.subcategory, &topic.name()].map(|n| dedupe_key(n));
     let mut keys: Vec<String> = Vec::new();
     for item in items(&answer, bounds) {
@@ -59,7 +65,10 @@ pub fn parse_answer(answer: &str, topic: &BisacTopic, bounds: &NameBounds) -> Pa
                 keys.push(key);
                 parsed.subtopics.push(name);
             }
-            Err(reason) => *parsed.rejected.entry(reason).or_default() += 1,
+            Err(reason) => {
+                *parsed.rejected.entry(reason).or_default() += 1;
+                parsed.left_out.push((reason, name));
+            }
         }
     }
     if is_refusal(&answer) {
@@ -80,7 +89,7 @@ pub fn without_cut_line(answer: &str) -> &str {
 }
 
 /// Typographic quotes and dashes as plain ones, and nothing invisible.
-fn plain_signs(text: &str) -> String {
+pub(super) fn plain_signs(text: &str) -> String {
     let sign = |c: char| match c {
         '“' | '”' | '„' | '«' | '»' => Some('"'),
         '‘' | '’' => Some('\''),
@@ -106,7 +115,7 @@ pattern!(INLINE_NUMBER, r"(?:^|[\s,;(])\d{1,2}[.)]\)?\s+");
 pattern!(MARKER, r"^(?:\(?\d{1,3}(?:\.\)|[.):\]])|[-+•▪◦·–—*]|#+)\s*");
 pattern!(
     LABEL,
-    r"(?i)^(?:(?:sub-?topic|topic|chapter|unit|section|lesson|name)\s*(?:#?\d{1,3}|[a-z])?\s*[:.)-]|(?:the )?\d{1,3}(?:st|nd|rd|th) (?:sub-?)?topic[^:]*:)\s*"
+    r"(?i)^(?:(?:sub-?topic|topic|chapter|unit|section|lesson|module|week|lecture|part|name)\s*(?:#?\d{1,3}|[a-z])?\s*[:.)-]|(?:the )?\d{1,3}(?:st|nd|rd|th) (?:sub-?)?topic[^:]*:)\s*"
 );
 pattern!(
     EXPLANATION,
@@ -173,7 +182,7 @@ fn comma_list(answer: &str) -> Vec<String> {
 }
 
 /// The name within an item: no marker, label, bold, quotes or explanation.
-fn clean_item(item: &str) -> String {
+pub(super) fn clean_item(item: &str) -> String {
     let mut name = item.trim();
     while let Some(marker) = MARKER.find(name).filter(|m| m.end() > 0 && !name.starts_with("**")) {
         name = &name[marker.end()..];

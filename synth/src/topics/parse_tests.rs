@@ -1,8 +1,15 @@
 use super::*;
+use crate::topics::Origin;
 use proptest::prelude::*;
 
-fn topic() -> BisacTopic {
-    BisacTopic { code: "COM010000".into(), top_category: "COMPUTERS".into(), subcategory: "Compilers".into() }
+fn topic() -> Heading {
+    Heading {
+        code: "COM010000".into(),
+        top_category: "COMPUTERS".into(),
+        subcategory: "Compilers".into(),
+        subtopic: String::new(),
+        origin: Origin::Bisac,
+    }
 }
 
 fn parse(answer: &str) -> ParsedAnswer {
