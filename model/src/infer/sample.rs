@@ -5,7 +5,7 @@ use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::SamplingOptions;
-use super::kernels::exp;
+use crate::exp::exp;
 
 /// Divides the positive and multiplies the negative logits of tokens that were already seen
 /// (`RepetitionPenaltyLogitsProcessor` in huggingface/transformers,
