@@ -27,14 +27,20 @@ mod forward;
 mod kernels;
 mod load;
 mod packed;
+mod prefix;
+mod request;
 mod sample;
+mod scheduler;
 mod score;
+mod sequence;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
 
 pub use config::LlamaConfig;
-pub use engine::{Engine, EngineOptions, FinishReason, GenerateRequest, Generation, Prompt, SamplingOptions};
+pub use engine::{Engine, EngineOptions, EngineStats};
 pub use error::{GenerateError, LoadModelError, ScoreError};
 pub use load::{Model, ModelOptions};
+pub use request::{FinishReason, GenerateRequest, Generation, Prompt, StreamItem};
+pub use sample::SamplingOptions;
 pub use tokenizer::{ChatTokenizer, Message, Role};
