@@ -11,6 +11,7 @@ pub mod dag;
 pub mod durable;
 pub mod engine;
 pub mod inspect;
+pub mod llm_server;
 pub mod manifest;
 pub mod report;
 pub mod runner;

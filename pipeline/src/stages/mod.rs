@@ -13,7 +13,7 @@ mod export;
 mod filter;
 mod generate;
 mod index;
-mod llm;
+pub(crate) mod llm;
 pub mod minhash;
 mod mix;
 mod pack;
