@@ -1,182 +1,174 @@
-//! Generation and prompt reading with SmolLM2-135M-Instruct, beside the `gemm` crate doing the
-//! same matrix products on f32 weights.
+//! Reading and writing with SmolLM2-135M-Instruct at several shapes, and what sharing prompts saves.
 //!
-//! `cargo bench -p corpusmith-model --bench infer`; with `CORPUSMITH_BENCH_FULL=1` also 32
-//! sequences of 1,500 tokens, with the process's peak memory. Needs the model file that
-//! `pipeline assets pull` fetches.
+//! `cargo bench -p corpusmith-model --bench infer`; with `-- 8,64,64` only that shape (sequences, prompt
+//! tokens and new tokens of each), with `--json` as JSON lines for the scripts in `peers/`. Needs the
+//! model file that `pipeline assets pull` fetches. Figures are the best of three runs, by the clock and by
+//! processor time, which other work on the machine hardly moves.
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use criterion::{BenchmarkId, Criterion, Throughput};
 use futures::executor::block_on;
 use futures::future::join_all;
 use model::infer::{
     Engine, EngineOptions, GenerateRequest, Generation, Model, ModelOptions, Prompt, SamplingOptions,
 };
+use serde_json::json;
 
-const BATCHES: [usize; 3] = [1, 8, 32];
-const NEW_TOKENS: usize = 32;
+/// One sequence, eight, and the shape of the sample run's `generate` stage.
+const SHAPES: [[usize; 3]; 3] = [[1, 512, 128], [8, 128, 128], [32, 300, 300]];
+const RUNS: usize = 3;
 
-fn main() {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let assets = std::env::var_os("CORPUSMITH_ASSETS").map(PathBuf::from);
     let home = std::env::var_os("HOME").map(PathBuf::from).unwrap_or_default();
     let folder = assets.unwrap_or_else(|| home.join(".cache/corpusmith/assets"));
     let path = folder.join("SmolLM2-135M-Instruct.Q4_1.gguf");
     if !path.exists() {
         eprintln!("{} is absent: run `pipeline assets pull` first", path.display());
-        return;
+        return Ok(());
     }
+    let as_json = std::env::args().any(|argument| argument == "--json");
+    let shapes: Vec<[usize; 3]> = std::env::args().filter_map(|argument| shape(&argument)).collect();
     let start = Instant::now();
-    let model = match Model::load(&path, &ModelOptions::default()) {
-        Ok(model) => Arc::new(model),
-        Err(error) => {
-            eprintln!("{error}");
-            return;
-        }
-    };
-    println!("load: {:.2} s, then {}", start.elapsed().as_secs_f64(), peak_memory());
-    let engine = match Engine::new(Arc::clone(&model), &EngineOptions::default()) {
-        Ok(engine) => engine,
-        Err(error) => {
-            eprintln!("{error}");
-            return;
-        }
-    };
-    if std::env::var_os("CORPUSMITH_BENCH_FULL").is_some() {
-        full_load(&engine);
+    let model = Arc::new(Model::load(&path, &ModelOptions::default())?);
+    if !as_json {
+        let (load, mib) = (start.elapsed().as_secs_f64(), model.weight_bytes() >> 20);
+        println!("load: {load:.2} s, {mib} MiB of weights, {}", peak_memory());
     }
-    beside_gemm(&engine);
-    let mut criterion = Criterion::default()
-        .sample_size(10)
-        .warm_up_time(Duration::from_millis(500))
-        .measurement_time(Duration::from_secs(4))
-        .configure_from_args();
-    let mut group = criterion.benchmark_group("decode");
-    for batch in BATCHES {
-        let tokens = completion_tokens(&answers(&engine, batch, 4, NEW_TOKENS));
-        group.throughput(Throughput::Elements(tokens as u64));
-        group.bench_with_input(BenchmarkId::from_parameter(batch), &batch, |b, &batch| {
-            b.iter(|| answers(&engine, batch, 4, NEW_TOKENS));
-        });
+    let threads = std::env::var("CORPUSMITH_BENCH_THREADS").ok().and_then(|n| n.parse().ok()).unwrap_or(0);
+    let options = EngineOptions { prefix_tokens: 0, threads, ..EngineOptions::default() };
+    let engine = Engine::new(Arc::clone(&model), &options)?;
+    for shape in if shapes.is_empty() { &SHAPES[..] } else { &shapes } {
+        let runs = if shape[0] * shape[2] > 2_000 { 1 } else { RUNS };
+        let best = best_of(runs, &engine, *shape);
+        match as_json {
+            true => println!("{}", best.json()),
+            false => println!("{best}, {}", peak_memory()),
+        }
     }
-    group.finish();
-    let mut group = criterion.benchmark_group("prefill");
-    group.throughput(Throughput::Elements(512));
-    group.bench_function("512", |b| b.iter(|| answers(&engine, 1, 512, 1)));
-    group.finish();
-    criterion.final_summary();
+    if shapes.is_empty() {
+        drop(engine);
+        sharing(&model, &options)?;
+    }
+    Ok(())
 }
 
-/// Greedy answers to `batch` prompts of so many tokens, all different.
-fn answers(engine: &Engine, batch: usize, prompt: usize, new: usize) -> Vec<Generation> {
+fn shape(argument: &str) -> Option<[usize; 3]> {
+    let numbers: Vec<usize> = argument.split(',').map_while(|number| number.parse().ok()).collect();
+    numbers.try_into().ok()
+}
+
+/// Seconds by the clock and of the processors.
+#[derive(Clone, Copy)]
+struct Seconds {
+    wall: f64,
+    cpu: f64,
+}
+
+impl Seconds {
+    fn of<T>(work: impl FnOnce() -> T) -> (Self, T) {
+        let (start, cpu) = (Instant::now(), cpu_seconds());
+        let done = work();
+        (Self { wall: start.elapsed().as_secs_f64(), cpu: cpu_seconds() - cpu }, done)
+    }
+
+    fn less(self, other: Self) -> Self {
+        Self { wall: self.wall - other.wall, cpu: self.cpu - other.cpu }
+    }
+
+    fn smaller(self, other: Self) -> Self {
+        Self { wall: self.wall.min(other.wall), cpu: self.cpu.min(other.cpu) }
+    }
+}
+
+struct Measured {
+    shape: [usize; 3],
+    prompt: Seconds,
+    decode: Seconds,
+    decoded: usize,
+}
+
+impl Measured {
+    fn rates(&self) -> [f64; 4] {
+        let (prompts, decoded) = ((self.shape[0] * self.shape[1]) as f64, self.decoded as f64);
+        [
+            prompts / self.prompt.wall,
+            decoded / self.decode.wall,
+            prompts / self.prompt.cpu,
+            decoded / self.decode.cpu,
+        ]
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let [prompt, decode, prompt_cpu, decode_cpu] = self.rates();
+        json!({"shape": self.shape, "prompt": prompt, "decode": decode, "prompt_cpu": prompt_cpu, "decode_cpu": decode_cpu})
+    }
+}
+
+impl std::fmt::Display for Measured {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ([batch, prompt, new], [prompts, decode, prompts_cpu, decode_cpu]) = (self.shape, self.rates());
+        write!(
+            f,
+            "{batch} × ({prompt} + {new}): {prompts:.0} prompt and {decode:.0} new tokens/s, {prompts_cpu:.0} and {decode_cpu:.0} a processor second"
+        )
+    }
+}
+
+fn best_of(runs: usize, engine: &Engine, shape: [usize; 3]) -> Measured {
+    let [batch, prompt, new] = shape;
+    let mut best: Option<Measured> = None;
+    for _ in 0..runs {
+        let (prompts, _) = Seconds::of(|| answers(engine, batch, prompt, 0, 1));
+        let (all, answers) = Seconds::of(|| answers(engine, batch, prompt, 0, new));
+        let decoded = answers.iter().map(|answer| answer.completion_tokens - 1).sum();
+        let now = Measured { shape, prompt: prompts, decode: all.less(prompts), decoded };
+        best = Some(match best {
+            None => now,
+            Some(best) => Measured {
+                prompt: best.prompt.smaller(now.prompt),
+                decode: best.decode.smaller(now.decode),
+                ..now
+            },
+        });
+    }
+    best.unwrap_or(Measured {
+        shape,
+        prompt: Seconds { wall: f64::NAN, cpu: f64::NAN },
+        decode: Seconds { wall: f64::NAN, cpu: f64::NAN },
+        decoded: 0,
+    })
+}
+
+/// 32 prompts of 300 tokens that begin with the same 200, with and without sharing.
+fn sharing(model: &Arc<Model>, options: &EngineOptions) -> Result<(), Box<dyn std::error::Error>> {
+    for prefix_tokens in [0, EngineOptions::default().prefix_tokens] {
+        let engine = Engine::new(Arc::clone(model), &EngineOptions { prefix_tokens, ..options.clone() })?;
+        let (seconds, _) = Seconds::of(|| answers(&engine, 32, 300, 200, 1));
+        let stats = engine.stats();
+        println!(
+            "32 prompts of 300 tokens, 200 in common: {} read, {} shared, {:.2} s, {:.2} processor seconds",
+            stats.prompt_tokens_read, stats.prompt_tokens_shared, seconds.wall, seconds.cpu
+        );
+    }
+    Ok(())
+}
+
+/// Greedy answers to `batch` prompts of so many tokens, which differ behind the first `common`.
+fn answers(engine: &Engine, batch: usize, prompt: usize, common: usize, new: usize) -> Vec<Generation> {
+    let token = |index: usize, i: usize| {
+        let index = if i < common { 0 } else { index };
+        (1_000 + 37 * index + 101 * i % 20_011) as u32
+    };
     let request = |index: usize| GenerateRequest {
         max_new_tokens: new,
-        sampling: SamplingOptions { temperature: 0.0, ..SamplingOptions::default() },
-        ..GenerateRequest::new(Prompt::Tokens(
-            (0..prompt).map(|i| (1_000 + 37 * index + 101 * i % 20_011) as u32).collect(),
-        ))
+        sampling: SamplingOptions { temperature: 0.0, repetition_penalty: 1.0, ..SamplingOptions::default() },
+        ..GenerateRequest::new(Prompt::Tokens((0..prompt).map(|i| token(index, i)).collect()))
     };
     let all = block_on(join_all((0..batch).map(|index| engine.generate(request(index)))));
     all.into_iter().filter_map(Result::ok).collect()
-}
-
-fn completion_tokens(answers: &[Generation]) -> usize {
-    answers.iter().map(|answer| answer.completion_tokens).sum()
-}
-
-/// Tokens per second of whole steps, beside the share of them that `gemm` needs for the products
-/// alone (same shapes, f32 weights of all layers, so that nothing stays in the caches).
-fn beside_gemm(engine: &Engine) {
-    let config = engine.model().config();
-    let pairs = config.kv_heads * config.head_dim;
-    let queries = config.heads * config.head_dim;
-    let mut shapes = Vec::new();
-    for _ in 0..config.layers {
-        shapes.push((queries + 2 * pairs, config.hidden));
-        shapes.push((config.hidden, queries));
-        shapes.push((2 * config.intermediate, config.hidden));
-        shapes.push((config.hidden, config.intermediate));
-    }
-    shapes.push((config.vocab_size, config.hidden));
-    let weights: Vec<Vec<f32>> = shapes.iter().map(|(m, k)| vec![0.01; m * k]).collect();
-    for batch in BATCHES {
-        let start = Instant::now();
-        let tokens = completion_tokens(&answers(engine, batch, 4, NEW_TOKENS));
-        let ours = start.elapsed().as_secs_f64() / tokens as f64;
-        let x = vec![0.5f32; batch * config.intermediate];
-        let mut out = vec![0.0f32; batch * config.vocab_size];
-        let mut best = f64::INFINITY;
-        for _ in 0..5 {
-            let start = Instant::now();
-            for (&(m, k), weights) in shapes.iter().zip(&weights) {
-                product(m, batch, k, weights, &x, &mut out);
-            }
-            best = best.min(start.elapsed().as_secs_f64());
-        }
-        let peer = best / batch as f64;
-        println!(
-            "batch {batch}: {:.0} tokens/s for everything; gemm's products alone would allow {:.0} tokens/s (ratio {:.2})",
-            1.0 / ours,
-            1.0 / peer,
-            peer / ours
-        );
-    }
-}
-
-/// `out[row][m] = Σ_k weights[m][k] x[row][k]`.
-fn product(m: usize, rows: usize, k: usize, weights: &[f32], x: &[f32], out: &mut [f32]) {
-    assert!(weights.len() >= m * k && x.len() >= rows * k && out.len() >= rows * m);
-    let (m_stride, k_stride) = (m as isize, k as isize);
-    // SAFETY: the sizes were checked.
-    unsafe {
-        gemm::gemm(
-            m,
-            rows,
-            k,
-            out.as_mut_ptr(),
-            m_stride,
-            1,
-            false,
-            weights.as_ptr(),
-            1,
-            k_stride,
-            x.as_ptr(),
-            k_stride,
-            1,
-            0.0,
-            1.0,
-            false,
-            false,
-            false,
-            gemm::Parallelism::Rayon(0),
-        );
-    }
-}
-
-/// 32 sequences of 1,200 prompt and 300 new tokens, by the clock and by processor time (which
-/// other work on the machine hardly moves).
-fn full_load(engine: &Engine) {
-    let timed = |new: usize| {
-        let (start, cpu) = (Instant::now(), cpu_seconds());
-        let tokens = completion_tokens(&answers(engine, 32, 1_200, new));
-        (tokens, start.elapsed().as_secs_f64(), cpu_seconds() - cpu)
-    };
-    let (_, prefill, prefill_cpu) = timed(1);
-    let (tokens, all, all_cpu) = timed(300);
-    let prompts = 32.0 * 1_200.0;
-    println!(
-        "32 × 1,500 tokens: {:.0} prompt tokens/s, {:.0} prompt tokens a processor second, {}",
-        prompts / prefill,
-        prompts / prefill_cpu,
-        peak_memory()
-    );
-    println!(
-        "{tokens} new tokens: {:.0} tokens/s, {:.0} tokens a processor second",
-        tokens as f64 / (all - prefill),
-        tokens as f64 / (all_cpu - prefill_cpu)
-    );
 }
 
 /// Processor time of this process so far, where the system tells (Linux counts 100 a second).

@@ -12,6 +12,7 @@ compile_error!("token shards and weights are mapped as they lie on disk: little-
 pub mod checkpoint;
 pub mod config;
 pub mod evaluate;
+
 pub mod export;
 pub mod files;
 pub mod gguf;
@@ -24,3 +25,5 @@ pub mod pretrain;
 pub mod schedule;
 pub mod shards;
 pub mod tokenizer;
+
+mod exp;

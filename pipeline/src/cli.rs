@@ -65,6 +65,9 @@ pub enum Command {
     /// Look at prompt templates.
     #[command(subcommand)]
     Prompts(PromptsCommand),
+    /// Serve a language model to other programs.
+    #[command(subcommand)]
+    Llm(LlmCommand),
 }
 
 /// A workflow and what is laid over it.
@@ -258,6 +261,42 @@ pub enum PromptsCommand {
         #[arg(long)]
         json: bool,
     },
+}
+
+/// `pipeline llm …`
+#[derive(Debug, Subcommand)]
+pub enum LlmCommand {
+    /// Answer OpenAI's chat and completion requests with a model that runs here.
+    Serve(ServeArgs),
+}
+
+/// Arguments of `llm serve`.
+#[derive(Debug, Args)]
+pub struct ServeArgs {
+    /// `embedded` for SmolLM2-135M-Instruct, or the path of a GGUF file with a SmolLM model.
+    pub model: String,
+    /// The address to listen at.
+    #[arg(long, default_value = "127.0.0.1")]
+    pub host: String,
+    /// The port; 0 takes a free one, which is printed.
+    #[arg(long, default_value_t = 8080)]
+    pub port: u16,
+    /// Requests that are answered or wait at the same time; further ones get status 503.
+    #[arg(long, default_value_t = 64, value_parser = parse_count)]
+    pub max_in_flight: usize,
+    /// The environment variable that holds the key which clients must show.
+    #[arg(long, value_name = "VARIABLE")]
+    pub api_key_env: Option<String>,
+    /// CPU threads to use; all of them by default.
+    #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
+    pub threads: usize,
+}
+
+fn parse_count(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(count @ 1..=1_000_000) => Ok(count),
+        _ => Err(format!("`{text}` is not a number from 1 to 1000000")),
+    }
 }
 
 fn parse_threads(text: &str) -> Result<usize, String> {

@@ -12,6 +12,7 @@ pub mod durable;
 pub mod engine;
 pub mod forecast;
 pub mod inspect;
+pub mod llm_server;
 pub mod manifest;
 pub mod report;
 pub mod runner;

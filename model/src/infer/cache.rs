@@ -2,7 +2,7 @@
 //!
 //! A page holds all layers and heads. Per layer and head: the keys as `[head_dim][16 tokens]`, so
 //! that sixteen scores are sixteen lanes, then the values as `[16 tokens][head_dim]`. Both f16.
-//! Pages are shared between a sequence and its forks until one of them writes.
+//! Pages are shared between a sequence, its forks and the prefix store until one of them writes.
 
 use std::sync::Arc;
 
@@ -14,9 +14,12 @@ use super::kernels::LANES;
 /// Tokens in a page.
 pub(crate) const PAGE_TOKENS: usize = LANES;
 
+/// A page's values.
+pub(crate) type Page = Vec<u16>;
+
 #[derive(Clone, Default)]
 pub(crate) struct KvCache {
-    pages: Vec<Arc<Vec<u16>>>,
+    pages: Vec<Arc<Page>>,
     tokens: usize,
 }
 
@@ -38,6 +41,19 @@ impl KvCache {
         while self.pages.len() * PAGE_TOKENS < self.tokens {
             self.pages.push(Arc::new(vec![0; page_values]));
         }
+    }
+
+    /// A page by its number.
+    pub(crate) fn page(&self, index: usize) -> &Arc<Page> {
+        &self.pages[index]
+    }
+
+    /// Appends another sequence's page, of which the first `tokens` tokens are as in this one. All
+    /// pages must be full.
+    pub(crate) fn borrow_page(&mut self, page: Arc<Page>, tokens: usize) {
+        debug_assert_eq!(self.pages.len() * PAGE_TOKENS, self.tokens);
+        self.pages.push(page);
+        self.tokens += tokens;
     }
 
     /// Stores one token's keys and values of a layer, both `[kv_heads][head_dim]`.

@@ -3,9 +3,10 @@
 use rayon::prelude::*;
 
 use super::Model;
+use super::activations::{Activations, Shared};
 use super::cache::{KvCache, PAGE_TOKENS};
 use super::kernels::{LANES, QUERIES, add_assign, f16_chain, rms_norm, rope, softmax_unscaled, swiglu};
-use super::packed::{Shared, Tiles, multiply};
+use super::packed::multiply;
 
 /// For which tokens of a span logits are needed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,7 +26,7 @@ pub(crate) struct Span<'a> {
 /// Buffers that are kept from step to step, and the result.
 #[derive(Default)]
 pub(crate) struct Workspace {
-    tiles: Tiles,
+    room: Activations,
     hidden: Vec<f32>,
     normed: Vec<f32>,
     projected: Vec<f32>,
@@ -96,7 +97,7 @@ impl Model {
             }
         }
         let rows = positions.len();
-        let Workspace { tiles, hidden, normed, projected, attended, logits, logits_stride } = work;
+        let Workspace { room, hidden, normed, projected, attended, logits, logits_stride } = work;
         hidden.resize(rows * width, 0.0);
         normed.resize(rows * width, 0.0);
         let tokens = spans.iter().flat_map(|span| span.tokens);
@@ -110,27 +111,23 @@ impl Model {
                 });
             };
             norm(&layer.attention_norm, hidden, normed);
-            tiles.fill(normed, width);
-            let stride = multiply(isa, tiles, &[&layer.query, &layer.key, &layer.value], projected);
+            let stride = multiply(isa, normed, room, &[&layer.query, &layer.key, &layer.value], projected);
             self.rotate(&positions, projected, stride);
             let key_at = layer.query.padded_outputs();
             let value_at = key_at + layer.key.padded_outputs();
             self.store(index, spans, projected, stride, (key_at, value_at));
             self.attend(index, spans, &groups, projected, stride, attended);
-            tiles.fill(attended, config.heads * config.head_dim);
-            let stride = multiply(isa, tiles, &[&layer.output], projected);
+            let stride = multiply(isa, attended, room, &[&layer.output], projected);
             for_rows(projected, stride, hidden, width, |_, x, out| add_assign(isa, out, x));
 
             norm(&layer.feed_norm, hidden, normed);
-            tiles.fill(normed, width);
-            let stride = multiply(isa, tiles, &[&layer.gate, &layer.up], projected);
+            let stride = multiply(isa, normed, room, &[&layer.gate, &layer.up], projected);
             let wide = config.intermediate;
             attended.resize(rows * wide, 0.0);
             for_rows(projected, stride, attended, wide, |_, x, out| {
                 swiglu(isa, &x[..wide], &x[layer.gate.padded_outputs()..][..wide], out);
             });
-            tiles.fill(attended, wide);
-            let stride = multiply(isa, tiles, &[&layer.down], projected);
+            let stride = multiply(isa, attended, room, &[&layer.down], projected);
             for_rows(projected, stride, hidden, width, |_, x, out| add_assign(isa, out, x));
         }
         normed.resize(wanted.len() * width, 0.0);
@@ -138,9 +135,8 @@ impl Model {
             let x = &hidden[row * width..][..width];
             rms_norm(isa, x, &self.output_norm, config.norm_epsilon, out);
         }
-        tiles.fill(normed, width);
         let head = self.head.as_ref().unwrap_or(&self.embedding);
-        *logits_stride = multiply(isa, tiles, &[head], logits);
+        *logits_stride = multiply(isa, normed, room, &[head], logits);
     }
 
     /// Rotates queries and keys, and divides the queries by √head_dim.

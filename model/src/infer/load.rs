@@ -127,6 +127,18 @@ impl Model {
         &self.tokenizer
     }
 
+    /// Memory that the weights take, in bytes.
+    pub fn weight_bytes(&self) -> usize {
+        let of_layer = |layer: &Layer| {
+            let Layer { query, key, value, output, gate, up, down, attention_norm, feed_norm } = layer;
+            let matrices = [query, key, value, output, gate, up, down].map(PackedMatrix::bytes);
+            matrices.iter().sum::<usize>() + 4 * (attention_norm.len() + feed_norm.len())
+        };
+        let head = self.head.as_ref().map_or(0, PackedMatrix::bytes);
+        self.layers.iter().map(of_layer).sum::<usize>()
+            + (self.embedding.bytes() + head + 4 * self.output_norm.len())
+    }
+
     /// Longest sequence in tokens, prompt and answer together.
     pub fn max_context_tokens(&self) -> usize {
         self.max_context_tokens

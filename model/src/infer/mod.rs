@@ -2,8 +2,8 @@
 //! [`Model::logprobs`] and [`Model::score_continuations`] judge text, [`Engine`] writes it for
 //! many callers at once.
 //!
-//! Weights of 4 and 8 bits stay packed in memory and become f32 in the innermost loop, keys and
-//! values are f16, all else is f32. What a sequence yields does not depend on what runs beside
+//! Weights of 4, 8 and 16 bits stay as they are in memory, keys and values are f16, what is
+//! multiplied with weights of 4 and 8 bits is rounded to 16 bits, all else is f32. What a sequence yields does not depend on what runs beside
 //! it, on the number of threads, or on the processor (see `kernels`).
 //!
 //! ```no_run
@@ -18,6 +18,7 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+mod activations;
 mod cache;
 mod config;
 mod engine;
@@ -26,14 +27,20 @@ mod forward;
 mod kernels;
 mod load;
 mod packed;
+mod prefix;
+mod request;
 mod sample;
+mod scheduler;
 mod score;
+mod sequence;
 #[cfg(test)]
 mod tests;
 mod tokenizer;
 
 pub use config::LlamaConfig;
-pub use engine::{Engine, EngineOptions, FinishReason, GenerateRequest, Generation, Prompt, SamplingOptions};
+pub use engine::{Engine, EngineOptions, EngineStats};
 pub use error::{GenerateError, LoadModelError, ScoreError};
 pub use load::{Model, ModelOptions};
+pub use request::{FinishReason, GenerateRequest, Generation, Prompt, StreamItem};
+pub use sample::SamplingOptions;
 pub use tokenizer::{ChatTokenizer, Message, Role};

@@ -1,29 +1,26 @@
-//! Weights in panels, and the product of activations with them.
+//! Weights in the order in which the kernels read them, and the product of activations with them.
 //!
-//! A panel holds 32 outputs for all inputs `k`, `[k][32]`, so that one load gives the weights of 32
-//! outputs. Values of 4 and 8 bits stay as they are in the file (regrouped), and become f32 by
-//! the same arithmetic as in [`TensorKind::dequantize`]; other kinds are kept as f32.
+//! Weights of 4 and 8 bits stay as they are in the file, regrouped by sixteen outputs ([`BlockFormat`]),
+//! and are multiplied with activations of 16 bits. Weights of f16 stay f16 and become f32 on the
+//! way into the products; other kinds are kept as f32. Both lie in panels of 32 outputs for
+//! all inputs `k`, `[k][32]`, so that one load gives the weights of 32 outputs.
 
 use half::f16;
 use rayon::prelude::*;
 
 use crate::gguf::{Tensor, TensorKind};
 
-use super::kernels::{Isa, PANEL, TILE, by_isa, panel_tile};
+use super::activations::{Activations, Shared};
+use super::kernels::{BLOCK, BlockFormat, Isa, LANES, PANEL, TILE, block_tile, by_isa, panel_tile};
 
 /// Inputs that are unpacked at a time: 24 KiB, half of the first-level cache.
 const CHUNK: usize = 192;
-/// Values of one block of the file's format.
-const BLOCK: usize = 32;
-/// Scales, minima, and 16 rows of 32 byte-wide pairs of nibbles (`k` low, `k + 16` high).
-const Q4_BYTES: usize = 2 * 2 * PANEL + BLOCK / 2 * PANEL;
-/// Scales and 32 rows of 32 signed bytes.
-const Q8_BYTES: usize = 2 * PANEL + BLOCK * PANEL;
 
 enum Storage {
     F32(Vec<f32>),
-    Q4(Vec<u8>),
-    Q8(Vec<u8>),
+    F16(Vec<u16>),
+    /// `[outputs / 16][inputs / 32]` blocks.
+    Blocks(BlockFormat, Vec<u8>),
 }
 
 /// A linear layer's weights: `outputs` rows of `inputs` values.
@@ -39,12 +36,13 @@ impl PackedMatrix {
         let inputs = tensor.info.dims[0] as usize;
         let outputs = tensor.len() / inputs;
         let storage = match tensor.info.kind {
-            TensorKind::Q4_0 => pack_blocks(tensor, inputs, Q4_BYTES, put_q4_0).map(Storage::Q4),
-            TensorKind::Q4_1 => pack_blocks(tensor, inputs, Q4_BYTES, put_q4_1).map(Storage::Q4),
-            TensorKind::Q8_0 => pack_blocks(tensor, inputs, Q8_BYTES, put_q8_0).map(Storage::Q8),
+            TensorKind::Q4_0 => pack_blocks(tensor, inputs, BlockFormat::Q4, put_q4_0),
+            TensorKind::Q4_1 => pack_blocks(tensor, inputs, BlockFormat::Q4, put_q4_1),
+            TensorKind::Q8_0 => pack_blocks(tensor, inputs, BlockFormat::Q8, put_q8_0),
+            TensorKind::F16 => pack_f16(tensor, inputs),
             _ => None,
         };
-        let storage = storage.unwrap_or_else(|| pack_f32(tensor, inputs));
+        let storage = storage.unwrap_or_else(|| Storage::F32(pack_panels(tensor, inputs, |value| value)));
         Self { inputs, outputs, storage }
     }
 
@@ -53,88 +51,134 @@ impl PackedMatrix {
         self.outputs.next_multiple_of(PANEL)
     }
 
+    /// Inputs of each output.
+    pub(crate) fn inputs(&self) -> usize {
+        self.inputs
+    }
+
+    /// Whether it is multiplied with rounded activations.
+    pub(crate) fn is_quantised(&self) -> bool {
+        matches!(self.storage, Storage::Blocks(..))
+    }
+
+    /// Bytes that the weights take.
+    pub(crate) fn bytes(&self) -> usize {
+        match &self.storage {
+            Storage::F32(all) => 4 * all.len(),
+            Storage::F16(all) => 2 * all.len(),
+            Storage::Blocks(_, all) => all.len(),
+        }
+    }
+
     fn panels(&self) -> usize {
         self.outputs.div_ceil(PANEL)
     }
 
+    /// The blocks of sixteen outputs.
+    fn strip<'a>(&self, format: BlockFormat, all: &'a [u8], strip: usize) -> &'a [u8] {
+        let bytes = self.inputs / BLOCK * format.bytes();
+        &all[strip * bytes..][..bytes]
+    }
+
     /// The weights of output `row` as f32: with tied embeddings, the embedding of a token.
     pub(crate) fn row(&self, row: usize, out: &mut [f32]) {
-        let (panel, column) = (row / PANEL, row % PANEL);
-        let blocks = self.inputs / BLOCK;
+        let (panel, column) = (row / PANEL * PANEL * self.inputs, row % PANEL);
         match &self.storage {
             Storage::F32(all) => {
-                let panel = &all[panel * self.inputs * PANEL..];
                 for (k, out) in out.iter_mut().enumerate() {
-                    *out = panel[k * PANEL + column];
+                    *out = all[panel + k * PANEL + column];
                 }
             }
-            Storage::Q4(all) => {
-                let panel = &all[panel * blocks * Q4_BYTES..][..blocks * Q4_BYTES];
-                for (block, out) in panel.chunks_exact(Q4_BYTES).zip(out.chunks_mut(BLOCK)) {
-                    let scale = half_at(block, column);
-                    let least = half_at(block, PANEL + column);
-                    for (k, out) in out.iter_mut().enumerate() {
-                        let byte = block[4 * PANEL + k % 16 * PANEL + column];
-                        *out = f32::from(byte >> (k / 16 * 4) & 15).mul_add(scale, least);
-                    }
+            Storage::F16(all) => {
+                for (k, out) in out.iter_mut().enumerate() {
+                    *out = f16::from_bits(all[panel + k * PANEL + column]).to_f32();
                 }
             }
-            Storage::Q8(all) => {
-                let panel = &all[panel * blocks * Q8_BYTES..][..blocks * Q8_BYTES];
-                for (block, out) in panel.chunks_exact(Q8_BYTES).zip(out.chunks_mut(BLOCK)) {
-                    let scale = half_at(block, column);
-                    for (k, out) in out.iter_mut().enumerate() {
-                        *out = f32::from(block[2 * PANEL + k * PANEL + column] as i8) * scale;
-                    }
+            Storage::Blocks(format, all) => {
+                let (strip, lane) = (self.strip(*format, all, row / LANES), row % LANES);
+                for (block, out) in strip.chunks_exact(format.bytes()).zip(out.chunks_mut(BLOCK)) {
+                    block_row(*format, block, lane, out);
                 }
             }
         }
     }
 
-    /// The part `[first, first + count)` of a panel's inputs as f32, in `room` unless it is f32
-    /// already.
-    fn unpacked<'a>(
-        &'a self,
-        isa: Isa,
-        panel: usize,
-        first: usize,
-        count: usize,
-        room: &'a mut [f32],
-    ) -> &'a [f32] {
-        let blocks = self.inputs / BLOCK;
-        let (start, room) = (panel * blocks + first / BLOCK, &mut room[..count * PANEL]);
-        match &self.storage {
-            Storage::F32(all) => {
-                return &all[(panel * self.inputs + first) * PANEL..][..count * PANEL];
+    /// Products of all rows with the 32 outputs of a panel.
+    ///
+    /// # Safety
+    /// `out` must be valid for `(rows - 1) * stride + PANEL` floats that no other thread touches.
+    unsafe fn multiply_panel(&self, isa: Isa, x: &Activations, panel: usize, out: *mut f32, stride: usize) {
+        if let Storage::Blocks(format, all) = &self.storage {
+            for half in 0..PANEL / LANES {
+                let weights = self.strip(*format, all, panel * (PANEL / LANES) + half);
+                // SAFETY: the caller's promise, for a part of the columns.
+                unsafe { block_tile(isa, *format, &x.quantised(), weights, out.add(half * LANES), stride) };
             }
-            Storage::Q4(all) => unpack_q4(isa, &all[start * Q4_BYTES..], room),
-            Storage::Q8(all) => unpack_q8(isa, &all[start * Q8_BYTES..], room),
+            return;
         }
-        room
+        for row in 0..x.rows() {
+            // SAFETY: the caller's promise.
+            unsafe { out.add(row * stride).write_bytes(0, PANEL) };
+        }
+        let mut room = [0.0; CHUNK * PANEL];
+        for first in (0..self.inputs).step_by(CHUNK) {
+            let count = CHUNK.min(self.inputs - first);
+            let range = (panel * self.inputs + first) * PANEL..(panel * self.inputs + first + count) * PANEL;
+            let weights = match &self.storage {
+                Storage::F32(all) => &all[range],
+                Storage::F16(all) => {
+                    widen(isa, &all[range], &mut room);
+                    &room[..count * PANEL]
+                }
+                Storage::Blocks(..) => return,
+            };
+            for (index, tile) in x.tiles().enumerate() {
+                let rows = tile.len() / self.inputs;
+                let tile = &tile[first * rows..(first + count) * rows];
+                // SAFETY: the caller's promise, for a part of the rows.
+                unsafe { panel_tile(isa, rows, tile, weights, out.add(index * TILE * stride), stride) };
+            }
+        }
     }
 }
 
-/// Puts one block of the file into column `column` of a packed block; false when a scale is not
+/// One output's part of a block as f32.
+fn block_row(format: BlockFormat, block: &[u8], lane: usize, out: &mut [f32]) {
+    let half = |index: usize| f16::from_le_bytes([block[2 * index], block[2 * index + 1]]).to_f32();
+    for (k, out) in out.iter_mut().enumerate() {
+        let (byte, shift) = byte_of(format, lane, k);
+        *out = match format {
+            BlockFormat::Q4 => f32::from(block[byte] >> shift & 15).mul_add(half(lane), half(LANES + lane)),
+            BlockFormat::Q8 => f32::from(block[byte] as i8) * half(lane),
+        };
+    }
+}
+
+/// Where in a block's bytes input `k` of an output lies, and from which bit on.
+fn byte_of(format: BlockFormat, lane: usize, k: usize) -> (usize, usize) {
+    let (group, bit) = format.place(k);
+    (format.header_bytes() + (group * LANES + lane) * 4 + bit / 8, bit % 8)
+}
+
+/// Puts one block of the file into lane `lane` of a packed block; false when a scale is not
 /// finite, which the packed form cannot hold.
-type Put = fn(block: &[u8], column: usize, packed: &mut [u8]) -> bool;
+type Put = fn(block: &[u8], lane: usize, packed: &mut [u8]) -> bool;
 
 /// None when a block was refused.
-fn pack_blocks(tensor: Tensor<'_>, inputs: usize, packed_bytes: usize, put: Put) -> Option<Vec<u8>> {
-    let blocks = inputs / BLOCK;
-    let row_bytes = blocks * tensor.info.kind.block_bytes();
+fn pack_blocks(tensor: Tensor<'_>, inputs: usize, format: BlockFormat, put: Put) -> Option<Storage> {
+    let (blocks, file_bytes) = (inputs / BLOCK, tensor.info.kind.block_bytes());
     let panels = (tensor.len() / inputs).div_ceil(PANEL);
-    let mut packed = vec![0; panels * blocks * packed_bytes];
+    let mut packed = vec![0; panels * (PANEL / LANES) * blocks * format.bytes()];
     let whole = packed
-        .par_chunks_mut(blocks * packed_bytes)
-        .zip(tensor.bytes.par_chunks(PANEL * row_bytes))
-        .all(|(panel, rows)| {
-            rows.chunks_exact(row_bytes).enumerate().all(|(column, row)| {
-                let from = row.chunks_exact(tensor.info.kind.block_bytes());
-                let to = panel.chunks_exact_mut(packed_bytes);
-                from.zip(to).fold(true, |ok, (from, to)| put(from, column, to) && ok)
+        .par_chunks_mut(blocks * format.bytes())
+        .zip(tensor.bytes.par_chunks(LANES * blocks * file_bytes))
+        .all(|(strip, rows)| {
+            rows.chunks_exact(blocks * file_bytes).enumerate().all(|(lane, row)| {
+                let to = strip.chunks_exact_mut(format.bytes());
+                row.chunks_exact(file_bytes).zip(to).fold(true, |ok, (from, to)| put(from, lane, to) && ok)
             })
         });
-    whole.then_some(packed)
+    whole.then_some(Storage::Blocks(format, packed))
 }
 
 fn put_half(packed: &mut [u8], index: usize, value: f16) -> bool {
@@ -142,187 +186,107 @@ fn put_half(packed: &mut [u8], index: usize, value: f16) -> bool {
     value.is_finite()
 }
 
-fn put_nibbles(nibbles: &[u8], column: usize, packed: &mut [u8]) {
-    for (k, &byte) in nibbles.iter().enumerate() {
-        packed[4 * PANEL + k * PANEL + column] = byte;
+/// Byte `k` of the file holds input `k` below and `k + 16` above.
+fn put_nibbles(nibbles: &[u8], lane: usize, packed: &mut [u8]) {
+    for (k, &both) in nibbles.iter().enumerate() {
+        for (k, nibble) in [(k, both & 15), (k + BLOCK / 2, both >> 4)] {
+            let (byte, shift) = byte_of(BlockFormat::Q4, lane, k);
+            packed[byte] |= nibble << shift;
+        }
     }
 }
 
-fn put_q4_1(block: &[u8], column: usize, packed: &mut [u8]) -> bool {
-    put_nibbles(&block[4..], column, packed);
+fn put_q4_1(block: &[u8], lane: usize, packed: &mut [u8]) -> bool {
+    put_nibbles(&block[4..], lane, packed);
     let scale = f16::from_le_bytes([block[0], block[1]]);
     let least = f16::from_le_bytes([block[2], block[3]]);
-    put_half(packed, column, scale) & put_half(packed, PANEL + column, least)
+    put_half(packed, lane, scale) & put_half(packed, LANES + lane, least)
 }
 
 /// (q − 8)·d = q·d + (−8·d): exact, since −8·d is an f16 unless it overflows.
-fn put_q4_0(block: &[u8], column: usize, packed: &mut [u8]) -> bool {
-    put_nibbles(&block[2..], column, packed);
+fn put_q4_0(block: &[u8], lane: usize, packed: &mut [u8]) -> bool {
+    put_nibbles(&block[2..], lane, packed);
     let scale = f16::from_le_bytes([block[0], block[1]]);
     let least = f16::from_f32(scale.to_f32() * -8.0);
-    put_half(packed, column, scale) & put_half(packed, PANEL + column, least)
+    put_half(packed, lane, scale) & put_half(packed, LANES + lane, least)
 }
 
-fn put_q8_0(block: &[u8], column: usize, packed: &mut [u8]) -> bool {
-    for (k, &byte) in block[2..].iter().enumerate() {
-        packed[2 * PANEL + k * PANEL + column] = byte;
+fn put_q8_0(block: &[u8], lane: usize, packed: &mut [u8]) -> bool {
+    for (k, &value) in block[2..].iter().enumerate() {
+        packed[byte_of(BlockFormat::Q8, lane, k).0] = value;
     }
-    put_half(packed, column, f16::from_le_bytes([block[0], block[1]]))
+    put_half(packed, lane, f16::from_le_bytes([block[0], block[1]]))
 }
 
-fn pack_f32(tensor: Tensor<'_>, inputs: usize) -> Storage {
+/// Panels of 32 outputs, `[k][32]`, each value changed by `form`.
+fn pack_panels<T: Copy + Default + Send>(tensor: Tensor<'_>, inputs: usize, form: fn(f32) -> T) -> Vec<T> {
     let kind = tensor.info.kind;
     let row_bytes = inputs / kind.block_values() * kind.block_bytes();
     let panels = (tensor.len() / inputs).div_ceil(PANEL);
-    let mut packed = vec![0.0; panels * inputs * PANEL];
+    let mut packed = vec![T::default(); panels * inputs * PANEL];
     packed.par_chunks_mut(inputs * PANEL).zip(tensor.bytes.par_chunks(PANEL * row_bytes)).for_each_init(
         || vec![0.0; inputs],
         |values, (panel, rows)| {
             for (column, row) in rows.chunks_exact(row_bytes).enumerate() {
                 kind.dequantize(row, values);
                 for (k, &value) in values.iter().enumerate() {
-                    panel[k * PANEL + column] = value;
+                    panel[k * PANEL + column] = form(value);
                 }
             }
         },
     );
-    Storage::F32(packed)
+    packed
+}
+
+/// None when a value is not finite, which `widen` cannot read.
+fn pack_f16(tensor: Tensor<'_>, inputs: usize) -> Option<Storage> {
+    let packed = pack_panels(tensor, inputs, |value| f16::from_f32(value).to_bits());
+    packed.iter().all(|&bits| f16::from_bits(bits).is_finite()).then_some(Storage::F16(packed))
 }
 
 /// A finite f16 as f32. By whole numbers and one product, which compilers turn into vectors.
 #[inline(always)]
-fn half_at(bytes: &[u8], index: usize) -> f32 {
+fn finite_half(bits: u16) -> f32 {
     const TWO_TO_112: f32 = f32::from_bits((112 + 127) << 23);
-    let bits = u32::from(u16::from_le_bytes([bytes[2 * index], bytes[2 * index + 1]]));
+    let bits = u32::from(bits);
     let magnitude = f32::from_bits((bits & 0x7fff) << 13) * TWO_TO_112;
     f32::from_bits(magnitude.to_bits() | (bits & 0x8000) << 16)
 }
 
 #[inline(always)]
-fn halves(bytes: &[u8]) -> [f32; PANEL] {
-    std::array::from_fn(|column| half_at(bytes, column))
-}
-
-#[inline(always)]
-fn unpack_q4_body(packed: &[u8], out: &mut [f32]) {
-    let blocks = packed.chunks_exact(Q4_BYTES);
-    for (block, out) in blocks.zip(out.chunks_exact_mut(BLOCK * PANEL)) {
-        let (scales, minima) = (halves(&block[..2 * PANEL]), halves(&block[2 * PANEL..4 * PANEL]));
-        let (low, high) = out.split_at_mut(BLOCK / 2 * PANEL);
-        let rows = block[4 * PANEL..].chunks_exact(PANEL);
-        let outs = low.chunks_exact_mut(PANEL).zip(high.chunks_exact_mut(PANEL));
-        for (bytes, (low, high)) in rows.zip(outs) {
-            for column in 0..PANEL {
-                let byte = i32::from(bytes[column]);
-                low[column] = ((byte & 15) as f32).mul_add(scales[column], minima[column]);
-                high[column] = ((byte >> 4) as f32).mul_add(scales[column], minima[column]);
-            }
-        }
-    }
-}
-
-#[inline(always)]
-fn unpack_q8_body(packed: &[u8], out: &mut [f32]) {
-    let blocks = packed.chunks_exact(Q8_BYTES);
-    for (block, out) in blocks.zip(out.chunks_exact_mut(BLOCK * PANEL)) {
-        let scales = halves(&block[..2 * PANEL]);
-        let rows = block[2 * PANEL..].chunks_exact(PANEL);
-        for (bytes, out) in rows.zip(out.chunks_exact_mut(PANEL)) {
-            for column in 0..PANEL {
-                out[column] = f32::from(bytes[column] as i8) * scales[column];
-            }
-        }
+fn widen_body(packed: &[u16], out: &mut [f32]) {
+    for (out, &bits) in out.iter_mut().zip(packed) {
+        *out = finite_half(bits);
     }
 }
 
 by_isa! {
-    unpack_q4 = unpack_q4_body;
-    (packed: &[u8], out: &mut [f32])
-}
-by_isa! {
-    unpack_q8 = unpack_q8_body;
-    (packed: &[u8], out: &mut [f32])
+    widen = widen_body;
+    (packed: &[u16], out: &mut [f32])
 }
 
-/// Activations regrouped for the kernels: tiles of up to 12 rows, each `[k][rows]`.
-#[derive(Default)]
-pub(crate) struct Tiles {
-    rows: usize,
-    inputs: usize,
-    values: Vec<f32>,
-}
-
-impl Tiles {
-    /// Regroups `x`, `[rows][inputs]`.
-    pub(crate) fn fill(&mut self, x: &[f32], inputs: usize) {
-        self.rows = x.len() / inputs;
-        self.inputs = inputs;
-        self.values.resize(x.len(), 0.0);
-        self.values.par_chunks_mut(TILE * inputs).zip(x.par_chunks(TILE * inputs)).for_each(|(tile, x)| {
-            let rows = x.len() / inputs;
-            for (row, x) in x.chunks_exact(inputs).enumerate() {
-                for (&x, tile) in x.iter().zip(tile[row..].iter_mut().step_by(rows)) {
-                    *tile = x;
-                }
-            }
-        });
-    }
-}
-
-/// A buffer whose parts different threads write.
-#[derive(Clone, Copy)]
-pub(crate) struct Shared(*mut f32);
-
-// SAFETY: whoever calls `at` promises that the parts do not overlap.
-unsafe impl Send for Shared {}
-// SAFETY: as above.
-unsafe impl Sync for Shared {}
-
-impl Shared {
-    pub(crate) fn new(buffer: &mut [f32]) -> Self {
-        Self(buffer.as_mut_ptr())
-    }
-
-    /// # Safety
-    /// `index` must lie in the buffer, and no other thread may touch what is reached from there.
-    pub(crate) unsafe fn at(self, index: usize) -> *mut f32 {
-        // SAFETY: the caller's promise.
-        unsafe { self.0.add(index) }
-    }
-}
-
-/// Multiplies the activations with several matrices of the same inputs at once. Row `r` of `out`
-/// (its length is resized here) begins at `r * stride`; matrix `m` fills the columns that follow
-/// those of matrix `m − 1`, each padded to whole panels. Returns the stride.
-pub(crate) fn multiply(isa: Isa, x: &Tiles, matrices: &[&PackedMatrix], out: &mut Vec<f32>) -> usize {
+/// Multiplies the rows of `x`, `[rows][inputs]`, with several matrices of the same inputs at once.
+/// Row `r` of `out` (its length is set here) begins at `r * stride`; matrix `m` fills the columns
+/// that follow those of matrix `m − 1`, each padded to whole panels. Returns the stride.
+pub(crate) fn multiply(
+    isa: Isa,
+    x: &[f32],
+    room: &mut Activations,
+    matrices: &[&PackedMatrix],
+    out: &mut Vec<f32>,
+) -> usize {
     let stride: usize = matrices.iter().map(|m| m.padded_outputs()).sum();
-    out.resize(x.rows * stride, 0.0);
-    assert!(matrices.iter().all(|m| m.inputs == x.inputs));
-    let shared = Shared::new(out);
+    room.fill(isa, x, matrices);
+    out.resize(room.rows() * stride, 0.0);
+    let (shared, x) = (Shared::new(out), &*room);
     (0..stride / PANEL).into_par_iter().for_each(|column| {
         let (mut matrix, mut panel) = (0, column);
         while panel >= matrices[matrix].panels() {
             panel -= matrices[matrix].panels();
             matrix += 1;
         }
-        let mut room = [0.0; CHUNK * PANEL];
-        for row in 0..x.rows {
-            // SAFETY: this thread alone has this panel's columns, of every row.
-            unsafe { shared.at(row * stride + column * PANEL).write_bytes(0, PANEL) };
-        }
-        for first in (0..x.inputs).step_by(CHUNK) {
-            let count = CHUNK.min(x.inputs - first);
-            let weights = matrices[matrix].unpacked(isa, panel, first, count, &mut room);
-            for (index, tile) in x.values.chunks(TILE * x.inputs).enumerate() {
-                let rows = tile.len() / x.inputs;
-                let tile = &tile[first * rows..(first + count) * rows];
-                // SAFETY: as above; `out` has `x.rows` rows of `stride` floats.
-                unsafe {
-                    let out = shared.at(index * TILE * stride + column * PANEL);
-                    panel_tile(isa, rows, tile, weights, out, stride);
-                }
-            }
-        }
+        // SAFETY: this thread alone has this panel's columns, of every row.
+        unsafe { matrices[matrix].multiply_panel(isa, x, panel, shared.at(column * PANEL), stride) };
     });
     stride
 }
@@ -356,31 +320,49 @@ mod tests {
     const KINDS: [TensorKind; 5] =
         [TensorKind::F32, TensorKind::F16, TensorKind::Q8_0, TensorKind::Q4_0, TensorKind::Q4_1];
 
-    #[test]
-    fn products_are_chains_over_the_dequantised_weights() {
-        for kind in KINDS {
-            let (inputs, rows) = (224, 26);
-            let (first, first_values) = matrix(kind, inputs, 40);
-            let (second, second_values) = matrix(kind, inputs, 64);
-            let x = numbers(rows * inputs, 9);
-            let mut tiles = Tiles::default();
-            tiles.fill(&x, inputs);
-            for isa in Isa::available() {
-                let mut out = vec![f32::NAN; 7];
-                let stride = multiply(isa, &tiles, &[&first, &second], &mut out);
-                assert_eq!(stride, 64 + 64);
-                for row in 0..rows {
-                    let x = &x[row * inputs..][..inputs];
-                    let chain = |w: &[f32]| x.iter().zip(w).fold(0.0f32, |s, (x, w)| x.mul_add(*w, s));
-                    let out = &out[row * stride..][..stride];
-                    for (output, w) in first_values.chunks(inputs).enumerate() {
-                        assert_eq!(out[output].to_bits(), chain(w).to_bits(), "{kind:?} {isa:?}");
-                    }
-                    for (output, w) in second_values.chunks(inputs).enumerate() {
-                        assert_eq!(out[64 + output].to_bits(), chain(w).to_bits(), "{kind:?} {isa:?}");
-                    }
+    /// Products of 26 rows with a matrix of 40 outputs and one of 64; `check(product, activations,
+    /// weights)` for each.
+    fn products(kind: TensorKind, check: impl Fn(f32, &[f32], &[f32])) {
+        let (inputs, rows) = (224, 26);
+        let (first, first_values) = matrix(kind, inputs, 40);
+        let (second, second_values) = matrix(kind, inputs, 64);
+        let x = numbers(rows * inputs, 9);
+        let mut room = Activations::default();
+        for isa in Isa::available() {
+            let mut out = vec![f32::NAN; 7];
+            let stride = multiply(isa, &x, &mut room, &[&first, &second], &mut out);
+            assert_eq!(stride, 64 + 64);
+            for (x, out) in x.chunks(inputs).zip(out.chunks(stride)) {
+                for (&out, weights) in out.iter().zip(first_values.chunks(inputs)) {
+                    check(out, x, weights);
+                }
+                for (&out, weights) in out[64..].iter().zip(second_values.chunks(inputs)) {
+                    check(out, x, weights);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn products_of_floats_are_chains() {
+        for kind in [TensorKind::F32, TensorKind::F16] {
+            products(kind, |got, x, weights| {
+                let chain = x.iter().zip(weights).fold(0.0f32, |sum, (x, w)| x.mul_add(*w, sum));
+                assert_eq!(got.to_bits(), chain.to_bits(), "{kind:?}");
+            });
+        }
+    }
+
+    #[test]
+    fn products_of_blocks_err_by_the_rounding_of_the_activations() {
+        for kind in [TensorKind::Q8_0, TensorKind::Q4_0, TensorKind::Q4_1] {
+            products(kind, |got, x, weights| {
+                let exact: f64 = x.iter().zip(weights).map(|(x, w)| f64::from(*x) * f64::from(*w)).sum();
+                let sizes: f64 = weights.iter().map(|w| f64::from(w.abs())).sum();
+                // Activations below 1 are rounded to steps of 1/32767, here and there to half of one.
+                let error = (f64::from(got) - exact).abs();
+                assert!(error < 0.55 / 32_767.0 * sizes, "{kind:?}: {got} {exact}");
+            });
         }
     }
 
@@ -397,7 +379,13 @@ mod tests {
     }
 
     #[test]
-    fn infinite_scales_fall_back_to_f32() {
+    fn infinite_values_fall_back_to_f32() {
+        let (packed, _) = matrix(TensorKind::F16, 32, 3);
+        assert!(matches!(packed.storage, Storage::F16(_)));
+        let bytes = [f16::INFINITY; 32].map(f16::to_le_bytes).concat();
+        let info = TensorInfo { dims: vec![32, 1], kind: TensorKind::F16, start_byte: 0, size_bytes: 64 };
+        assert!(matches!(PackedMatrix::new(Tensor { info: &info, bytes: &bytes }).storage, Storage::F32(_)));
+
         let mut bytes = encode(TensorKind::Q4_0, &[1.0; 32]).unwrap();
         bytes[..2].copy_from_slice(&f16::from_f32(60_000.0).to_le_bytes());
         let info = TensorInfo { dims: vec![32, 1], kind: TensorKind::Q4_0, start_byte: 0, size_bytes: 18 };
@@ -413,7 +401,7 @@ mod tests {
         for bits in 0..=u16::MAX {
             let expected = f16::from_bits(bits);
             if expected.is_finite() {
-                let got = half_at(&bits.to_le_bytes(), 0);
+                let got = finite_half(bits);
                 assert_eq!(got.to_bits(), expected.to_f32().to_bits());
             }
         }

@@ -3,9 +3,57 @@
 
 use rand::{RngCore, SeedableRng};
 use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
 
-use super::SamplingOptions;
-use super::kernels::exp;
+use crate::exp::exp;
+
+use super::GenerateError;
+use super::engine::bad;
+
+/// How tokens are drawn. The defaults are those with which Cosmopedia was generated
+/// (huggingface/cosmopedia, `generation/llm_swarm_script.py`).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SamplingOptions {
+    /// Divides the logits; 0 always takes the likeliest token.
+    pub temperature: f32,
+    /// Share of the probability that is kept, above 0 and up to 1 (= all).
+    pub top_p: f32,
+    /// Likeliest tokens that are kept, at least 1; the vocabulary's size or more keeps all.
+    pub top_k: u32,
+    /// Tokens whose probability is below this share of the likeliest one's are dropped, 0 (= none) to 1.
+    /// Applied beside `top_p` and `top_k`: a token must pass all three.
+    pub min_p: f32,
+    /// Divides the logits of tokens that stand in the prompt or the answer; 1 does nothing.
+    pub repetition_penalty: f32,
+}
+
+impl Default for SamplingOptions {
+    fn default() -> Self {
+        Self { temperature: 0.6, top_p: 0.95, top_k: 50, min_p: 0.0, repetition_penalty: 1.2 }
+    }
+}
+
+impl SamplingOptions {
+    /// Names the first option that is out of range.
+    pub fn check(&self) -> Result<(), GenerateError> {
+        let numbers = [
+            ("temperature", self.temperature, 0.0..=100.0, "0 to 100"),
+            ("top_p", self.top_p, f32::MIN_POSITIVE..=1.0, "above 0 and at most 1"),
+            ("min_p", self.min_p, 0.0..=1.0, "0 to 1"),
+            ("repetition_penalty", self.repetition_penalty, 0.01..=100.0, "0.01 to 100"),
+        ];
+        for (field, value, range, allowed) in numbers {
+            if !range.contains(&value) {
+                return Err(bad(field, value, allowed));
+            }
+        }
+        match self.top_k {
+            0 => Err(bad("top_k", 0, "at least 1")),
+            _ => Ok(()),
+        }
+    }
+}
 
 /// Divides the positive and multiplies the negative logits of tokens that were already seen
 /// (`RepetitionPenaltyLogitsProcessor` in huggingface/transformers,
@@ -22,7 +70,8 @@ pub(crate) fn penalize(logits: &mut [f32], seen: &[u32], penalty: f32) {
 
 /// Picks a token; None when the best logit is not finite. Of equal logits the smaller id comes
 /// first. At temperature 0 that is the answer; else the `top_k` best are kept, of these the
-/// fewest whose probability reaches `top_p`, and one is drawn.
+/// fewest whose probability reaches `top_p`, of these those that reach `min_p` times the best's,
+/// and one is drawn.
 pub(crate) fn pick(logits: &[f32], options: &SamplingOptions, seed: u64, position: usize) -> Option<u32> {
     let greedy = options.temperature == 0.0;
     let count = if greedy { 1 } else { options.top_k as usize };
@@ -40,7 +89,10 @@ pub(crate) fn pick(logits: &[f32], options: &SamplingOptions, seed: u64, positio
     let total: f32 = weights.iter().sum();
     let mut kept = 0;
     let mut mass = 0.0;
-    while kept < weights.len() && (kept == 0 || mass < options.top_p * total) {
+    // The best weighs 1, so that `min_p` is compared with the weights as they are.
+    while kept < weights.len()
+        && (kept == 0 || (mass < options.top_p * total && weights[kept] >= options.min_p))
+    {
         mass += weights[kept];
         kept += 1;
     }
@@ -122,6 +174,26 @@ mod tests {
         let draw = |seed| (0..50).map(|p| pick(&logits, &options(1.0, 1.0, 3), seed, p)).collect::<Vec<_>>();
         assert_eq!(draw(1), draw(1));
         assert_ne!(draw(1), draw(2));
+    }
+
+    #[test]
+    fn min_p_drops_what_is_far_below_the_best() {
+        // Probabilities 0.6, 0.3, 0.1: a third of the best's is 0.2, half of it just 0.3.
+        let logits = [0.1f32.ln(), 0.6f32.ln(), 0.3f32.ln()];
+        let drawn = |min_p, top_p, top_k| {
+            let options = SamplingOptions { min_p, ..options(1.0, top_p, top_k) };
+            let mut tokens: Vec<u32> = (0..300).filter_map(|p| pick(&logits, &options, 7, p)).collect();
+            tokens.sort_unstable();
+            tokens.dedup();
+            tokens
+        };
+        assert_eq!(drawn(0.0, 1.0, 50), [0, 1, 2]);
+        assert_eq!(drawn(0.34, 1.0, 50), [1, 2]);
+        assert_eq!(drawn(0.51, 1.0, 50), [1]);
+        assert_eq!(drawn(1.0, 1.0, 50), [1]);
+        // The stricter of the three counts.
+        assert_eq!(drawn(0.34, 0.5, 50), [1]);
+        assert_eq!(drawn(0.34, 1.0, 1), [1]);
     }
 
     proptest! {

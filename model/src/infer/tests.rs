@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use futures::executor::block_on;
+use futures::executor::{block_on, block_on_stream};
 use futures::future::join_all;
 use tempfile::NamedTempFile;
 
@@ -265,6 +265,72 @@ fn answers_do_not_depend_on_the_company() {
     assert_ne!(other.tokens, expected[0].tokens);
 }
 
+/// All items of a stream: the texts together, and the end.
+fn read_along(engine: &Engine, request: GenerateRequest) -> (String, Generation) {
+    let mut text = String::new();
+    let mut end = None;
+    for item in block_on_stream(engine.stream(request)) {
+        assert!(end.is_none(), "something follows the end");
+        match item.unwrap() {
+            StreamItem::Text(part) => text.push_str(&part),
+            StreamItem::End(generation) => end = Some(generation),
+        }
+    }
+    (text, end.unwrap())
+}
+
+#[test]
+fn streams_carry_the_same_answers() {
+    let engine = Engine::new(tiny(), &EngineOptions::default()).unwrap();
+    for (text, seed) in TEXTS.into_iter().zip(0..) {
+        let whole = block_on(engine.generate(request(text, seed))).unwrap();
+        let (parts, end) = read_along(&engine, request(text, seed));
+        assert_eq!((&parts, &end), (&whole.text, &whole));
+        // Cut at a text in the middle of it.
+        let letters: Vec<char> = whole.text.chars().collect();
+        let stop: String = letters[letters.len() / 2..][..2].iter().collect();
+        let stopped = GenerateRequest { stop: vec![stop], ..request(text, seed) };
+        let whole = block_on(engine.generate(stopped.clone())).unwrap();
+        let (parts, end) = read_along(&engine, stopped);
+        assert_eq!((&parts, &end), (&whole.text, &whole));
+    }
+    let refused = GenerateRequest { max_new_tokens: 0, ..request("a", 0) };
+    let items: Vec<_> = block_on_stream(engine.stream(refused)).collect();
+    assert!(matches!(items[..], [Err(GenerateError::BadOption { field: "max_new_tokens", .. })]));
+}
+
+#[test]
+fn prompts_that_begin_alike_share_their_beginning_and_give_the_same_answers() {
+    let model = tiny();
+    let system = "in the beginning the ocean was blue, and the sailors counted every wave they saw";
+    let ask = |text: &str, seed| request(&format!("{system} {text}"), seed);
+    let run = |prefix_tokens: usize, prefill_tokens: usize| {
+        let options = EngineOptions { prefix_tokens, prefill_tokens, threads: 2, ..EngineOptions::default() };
+        let engine = Engine::new(Arc::clone(&model), &options).unwrap();
+        let together = TEXTS.iter().zip(0..).map(|(text, seed)| engine.generate(ask(text, seed)));
+        let mut answers = block_on(join_all(together));
+        answers.extend(TEXTS.iter().zip(9..).map(|(text, seed)| block_on(engine.generate(ask(text, seed)))));
+        let answers: Vec<Generation> = answers.into_iter().map(Result::unwrap).collect();
+        (answers, engine.stats())
+    };
+    let (alone, nothing) = run(0, 128);
+    assert_eq!(nothing.prompt_tokens_shared, 0);
+    let all: usize = alone.iter().map(|answer| answer.prompt_tokens).sum();
+    assert_eq!(nothing.prompt_tokens_read, all as u64);
+    for prefill_tokens in [7, 16, 128] {
+        for prefix_tokens in [32, 4_096] {
+            let (shared, stats) = run(prefix_tokens, prefill_tokens);
+            assert_eq!(shared, alone, "{prefix_tokens} {prefill_tokens}");
+            assert_eq!(stats.prompt_tokens_read + stats.prompt_tokens_shared, all as u64);
+            assert!(stats.prompt_tokens_shared > 0, "{stats:?}");
+        }
+    }
+    // 13 of the 14 prompts need not read the common part again, page for page or to the token.
+    let (_, stats) = run(4_096, 16);
+    let common = model.tokenizer().encode(system).len() as u64;
+    assert!(stats.prompt_tokens_shared >= 13 * (common - common % 16), "{stats:?} {common}");
+}
+
 #[test]
 fn dropped_requests_free_their_places() {
     let options = EngineOptions { max_sequences: 1, ..EngineOptions::default() };
@@ -274,6 +340,10 @@ fn dropped_requests_free_their_places() {
     drop(held);
     let answer = block_on(engine.generate(request(TEXTS[1], 1))).unwrap();
     assert!(answer.completion_tokens > 0);
+    drop(engine.stream(long.clone()));
+    let drawn = engine.stats().tokens_drawn;
+    block_on(engine.generate(request(TEXTS[1], 1))).unwrap();
+    assert!(engine.stats().tokens_drawn < drawn + 200, "a dropped stream was written to its end");
     let pending = engine.generate(long);
     drop(engine);
     // Either it was quick enough or it is told so.
@@ -335,6 +405,7 @@ fn bad_requests_are_told_why() {
     assert_eq!(with(|r| r.sampling.temperature = f32::NAN), "temperature");
     assert_eq!(with(|r| r.sampling.top_p = 0.0), "top_p");
     assert_eq!(with(|r| r.sampling.top_k = 0), "top_k");
+    assert_eq!(with(|r| r.sampling.min_p = 1.5), "min_p");
     assert_eq!(with(|r| r.sampling.repetition_penalty = 0.0), "repetition_penalty");
     assert_eq!(with(|r| r.max_new_tokens = 0), "max_new_tokens");
     assert_eq!(with(|r| r.stop = vec![String::new()]), "stop");

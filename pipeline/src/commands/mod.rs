@@ -5,6 +5,7 @@ mod check;
 mod classifier;
 mod describe;
 mod inspect;
+mod llm;
 mod plan;
 mod prompts;
 mod run;
@@ -75,6 +76,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Search { query, index, k } => search::search(&query, &index, k),
         Command::Classifier(command) => classifier::classifier(&command),
         Command::Prompts(command) => prompts::prompts(&command),
+        Command::Llm(command) => llm::llm(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -265,6 +265,7 @@ impl ChatModel for EmbeddedModel {
             top_p: request.top_p as f32,
             top_k: request.top_k,
             repetition_penalty: request.repetition_penalty as f32,
+            ..SamplingOptions::default()
         };
         job.stop = request.stop.clone();
         job.seed = request.seed;

@@ -19,7 +19,7 @@ mod export;
 mod filter;
 mod generate;
 mod index;
-mod llm;
+pub(crate) mod llm;
 pub mod minhash;
 mod mix;
 mod outlines;
