@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+mod answers;
 mod assets;
+mod batch;
 mod check;
 mod classifier;
 mod describe;
@@ -75,6 +77,8 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Search { query, index, k } => search::search(&query, &index, k),
         Command::Classifier(command) => classifier::classifier(&command),
         Command::Prompts(command) => prompts::prompts(&command),
+        Command::Answers(command) => answers::answers(&command),
+        Command::Batch(command) => batch::batch(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -14,6 +14,7 @@ mod filter;
 mod generate;
 mod index;
 mod llm;
+mod llm_session;
 pub mod minhash;
 mod mix;
 mod pack;
@@ -28,6 +29,7 @@ pub(crate) mod testing;
 mod tokenizer;
 mod topics;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -44,6 +46,8 @@ use serde_json::Value as Json;
 
 use columns::keep_where;
 pub(crate) use columns::text_column;
+pub(crate) use generate::GenerateConfig;
+pub use llm_session::LlmSessions;
 
 use crate::assets::Asset;
 use crate::engine::scan::FileSlice;
@@ -184,9 +188,9 @@ pub struct Outcome {
     pub metrics: BTreeMap<String, Json>,
 }
 
-/// A stage: what its config says, done.
+/// A stage: what its config says, done. (`Any`, so that a command for one kind finds that kind's config.)
 #[async_trait]
-pub trait Stage: Send + Sync {
+pub trait Stage: Any + Send + Sync {
     /// The config with all defaults filled in.
     fn config(&self) -> Json;
 

@@ -156,6 +156,8 @@ impl Asker {
         chat.max_new_tokens = self.config.max_new_tokens;
         chat.temperature = self.config.temperature;
         chat.repetition_penalty = self.config.repetition_penalty;
+        chat.api = self.config.llm.api;
+        chat.extra = self.config.llm.extra.clone();
         // Each attempt samples anew, and is a request of its own in the log.
         chat.seed = self.config.seed.wrapping_mul(1009).wrapping_add(u64::from(attempt));
         let key = chat.key();
@@ -169,6 +171,9 @@ impl Asker {
         match self.model.ask(&chat).await {
             Ok(answer) => {
                 self.ctx.progress.add_tokens(answer.completion_tokens.into());
+                if let Some(session) = self.ctx.env.llm.opened(&self.ctx.stage) {
+                    self.ctx.progress.set_note(session.spend());
+                }
                 let answer =
                     self.log.append(&key, &answer).await.map_err(|error| everything(error.to_string()))?;
                 Ok(whole_lines(&answer))
