@@ -68,6 +68,12 @@ pub enum Command {
     /// Serve a language model to other programs.
     #[command(subcommand)]
     Llm(LlmCommand),
+    /// Look into the answers of language models that a run has kept.
+    #[command(subcommand)]
+    Answers(AnswersCommand),
+    /// Ask prompts by way of OpenAI batch files instead of a server.
+    #[command(subcommand)]
+    Batch(BatchCommand),
 }
 
 /// A workflow and what is laid over it.
@@ -297,6 +303,90 @@ fn parse_count(text: &str) -> Result<usize, String> {
         Ok(count @ 1..=1_000_000) => Ok(count),
         _ => Err(format!("`{text}` is not a number from 1 to 1000000")),
     }
+}
+
+/// `pipeline answers …`
+#[derive(Debug, Subcommand)]
+pub enum AnswersCommand {
+    /// Count answers, tokens, models and what compaction would drop.
+    Stats {
+        /// A run's folder, one of its stages, or a log's folder.
+        path: PathBuf,
+        /// Print a JSON line for each log.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write the answers that count as JSON lines.
+    Export {
+        /// A run's folder, one of its stages, or a log's folder.
+        path: PathBuf,
+        /// The file to write; standard output when left out.
+        #[arg(long, short)]
+        output: Option<PathBuf>,
+        /// Say what would be written, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Drop the records that better answers took the place of.
+    Compact {
+        /// A run's folder, one of its stages, or a log's folder.
+        path: PathBuf,
+        /// Say what would be dropped, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
+    },
+}
+
+/// Which stage's prompts a batch is about.
+#[derive(Debug, Args)]
+pub struct BatchTarget {
+    /// The workflow.
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// The stage of the kind `generate`; may be left out where there is one.
+    #[arg(long)]
+    pub stage: Option<String>,
+    /// The resources.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+}
+
+/// `pipeline batch …`
+#[derive(Debug, Subcommand)]
+pub enum BatchCommand {
+    /// Write the requests that the answer log has no answer to as batch files.
+    Export {
+        /// The stage.
+        #[command(flatten)]
+        target: BatchTarget,
+        /// The folder to make for the files.
+        #[arg(long, short)]
+        output: PathBuf,
+        /// Requests in one file at most.
+        #[arg(long, default_value_t = 50_000)]
+        max_requests: u64,
+        /// Size of one file at most.
+        #[arg(long, default_value = "200MB", value_parser = units::parse_bytes)]
+        max_bytes: u64,
+        /// Say what would be written, and write no file.
+        #[arg(long)]
+        dry_run: bool,
+    },
+    /// Take the answers of batch files into the answer log; in any order, any number of times.
+    Import {
+        /// The stage.
+        #[command(flatten)]
+        target: BatchTarget,
+        /// The files of answers.
+        #[arg(long, required = true, num_args = 1..)]
+        answers: Vec<PathBuf>,
+        /// Say what would be taken, and take nothing.
+        #[arg(long)]
+        dry_run: bool,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 fn parse_threads(text: &str) -> Result<usize, String> {

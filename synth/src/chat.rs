@@ -1,13 +1,14 @@
 //! What is asked of a language model, what it answers, and the trait every model implements.
 
 mod error;
-
-use std::fmt;
+mod key;
 
 use async_trait::async_trait;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use error::{BudgetKind, ChatError};
+pub use key::{RequestId, RequestKey};
 
 /// Longest answer asked for, in tokens (huggingface/cosmopedia, `generation/`).
 pub const MAX_NEW_TOKENS: u32 = 2_500;
@@ -22,8 +23,21 @@ pub const REPETITION_PENALTY: f64 = 1.2;
 /// Text that ends an answer (huggingface/cosmopedia, `generation/`).
 pub const STOP: &str = "<|endoftext|>";
 
-/// Domain of the request keys. A new field in the key means a new domain: old logs then no longer answer.
-const KEY_CONTEXT: &str = "corpusmith chat request key v1";
+/// Fields for the request's JSON body that this program has no setting for, such as `min_p` or
+/// `chat_template_kwargs`; `null` leaves out a field that is sent otherwise.
+pub type ExtraFields = serde_json::Map<String, serde_json::Value>;
+
+/// Which of the OpenAI API's two ways of asking is used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Api {
+    /// `/chat/completions`: messages, put into the model's chat template by the server.
+    #[default]
+    Chat,
+    /// `/completions`: one text that the model goes on with, for models without a chat template. The
+    /// messages' texts stand one below the other, with an empty line between.
+    Completions,
+}
 
 /// Who speaks in a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,6 +93,10 @@ pub struct ChatRequest {
     pub stop: Vec<String>,
     /// Seed of the sampling.
     pub seed: u64,
+    /// How it is asked.
+    pub api: Api,
+    /// Further fields of the request's body.
+    pub extra: ExtraFields,
 }
 
 impl ChatRequest {
@@ -94,67 +112,9 @@ impl ChatRequest {
             repetition_penalty: REPETITION_PENALTY,
             stop: vec![STOP.to_owned()],
             seed: 0,
+            api: Api::Chat,
+            extra: ExtraFields::new(),
         }
-    }
-
-    /// The key of this request: blake3 over every field, each text with its length before it, so that no
-    /// two different requests share their bytes.
-    pub fn key(&self) -> RequestKey {
-        let Self {
-            model,
-            messages,
-            max_new_tokens,
-            temperature,
-            top_p,
-            top_k,
-            repetition_penalty,
-            stop,
-            seed,
-        } = self;
-        let mut hasher = blake3::Hasher::new_derive_key(KEY_CONTEXT);
-        hash_text(&mut hasher, model);
-        hasher.update(&(messages.len() as u64).to_le_bytes());
-        for message in messages {
-            let role = match message.role {
-                Role::System => 0u8,
-                Role::User => 1,
-                Role::Assistant => 2,
-            };
-            hasher.update(&[role]);
-            hash_text(&mut hasher, &message.content);
-        }
-        hasher.update(&max_new_tokens.to_le_bytes());
-        for number in [temperature, top_p, repetition_penalty] {
-            hasher.update(&number.to_bits().to_le_bytes());
-        }
-        hasher.update(&top_k.to_le_bytes());
-        hasher.update(&(stop.len() as u64).to_le_bytes());
-        for text in stop {
-            hash_text(&mut hasher, text);
-        }
-        hasher.update(&seed.to_le_bytes());
-        RequestKey(*hasher.finalize().as_bytes())
-    }
-}
-
-fn hash_text(hasher: &mut blake3::Hasher, text: &str) {
-    hasher.update(&(text.len() as u64).to_le_bytes());
-    hasher.update(text.as_bytes());
-}
-
-/// The name of a request in the answer log: blake3 of all that decides the answer.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct RequestKey(pub [u8; 32]);
-
-impl fmt::Display for RequestKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl fmt::Debug for RequestKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "RequestKey({self})")
     }
 }
 
@@ -237,36 +197,6 @@ pub trait ChatModel: Send + Sync {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_field_is_in_the_key() {
-        let base = ChatRequest::new("m", vec![Message::user("ab")]);
-        let changed: Vec<ChatRequest> = vec![
-            ChatRequest { model: "n".into(), ..base.clone() },
-            ChatRequest { messages: vec![Message::system("ab")], ..base.clone() },
-            ChatRequest { messages: vec![Message::user("a"), Message::user("b")], ..base.clone() },
-            ChatRequest { max_new_tokens: 1, ..base.clone() },
-            ChatRequest { temperature: 0.7, ..base.clone() },
-            ChatRequest { top_p: 0.6, ..base.clone() },
-            ChatRequest { top_k: 1, ..base.clone() },
-            ChatRequest { repetition_penalty: 1.0, ..base.clone() },
-            ChatRequest { stop: vec![], ..base.clone() },
-            ChatRequest { stop: vec!["<|".into(), "endoftext|>".into()], ..base.clone() },
-            ChatRequest { seed: 1, ..base.clone() },
-        ];
-        let mut keys: Vec<RequestKey> = changed.iter().map(ChatRequest::key).collect();
-        keys.push(base.key());
-        let distinct: std::collections::HashSet<_> = keys.iter().collect();
-        assert_eq!(distinct.len(), keys.len());
-        assert_eq!(base.key(), base.clone().key());
-    }
-
-    #[test]
-    fn keys_stay_what_they_were() {
-        // A changed key would make every log in the field ask again: change KEY_CONTEXT knowingly.
-        let key = ChatRequest::new("m", vec![Message::user("ab")]).key();
-        assert_eq!(key.to_string(), "d0d09fb67fabce7022388231a37ab83b826a9b5dee63d2a385ce2ef28adb3ad4");
-    }
 
     #[test]
     fn finish_reasons_keep_their_names() {

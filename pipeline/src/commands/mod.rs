@@ -1,6 +1,8 @@
 //! The commands, one file each.
 
+mod answers;
 mod assets;
+mod batch;
 mod check;
 mod classifier;
 mod describe;
@@ -77,6 +79,8 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Classifier(command) => classifier::classifier(&command),
         Command::Prompts(command) => prompts::prompts(&command),
         Command::Llm(command) => llm::llm(&command),
+        Command::Answers(command) => answers::answers(&command),
+        Command::Batch(command) => batch::batch(&command),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -13,6 +13,7 @@ use super::ledger::Ledger;
 use super::progress::StageProgress;
 use crate::assets::{Asset, AssetStore};
 use crate::durable::WriteError;
+use crate::stages::LlmSessions;
 
 /// What all stages of a run share.
 pub struct Environment {
@@ -26,6 +27,8 @@ pub struct Environment {
     pub threads: usize,
     /// Shards are closed at this size, in bytes.
     pub shard_bytes: u64,
+    /// The answer logs, servers and budgets of the stages that ask a language model.
+    pub llm: LlmSessions,
     /// Cancelled by the first Ctrl-C: finish the shards in flight, start nothing new.
     pub stop: CancellationToken,
 }
@@ -69,7 +72,7 @@ impl StageContext {
     /// The folder of this stage's answer log. It outlives the fingerprints: an answer once paid
     /// for stays.
     pub fn answers_folder(&self) -> PathBuf {
-        self.env.run_folder.join(".answers").join(&self.stage)
+        self.env.run_folder.join(super::ANSWERS_FOLDER).join(&self.stage)
     }
 
     /// The user has asked to stop.

@@ -34,6 +34,9 @@ use stage_run::{StageRun, stage_folder};
 /// Where plans spill, inside a run's folder.
 pub const SPILL_FOLDER: &str = ".spill";
 
+/// Where the answers of language models are kept, inside a run's folder.
+pub const ANSWERS_FOLDER: &str = ".answers";
+
 /// How a run is to be made.
 #[derive(Clone, Debug)]
 pub struct RunOptions {
@@ -119,6 +122,7 @@ pub fn environment(
         run_folder,
         threads: options.threads,
         shard_bytes: options.shard_bytes,
+        llm: crate::stages::LlmSessions::default(),
         stop,
     }))
 }

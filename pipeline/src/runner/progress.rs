@@ -56,6 +56,11 @@ impl StageProgress {
         self.0.total_rows.store(rows, Ordering::Relaxed);
     }
 
+    /// Rows done and rows that there will be; 0 when unknown.
+    pub fn rows_of_total(&self) -> (u64, u64) {
+        (self.0.rows.load(Ordering::Relaxed), self.0.total_rows.load(Ordering::Relaxed))
+    }
+
     /// A short text behind the figures, such as the loss.
     pub fn set_note(&self, note: String) {
         *self.0.note.lock().unwrap_or_else(PoisonError::into_inner) = note;

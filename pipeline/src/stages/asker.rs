@@ -27,7 +27,7 @@ pub struct Sampling {
 pub struct Asker {
     model: Arc<dyn ChatModel>,
     log: Arc<AnswerLog>,
-    model_name: String,
+    config: LlmConfig,
     sampling: Sampling,
     ctx: StageContext,
 }
@@ -45,7 +45,7 @@ impl Asker {
         Ok(Self {
             model: config.connect(ctx).await?,
             log: llm::answer_log(ctx)?,
-            model_name: config.model.clone(),
+            config: config.clone(),
             sampling,
             ctx: ctx.clone(),
         })
@@ -57,10 +57,12 @@ impl Asker {
     /// # Errors
     /// [`AskFailure`].
     pub async fn ask(&self, id: &str, prompt: &str, attempt: u32) -> Result<String, AskFailure> {
-        let mut chat = ChatRequest::new(&self.model_name, vec![Message::user(prompt)]);
+        let mut chat = ChatRequest::new(&self.config.model, vec![Message::user(prompt)]);
         chat.max_new_tokens = self.sampling.max_new_tokens;
         chat.temperature = self.sampling.temperature;
         chat.repetition_penalty = self.sampling.repetition_penalty;
+        chat.api = self.config.api;
+        chat.extra = self.config.extra.clone();
         // Each attempt samples anew, and is a request of its own in the log.
         chat.seed = self.sampling.seed.wrapping_mul(1009).wrapping_add(u64::from(attempt));
         let key = chat.key();
@@ -74,6 +76,9 @@ impl Asker {
         match self.model.ask(&chat).await {
             Ok(answer) => {
                 self.ctx.progress.add_tokens(answer.completion_tokens.into());
+                if let Some(session) = self.ctx.env.llm.opened(&self.ctx.stage) {
+                    self.ctx.progress.set_note(session.spend());
+                }
                 let answer =
                     self.log.append(&key, &answer).await.map_err(|error| everything(error.to_string()))?;
                 Ok(whole_lines(&answer))

@@ -1,24 +1,29 @@
 //! `generate`: asks a language model every prompt.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
+use arrow::error::ArrowError;
 use async_trait::async_trait;
 use datafusion::prelude::DataFrame;
+use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use synth::chat;
-use synth::generate::{GenerateOptions, Progress, generate_stream, generated_schema};
+use synth::generate::{
+    GenerateError, GenerateOptions, Progress, WhenMissing, generate_stream, generated_schema,
+};
+use thiserror::Error;
 
 use super::columns::{require, schema_of};
-use super::llm::{self, ExpectedAsks, LlmConfig};
+use super::llm::{ExpectedAsks, LlmConfig};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
+use crate::runner::progress::group;
 
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
@@ -67,6 +72,9 @@ pub struct GenerateConfig {
     pub stop: Vec<String>,
     /// Seed from which each row's seeds derive.
     pub seed: u64,
+    /// What becomes of a row whose answer is not in the answer log: `ask` the model, or `reject` it (for
+    /// answers that come by way of batch files; `pipeline retry` takes the rejected rows up again).
+    pub when_missing: WhenMissing,
 }
 
 impl Default for GenerateConfig {
@@ -84,7 +92,53 @@ impl Default for GenerateConfig {
             repetition_penalty: chat::REPETITION_PENALTY,
             stop: options.stop,
             seed: 1,
+            when_missing: WhenMissing::Ask,
         }
+    }
+}
+
+impl GenerateConfig {
+    /// The options of the prompting crate.
+    pub(crate) fn options(&self) -> GenerateOptions {
+        GenerateOptions {
+            model: self.llm.model.clone(),
+            system_message: self.system_message.clone(),
+            max_new_tokens: self.max_new_tokens,
+            temperature: self.temperature,
+            top_p: self.top_p,
+            top_k: self.top_k,
+            repetition_penalty: self.repetition_penalty,
+            stop: self.stop.clone(),
+            api: self.llm.api,
+            extra: self.llm.extra.clone(),
+            min_tokens: self.min_tokens,
+            max_tries: self.max_tries,
+            seed: self.seed,
+            when_missing: self.when_missing,
+            ..GenerateOptions::default()
+        }
+    }
+}
+
+/// A stage that a limit or a dead server stopped, with what is left of it.
+#[derive(Debug, Error)]
+#[error("{error}. About {} of {} rows are left", group(*.left), group(*.total))]
+struct Unfinished {
+    error: ArrowError,
+    left: u64,
+    total: u64,
+}
+
+/// Adds what is left to an error that stopped the whole stage.
+fn with_rows_left(error: ArrowError, done: u64, total: u64) -> ArrowError {
+    match &error {
+        ArrowError::ExternalError(inner)
+            if total > 0 && matches!(inner.downcast_ref(), Some(GenerateError::Stopped { .. })) =>
+        {
+            let left = total.saturating_sub(done);
+            ArrowError::ExternalError(Box::new(Unfinished { error, left, total }))
+        }
+        _ => error,
     }
 }
 
@@ -93,6 +147,10 @@ impl Stage for GenerateConfig {
     fn config(&self) -> Json {
         let mut config = super::config_json(self);
         config["llm"] = self.llm.identity();
+        // It decides which rows fail, as a server that is down does, and no more than that.
+        if let Some(fields) = config.as_object_mut() {
+            fields.remove("when_missing");
+        }
         config
     }
 
@@ -122,22 +180,8 @@ impl Stage for GenerateConfig {
         require(ctx, &prompts, "prompts", &["prompt_id", "prompt"])?;
         let schema = generated_schema(&schema_of(&prompts)).map_err(|error| ctx.input(error.to_string()))?;
         let model = self.llm.connect(ctx).await?;
-        let log = llm::answer_log(ctx)?;
-        let options = GenerateOptions {
-            model: self.llm.model.clone(),
-            system_message: self.system_message.clone(),
-            max_new_tokens: self.max_new_tokens,
-            temperature: self.temperature,
-            top_p: self.top_p,
-            top_k: self.top_k,
-            repetition_penalty: self.repetition_penalty,
-            stop: self.stop.clone(),
-            min_tokens: self.min_tokens,
-            max_tries: self.max_tries,
-            max_in_flight: model.max_in_flight(),
-            seed: self.seed,
-            ..GenerateOptions::default()
-        };
+        let session = ctx.env.llm.session(ctx, &self.llm).await?;
+        let options = GenerateOptions { max_in_flight: model.max_in_flight(), ..self.options() };
         let (sink, progress, out_schema) =
             (ctx.ledger.quarantine_sink(), ctx.progress.clone(), schema.clone());
         operator::apply(
@@ -146,22 +190,34 @@ impl Stage for GenerateConfig {
             "generate",
             schema,
             Arc::new(move |stream| {
-                let (sink, progress, counted) = (sink.clone(), progress.clone(), AtomicU64::new(0));
+                let sink = sink.clone();
                 let on_reject =
                     Arc::new(move |reject: synth::Reject| sink(reject.id, reject.reason, reject.detail));
+                let (counted, shared, shown) =
+                    (Mutex::new(Progress::default()), session.clone(), progress.clone());
                 let on_progress = Arc::new(move |now: Progress| {
-                    let before = counted.swap(now.tokens, Ordering::Relaxed);
-                    progress.add_tokens(now.tokens.saturating_sub(before));
-                    progress.set_note(format!("{} answers, {} from the log", now.answers, now.from_log));
+                    // One task calls this, a row at a time; the lock only satisfies the types.
+                    let mut before = counted.lock().unwrap_or_else(PoisonError::into_inner);
+                    shared.add(&before, &now);
+                    shown.add_tokens(now.tokens - before.tokens);
+                    *before = now;
+                    shown.set_note(shared.note());
                 });
                 let rows = generate_stream(
                     model.clone(),
-                    Some(log.clone()),
+                    Some(session.log.clone()),
                     &options,
                     to_domain(stream),
                     on_reject,
                     on_progress,
                 );
+                let (shared, shown) = (session.clone(), progress.clone());
+                let rows = rows.map(move |batch| {
+                    batch.map_err(|error| {
+                        let (written, total) = shown.rows_of_total();
+                        with_rows_left(error, written.max(shared.rows()), total)
+                    })
+                });
                 Ok(from_domain(out_schema.clone(), rows))
             }),
         )

@@ -8,8 +8,8 @@ use model::infer::{Engine, EngineOptions, GenerateRequest, Message, Model, Model
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use synth::answer_log::AnswerLog;
-use synth::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest, FinishReason, Role};
-use synth::client::{Budget, BudgetOptions, ClientOptions, OpenAiClient, ServerKind};
+use synth::chat::{Api, ChatAnswer, ChatError, ChatModel, ChatRequest, ExtraFields, FinishReason, Role};
+use synth::client::{BudgetOptions, Capped, ClientOptions, EndpointOptions, ServerKind};
 
 use super::{External, asset_external};
 use crate::assets::Asset;
@@ -43,36 +43,62 @@ pub struct ExpectedAsks {
     pub max_new_tokens: u32,
 }
 
-/// Which language model is asked. Without `base_urls` it is the embedded SmolLM2-135M-Instruct.
+/// Which language model is asked. Without `base_urls` and `endpoints` it is the embedded SmolLM2-135M-Instruct.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LlmConfig {
     /// OpenAI-compatible servers (vLLM, TGI, llama-server, hosted), for example
     /// `["http://localhost:8000/v1"]`; requests go to whichever has room.
     pub base_urls: Vec<String>,
+    /// Further servers with settings of their own: `{ url, weight, max_in_flight, api_key_env }`.
+    pub endpoints: Vec<EndpointOptions>,
     /// The model's name on the servers.
     pub model: String,
-    /// The environment variable that holds the API key.
+    /// The environment variable that holds the API key, which stands in no file, log or error.
     pub api_key_env: Option<String>,
     /// The dialect of the servers: `vllm`, `llama_server` or `open_ai`.
     pub server_kind: String,
-    /// Requests in flight at one server at most; the embedded model's sequences side by side.
+    /// How the servers are asked: `chat`, or `completions` for models without a chat template.
+    pub api: Api,
+    /// Further fields of each request's JSON body, for example `{ min_p = 0.05 }`; they count for the
+    /// answers as the prompt does.
+    pub extra: ExtraFields,
+    /// Requests in flight at one server at most; the embedded model's sequences side by side. How many
+    /// a server bears is found out: up with each answer, halved by HTTP 429, 503 and time-outs.
     pub max_in_flight: usize,
+    /// Fewer requests are sent to a server whose recent time a token is over this many times its best.
+    pub slow_factor: f64,
     /// Attempts of one request that fails for a reason that may pass; 6 [huggingface/cosmopedia
     /// `generation/`].
     pub max_attempts: u32,
     /// Longest wait for a whole answer, in seconds.
     pub request_timeout_seconds: f64,
-    /// Wait before the second attempt, in seconds; doubles with each one.
+    /// Longest silence while an answer comes, in seconds (servers are silent until it is written).
+    pub read_timeout_seconds: f64,
+    /// Longest wait for a connection, in seconds.
+    pub connect_timeout_seconds: f64,
+    /// Wait before the second attempt, in seconds; doubles with each one, less up to half by chance.
     pub backoff_seconds: f64,
+    /// Longest wait between two attempts, in seconds.
+    pub backoff_max_seconds: f64,
+    /// Longest `Retry-After` of a server that is obeyed, in seconds.
+    pub retry_after_max_seconds: f64,
+    /// Failures in a row after which a server is left alone for a while, then probed.
+    pub breaker_failures: u32,
+    /// How long it is left alone the first time, in seconds; the wait doubles up to a minute.
+    pub breaker_open_seconds: f64,
     /// Seconds without any usable server after which the run ends.
     pub down_after_seconds: f64,
-    /// Requests sent at most; no limit when left out.
+    /// Requests sent at most, over all runs of the stage that its answer log knows of; no limit when left
+    /// out.
     pub max_requests: Option<u64>,
-    /// Tokens of prompts and answers at most, in tokens; no limit when left out.
+    /// Tokens of prompts and answers at most, over all runs; no limit when left out.
     pub max_tokens: Option<u64>,
-    /// Spend at most, in US dollars by the two prices; no limit when left out.
+    /// Spend at most, in US dollars by the two prices, over all runs; no limit when left out.
     pub max_usd: Option<f64>,
+    /// Wall-clock time of one run at most, in seconds; answers on their way are waited for. No limit when
+    /// left out.
+    pub max_duration_seconds: Option<f64>,
     /// US dollars for a million prompt tokens.
     pub usd_per_million_prompt_tokens: f64,
     /// US dollars for a million answer tokens.
@@ -84,19 +110,31 @@ pub struct LlmConfig {
 
 impl Default for LlmConfig {
     fn default() -> Self {
+        let client = ClientOptions::default();
         Self {
             base_urls: Vec::new(),
+            endpoints: Vec::new(),
             model: EMBEDDED_MODEL.to_owned(),
             api_key_env: None,
             server_kind: "vllm".to_owned(),
+            api: Api::Chat,
+            extra: ExtraFields::new(),
             max_in_flight: 32,
+            slow_factor: client.slow_factor,
             max_attempts: 6,
             request_timeout_seconds: 600.0,
+            read_timeout_seconds: client.read_timeout_seconds,
+            connect_timeout_seconds: client.connect_timeout_seconds,
             backoff_seconds: 4.0,
+            backoff_max_seconds: client.backoff_max_seconds,
+            retry_after_max_seconds: client.retry_after_max_seconds,
+            breaker_failures: client.breaker_failures,
+            breaker_open_seconds: client.breaker_open_seconds,
             down_after_seconds: 120.0,
             max_requests: None,
             max_tokens: None,
             max_usd: None,
+            max_duration_seconds: None,
             usd_per_million_prompt_tokens: 0.0,
             usd_per_million_completion_tokens: 0.0,
             tokens_per_gpu_second: PUBLISHED_TOKENS_PER_GPU_SECOND,
@@ -107,7 +145,7 @@ impl Default for LlmConfig {
 impl LlmConfig {
     /// Whether the embedded model answers.
     pub fn is_embedded(&self) -> bool {
-        self.base_urls.is_empty()
+        self.base_urls.is_empty() && self.endpoints.is_empty()
     }
 
     /// The memory that the model takes in this process.
@@ -115,9 +153,26 @@ impl LlmConfig {
         if self.is_embedded() { EMBEDDED_MEMORY_BYTES } else { 64 << 20 }
     }
 
-    /// What decides the answers: the model, not where it runs or how fast it is asked.
+    /// What decides the answers: the model and what it is told, not where it runs or how fast it is asked.
     pub fn identity(&self) -> serde_json::Value {
-        serde_json::json!({"model": self.model, "embedded": self.is_embedded()})
+        let mut identity = serde_json::json!({"model": self.model, "embedded": self.is_embedded()});
+        if self.api != Api::Chat {
+            identity["api"] = serde_json::json!(self.api);
+        }
+        if !self.extra.is_empty() {
+            identity["extra"] = serde_json::json!(self.extra);
+        }
+        identity
+    }
+
+    /// The dialect of the servers.
+    ///
+    /// # Errors
+    /// `server_kind` names none.
+    pub fn dialect(&self, ctx: &StageContext) -> Result<ServerKind, StageError> {
+        serde_json::from_value(self.server_kind.clone().into()).map_err(|_| {
+            ctx.input(format!("llm.server_kind `{}` is not vllm, llama_server or open_ai", self.server_kind))
+        })
     }
 
     /// What requests will take. The mean lengths are those of the last run where this model answered
@@ -155,53 +210,65 @@ impl LlmConfig {
         }
     }
 
-    /// The model, ready to be asked.
+    /// The model, ready to be asked. The tasks of a stage share its servers' state and its budget.
     ///
     /// # Errors
-    /// The embedded model cannot be loaded, or a setting is wrong.
+    /// The embedded model cannot be loaded, a setting is wrong, or the answer log cannot be opened.
     pub async fn connect(&self, ctx: &StageContext) -> Result<Arc<dyn ChatModel>, StageError> {
-        if self.is_embedded() {
-            return Ok(embedded(ctx, self.max_in_flight).await?);
-        }
-        let server_kind: ServerKind =
-            serde_json::from_value(self.server_kind.clone().into()).map_err(|_| {
-                ctx.input(format!(
-                    "llm.server_kind `{}` is not vllm, llama_server or open_ai",
-                    self.server_kind
-                ))
-            })?;
-        let options = ClientOptions {
+        let session = ctx.env.llm.session(ctx, self).await?;
+        Ok(match &session.client {
+            Some(client) => client.clone(),
+            None => {
+                let model = embedded(ctx, self.max_in_flight).await?;
+                Arc::new(Capped::new(model, session.budget.clone()))
+            }
+        })
+    }
+
+    pub(super) fn client_options(&self, ctx: &StageContext) -> Result<ClientOptions, StageError> {
+        Ok(ClientOptions {
             base_urls: self.base_urls.clone(),
+            endpoints: self.endpoints.clone(),
             model: self.model.clone(),
-            server_kind,
+            server_kind: self.dialect(ctx)?,
             api_key_env: self.api_key_env.clone(),
             max_in_flight: self.max_in_flight,
             start_in_flight: self.max_in_flight.min(16),
+            slow_factor: self.slow_factor,
             max_attempts: self.max_attempts,
             request_timeout_seconds: self.request_timeout_seconds,
+            read_timeout_seconds: self.read_timeout_seconds,
+            connect_timeout_seconds: self.connect_timeout_seconds,
             backoff_first_seconds: self.backoff_seconds,
+            backoff_max_seconds: self.backoff_max_seconds,
+            retry_after_max_seconds: self.retry_after_max_seconds,
+            breaker_failures: self.breaker_failures,
+            breaker_open_seconds: self.breaker_open_seconds,
             down_after_seconds: self.down_after_seconds,
             ..ClientOptions::default()
-        };
-        let budget = Budget::new(BudgetOptions {
+        })
+    }
+
+    pub(super) fn budget_options(&self) -> BudgetOptions {
+        BudgetOptions {
             max_requests: self.max_requests,
             max_tokens: self.max_tokens,
             max_usd: self.max_usd,
             usd_per_million_prompt_tokens: self.usd_per_million_prompt_tokens,
             usd_per_million_completion_tokens: self.usd_per_million_completion_tokens,
-            max_seconds: None,
-        });
-        let budget = budget.map_err(|error| ctx.input(error.to_string()))?;
-        let client = OpenAiClient::new(&options, budget).map_err(|error| ctx.input(error.to_string()))?;
-        Ok(Arc::new(client))
+            max_duration_seconds: self.max_duration_seconds,
+        }
     }
 }
 
-/// Opens the stage's answer log.
+/// The stage's answer log, shared by its tasks.
 ///
 /// # Errors
 /// Another process has it open, or it is damaged.
 pub fn answer_log(ctx: &StageContext) -> Result<Arc<AnswerLog>, StageError> {
+    if let Some(session) = ctx.env.llm.opened(&ctx.stage) {
+        return Ok(session.log.clone());
+    }
     let log = AnswerLog::open(ctx.answers_folder()).map_err(|error| ctx.failed(&error))?;
     Ok(Arc::new(log))
 }

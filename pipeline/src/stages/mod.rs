@@ -20,6 +20,7 @@ mod filter;
 mod generate;
 mod index;
 pub(crate) mod llm;
+mod llm_session;
 pub mod minhash;
 mod mix;
 mod outlines;
@@ -35,6 +36,7 @@ pub(crate) mod testing;
 mod tokenizer;
 mod topics;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -51,6 +53,8 @@ use serde_json::Value as Json;
 
 use columns::keep_where;
 pub(crate) use columns::text_column;
+pub(crate) use generate::GenerateConfig;
+pub use llm_session::LlmSessions;
 
 use crate::assets::Asset;
 use crate::engine::scan::FileSlice;
@@ -197,9 +201,9 @@ pub struct Outcome {
     pub metrics: BTreeMap<String, Json>,
 }
 
-/// A stage: what its config says, done.
+/// A stage: what its config says, done. (`Any`, so that a command for one kind finds that kind's config.)
 #[async_trait]
-pub trait Stage: Send + Sync {
+pub trait Stage: Any + Send + Sync {
     /// The config with all defaults filled in.
     fn config(&self) -> Json;
 

@@ -33,6 +33,7 @@ pub fn context() -> StageContext {
         run_folder: folder,
         threads: 2,
         shard_bytes: 1 << 20,
+        llm: super::LlmSessions::default(),
         stop: CancellationToken::new(),
     };
     StageContext {

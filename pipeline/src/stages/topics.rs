@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use classifiers::{Backbone, BackboneOptions, Runtime};
+use classifiers::Backbone;
 use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -16,6 +16,7 @@ use synth::topics::{
 };
 
 use super::asker::{Asker, Sampling};
+use super::backbone::{self, BACKBONE_MEMORY_BYTES};
 use super::llm::{ExpectedAsks, LlmConfig};
 use super::{
     ConfigMistake, External, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external,
@@ -25,7 +26,7 @@ use crate::assets::Asset;
 use crate::engine::scan::{self, FileSlice};
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
-use crate::runner::error::{StageError, chain};
+use crate::runner::error::StageError;
 use crate::runner::inputs;
 
 /// The registry's entry.
@@ -200,7 +201,7 @@ impl Stage for TopicsConfig {
     }
 
     fn needs(&self) -> Needs {
-        let embedder = if self.same_meaning_cosine.is_some() { 400 << 20 } else { 0 };
+        let embedder = if self.same_meaning_cosine.is_some() { BACKBONE_MEMORY_BYTES } else { 0 };
         let llm = if self.may_ask() { self.llm.memory_bytes() } else { 0 };
         Needs { memory_bytes: llm + embedder + (64 << 20) }
     }
@@ -298,16 +299,7 @@ struct NameEmbedder(Arc<Backbone>);
 
 impl NameEmbedder {
     async fn load(ctx: &StageContext) -> Result<Self, StageError> {
-        let (model, tokenizer) = (ctx.asset(Asset::MinilmInt8)?, ctx.asset(Asset::MinilmTokenizer)?);
-        let library = ctx.asset(Asset::OnnxRuntime)?;
-        let options = BackboneOptions { max_tokens: NAME_TOKENS, sessions: Some(ctx.env.threads) };
-        let ctx = ctx.clone();
-        let load = move || {
-            let runtime = Runtime::load(&library).map_err(|error| ctx.input(chain(&error)))?;
-            let backbone = Backbone::load(&runtime, &model, &tokenizer, &options);
-            Ok(Self(Arc::new(backbone.map_err(|error| ctx.input(chain(&error)))?)))
-        };
-        super::blocking("topics", load).await
+        Ok(Self(backbone::load(ctx, &None, &None, NAME_TOKENS).await?))
     }
 }
 

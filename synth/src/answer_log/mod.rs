@@ -2,11 +2,16 @@
 //! ask (and pay) again.
 //!
 //! **Files.** A folder of segments `answers-00000.log`, `answers-00001.log`, …, each append-only: a header
-//! of 16 bytes, then records of marker, length, checksum, key and the answer as JSON (see [`mod@format`]). Only
-//! the last segment grows. The file `lock` in the folder is locked by the one process that has it open.
+//! of 16 bytes, then records of marker, length, checksum, request id and the answer as JSON (see
+//! [`mod@format`]). Only the last segment grows. The file `lock` in the folder is locked by the one process that has it open.
 //!
 //! **Durability.** [`AnswerLog::append`] returns when the record is on disk. Appends that come while the
 //! disk is at work are written and synced together by one writer thread.
+//!
+//! **Which answer counts.** An answer is kept under all that decides it but its longest length. One that
+//! came to its end is good for every request of that id; one that was cut by its length is good for requests
+//! that allow no more than the one it answered. So a raised `max_new_tokens` asks again just for what was
+//! cut, and the better answer takes the place of the cut one, whose record stays until [`compact`] drops it.
 //!
 //! **Damage.** [`AnswerLog::open`] reads every record and checks it. A torn tail, as a crash leaves it, is
 //! cut off after the last whole record. Damage in the middle is skipped: reading goes on at the next record
@@ -14,15 +19,17 @@
 //! lost and will be asked again. [`OpenReport`] tells both. A file that does not begin as a log does, or
 //! whose format is newer, is an error, and nothing is changed in it.
 
+mod compact;
 mod error;
 pub mod format;
+mod index;
 mod open;
 mod scan;
+mod survey;
 #[cfg(test)]
 mod tests;
 mod writer;
 
-use std::collections::HashMap;
 use std::fs::{self, File};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -35,8 +42,13 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::chat::{ChatAnswer, RequestKey};
 
+pub use compact::{CompactReport, Compaction, compact};
 pub use error::AnswerLogError;
+pub use index::Totals;
+pub use survey::{LogStats, LoggedAnswer, ModelStats, segments_exist, survey, totals};
 
+use format::{Meta, Version};
+use index::Index;
 use open::{Tail, load_segment, lock, segment_files};
 use writer::{Job, Writer};
 
@@ -79,21 +91,10 @@ pub struct DamagedPlace {
     pub bytes: u64,
 }
 
-/// Where a record begins.
-#[derive(Clone, Copy)]
-struct Place {
-    /// Index of the segment in [`Shared::segments`].
-    segment: u32,
-    offset: u32,
-}
-
-/// The first half of a request key: 128 bits never collide by chance, and [`AnswerLog::get`] compares the
-/// whole key. 24 bytes of memory an answer, plus the map's own.
-type ShortKey = [u8; 16];
-
 /// What readers and the writer share.
+#[derive(Default)]
 struct Shared {
-    index: RwLock<HashMap<ShortKey, Place>>,
+    index: RwLock<Index>,
     segments: RwLock<Vec<Segment>>,
 }
 
@@ -101,26 +102,25 @@ struct Shared {
 struct Segment {
     path: Arc<Path>,
     file: Arc<File>,
+    version: Version,
 }
 
-fn short(key: &RequestKey) -> ShortKey {
-    let mut half = ShortKey::default();
-    half.copy_from_slice(&key.0[..16]);
-    half
-}
-
-// The locks below guard a map insert and a vector push, which leave nothing half done when a panic strikes.
+// The locks below guard map inserts and a vector push, which leave nothing half done when a panic strikes.
 impl Shared {
-    fn index(&self) -> RwLockReadGuard<'_, HashMap<ShortKey, Place>> {
+    fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn index_mut(&self) -> RwLockWriteGuard<'_, HashMap<ShortKey, Place>> {
+    fn index_mut(&self) -> RwLockWriteGuard<'_, Index> {
         self.index.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn segment(&self, index: u32) -> Option<Segment> {
         self.segments.read().unwrap_or_else(PoisonError::into_inner).get(index as usize).cloned()
+    }
+
+    fn segments(&self) -> u32 {
+        self.segments.read().unwrap_or_else(PoisonError::into_inner).len() as u32
     }
 
     fn push_segment(&self, segment: Segment) -> u32 {
@@ -155,13 +155,13 @@ impl AnswerLog {
         let dir = dir.as_ref();
         fs::create_dir_all(dir).map_err(|error| AnswerLogError::io("make the folder", dir, error))?;
         let lock = lock(dir)?;
-        let shared = Arc::new(Shared { index: RwLock::default(), segments: RwLock::default() });
+        let shared = Arc::new(Shared::default());
         let mut report = OpenReport::default();
         let numbered = segment_files(dir)?;
-        let mut end = 0;
+        let mut end = None;
         for (position, (_, path)) in numbered.iter().enumerate() {
-            let last = position + 1 == numbered.len();
-            end = load_segment(&shared, path, if last { Tail::Cut } else { Tail::Keep }, &mut report)?;
+            let tail = if position + 1 == numbered.len() { Tail::Cut } else { Tail::Keep };
+            end = Some(load_segment(&shared, path, tail, &mut report)?);
         }
         report.answers = shared.index().len() as u64;
         if report.torn_bytes > 0 || !report.damaged.is_empty() {
@@ -197,17 +197,22 @@ impl AnswerLog {
         self.len() == 0
     }
 
-    /// Whether the log holds an answer to that request. Looks only into memory.
-    pub fn contains(&self, key: &RequestKey) -> bool {
-        self.shared.index().contains_key(&short(key))
+    /// What the log's answers cost.
+    pub fn totals(&self) -> Totals {
+        self.shared.index().totals()
     }
 
-    /// The answer to that request, if the log holds it. Reads from disk: call it outside of async code.
+    /// Whether the log holds an answer that is good for that request. Looks only into memory.
+    pub fn contains(&self, key: &RequestKey) -> bool {
+        self.shared.index().find(key).is_some()
+    }
+
+    /// The answer to that request, if the log holds one that is good for it. Reads from disk: call it outside of async code.
     ///
     /// A record that has gone bad since the log was opened is forgotten, with a warning, and counts as not
     /// there.
     pub fn get(&self, key: &RequestKey) -> Result<Option<ChatAnswer>, AnswerLogError> {
-        let Some(place) = self.shared.index().get(&short(key)).copied() else {
+        let Some((id, place)) = self.shared.index().find(key) else {
             return Ok(None);
         };
         let Some(segment) = self.shared.segment(place.segment) else {
@@ -226,23 +231,23 @@ impl AnswerLog {
             Some(payload_bytes) => {
                 let mut record = vec![0; format::RECORD_HEAD_BYTES + payload_bytes];
                 read(&mut record, offset)?;
-                format::decode(&record)
+                format::decode(&record, segment.version)
             }
             None => None,
         };
         match record {
-            Some((found, answer)) if found == *key => Ok(Some(answer)),
+            Some((found, answer)) if found == id => Ok(Some(answer)),
             Some(_) => Ok(None),
             None => {
                 tracing::warn!(path = %segment.path.display(), offset, "an answer has gone bad on disk; it will be asked again");
-                self.shared.index_mut().remove(&short(key));
+                self.shared.index_mut().remove(&id);
                 Ok(None)
             }
         }
     }
 
     /// Writes an answer and returns when it is on disk, with the answer the log now holds to that request:
-    /// this one, or the one that was there first, which stays.
+    /// this one, or one that was there before and is as good, which stays.
     ///
     /// Dropping the future does not take the record back.
     pub async fn append(
@@ -253,7 +258,7 @@ impl AnswerLog {
         let (reply, done) = oneshot::channel();
         let record = format::encode(key, answer)
             .map_err(|detail| AnswerLogError::Unwritable { dir: self.dir.clone(), detail })?;
-        let job = Job { key: *key, record, reply };
+        let job = Job { id: key.id, meta: Meta::new(key, answer), record, reply };
         let stopped = || AnswerLogError::WriterStopped { dir: self.dir.clone() };
         let jobs = self.jobs.as_ref().ok_or_else(stopped)?;
         jobs.send(job).await.map_err(|_| stopped())?;

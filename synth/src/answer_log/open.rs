@@ -6,7 +6,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::{AnswerLogError, DamagedPlace, OpenReport, Place, Segment, Shared, format, scan, short};
+use super::format::{self, Version};
+use super::index::Place;
+use super::{AnswerLogError, DamagedPlace, OpenReport, Segment, Shared, scan};
 
 /// What to do with a torn end: only the last segment may be cut, the others are finished.
 pub(super) enum Tail {
@@ -70,39 +72,48 @@ pub(super) fn segment_path(dir: &Path, number: u32) -> PathBuf {
     dir.join(format!("answers-{number:05}.log"))
 }
 
-/// Reads a segment into the index; returns where its whole records end.
+/// Opens a segment and checks what it is.
+pub(super) fn open_segment(path: &Path, options: &OpenOptions) -> Result<Segment, AnswerLogError> {
+    let io = |doing: &'static str| move |error| AnswerLogError::io(doing, path, error);
+    let foreign = |found| AnswerLogError::Foreign { path: path.to_owned(), found };
+    let file = options.open(path).map_err(io("open"))?;
+    let file_bytes = file.metadata().map_err(io("read"))?.len();
+    if u32::try_from(file_bytes).is_err() {
+        return Err(foreign("a file of over 4 GiB".into()));
+    }
+    let mut head = vec![0; format::HEADER_BYTES.min(file_bytes as usize)];
+    file.read_exact_at(&mut head, 0).map_err(io("read"))?;
+    let version = format::check_header(&head).map_err(foreign)?;
+    Ok(Segment { path: path.into(), file: Arc::new(file), version })
+}
+
+/// Reads a segment into the index; returns where its whole records end, and its version.
 pub(super) fn load_segment(
     shared: &Shared,
     path: &Path,
     tail: Tail,
     report: &mut OpenReport,
-) -> Result<u64, AnswerLogError> {
+) -> Result<(u64, Version), AnswerLogError> {
     let io = |doing: &'static str| move |error| AnswerLogError::io(doing, path, error);
-    let file = OpenOptions::new().read(true).write(true).open(path).map_err(io("open"))?;
-    let segment = shared.push_segment(Segment { path: path.into(), file: Arc::new(file) });
-    let Some(Segment { file, .. }) = shared.segment(segment) else {
-        return Ok(0);
-    };
+    let Segment { file, version, .. } = open_segment(path, OpenOptions::new().read(true).write(true))
+        .inspect(|segment| {
+            shared.push_segment(segment.clone());
+        })?;
+    let segment = shared.segments() - 1;
     let file_bytes = file.metadata().map_err(io("read"))?.len();
-    if u32::try_from(file_bytes).is_err() {
-        return Err(AnswerLogError::Foreign { path: path.to_owned(), found: "a file of over 4 GiB".into() });
-    }
-    let mut head = vec![0; format::HEADER_BYTES.min(file_bytes as usize)];
-    file.read_exact_at(&mut head, 0).map_err(io("read"))?;
-    format::check_header(&head).map_err(|found| AnswerLogError::Foreign { path: path.to_owned(), found })?;
-    if head.len() < format::HEADER_BYTES {
+    if file_bytes < format::HEADER_BYTES as u64 {
         // Torn while it was begun: nothing was ever in it.
         report.torn_bytes += file_bytes;
         if matches!(tail, Tail::Cut) {
-            file.write_all_at(&format::header(), 0).map_err(io("write"))?;
+            file.write_all_at(&format::header(version), 0).map_err(io("write"))?;
             file.sync_all().map_err(io("sync"))?;
         }
-        return Ok(format::HEADER_BYTES as u64);
+        return Ok((format::HEADER_BYTES as u64, version));
     }
     let mut index = shared.index_mut();
-    let scanned = scan::scan(&file, file_bytes, |key, offset| {
-        // The first answer stays, as it did when they were written.
-        index.entry(short(&key)).or_insert(Place { segment, offset: offset as u32 });
+    let scanned = scan::scan(&file, file_bytes, version, |record| {
+        index.load(&record.content, Place { segment, offset: record.offset as u32 }, version);
+        Ok(())
     })
     .map_err(io("read"))?;
     drop(index);
@@ -118,5 +129,5 @@ pub(super) fn load_segment(
         Tail::Keep if torn_bytes > 0 => report.damaged.push(place((scanned.end, torn_bytes))),
         _ => {}
     }
-    Ok(scanned.end)
+    Ok((scanned.end, version))
 }

@@ -4,8 +4,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::format::{self, HEADER_BYTES, MARKER, RECORD_HEAD_BYTES};
-use crate::chat::RequestKey;
+use super::format::{self, Content, HEADER_BYTES, MARKER, RECORD_HEAD_BYTES, Version};
 
 const WINDOW_BYTES: usize = 1 << 20;
 
@@ -17,21 +16,30 @@ pub(super) struct Scanned {
     pub(super) damaged: Vec<(u64, u64)>,
 }
 
-/// Calls `on_record` with key and offset of every whole record.
+/// A whole record.
+pub(super) struct Record<'a> {
+    pub(super) offset: u64,
+    pub(super) content: Content,
+    pub(super) bytes: &'a [u8],
+}
+
+/// Calls `on_record` with every whole record. An error of it ends the scan.
 pub(super) fn scan(
     file: &File,
     file_bytes: u64,
-    mut on_record: impl FnMut(RequestKey, u64),
+    version: Version,
+    mut on_record: impl FnMut(Record<'_>) -> io::Result<()>,
 ) -> io::Result<Scanned> {
     let mut window = Window { file, file_bytes, start: 0, bytes: Vec::new() };
     let mut scanned = Scanned { end: HEADER_BYTES as u64, damaged: Vec::new() };
     let mut offset = scanned.end;
     loop {
-        if let Some((key, record_bytes)) = window.record(offset)? {
+        if let Some((content, bytes)) = window.record(offset, version)? {
             if offset > scanned.end {
                 scanned.damaged.push((scanned.end, offset - scanned.end));
             }
-            on_record(key, offset);
+            let record_bytes = bytes.len() as u64;
+            on_record(Record { offset, content, bytes })?;
             offset += record_bytes;
             scanned.end = offset;
         } else if let Some(next) = window.find_marker(offset + 1)? {
@@ -65,14 +73,14 @@ impl Window<'_> {
         Ok(&self.bytes[from..from + wanted])
     }
 
-    /// Key and length of the whole record at `offset`, if there is one.
-    fn record(&mut self, offset: u64) -> io::Result<Option<(RequestKey, u64)>> {
+    /// The whole record at `offset`, if there is one.
+    fn record(&mut self, offset: u64, version: Version) -> io::Result<Option<(Content, &[u8])>> {
         let head = self.slice(offset, RECORD_HEAD_BYTES)?;
         let Some(payload_bytes) = format::payload_bytes(head) else {
             return Ok(None);
         };
         let record = self.slice(offset, RECORD_HEAD_BYTES + payload_bytes)?;
-        Ok(format::checked_key(record).map(|key| (key, record.len() as u64)))
+        Ok(format::content(record, version).map(|content| (content, record)))
     }
 
     /// Offset of the first marker at or after `offset`.

@@ -8,10 +8,21 @@ use proptest::prelude::*;
 
 use super::open::segment_path;
 use super::*;
-use crate::chat::FinishReason;
+use crate::chat::{ChatRequest, FinishReason, Message};
+
+/// A request whose answers may have 1,000 tokens.
+fn request(number: u32) -> ChatRequest {
+    let messages = vec![Message::user(format!("question {number}"))];
+    ChatRequest { max_new_tokens: 1_000, ..ChatRequest::new("m", messages) }
+}
 
 fn key(number: u32) -> RequestKey {
-    RequestKey(*blake3::hash(&number.to_le_bytes()).as_bytes())
+    request(number).key()
+}
+
+/// The key of the same request with another longest answer.
+fn key_for(number: u32, max_new_tokens: u32) -> RequestKey {
+    ChatRequest { max_new_tokens, ..request(number) }.key()
 }
 
 fn answer(number: u32) -> ChatAnswer {
@@ -39,7 +50,7 @@ async fn fill(log: &Arc<AnswerLog>, numbers: std::ops::Range<u32>) {
 
 /// The bytes of a segment with these answers, and where each record ends.
 fn segment(numbers: std::ops::Range<u32>) -> (Vec<u8>, Vec<usize>) {
-    let mut bytes = format::header().to_vec();
+    let mut bytes = format::header(Version::V2).to_vec();
     let mut ends = vec![];
     for number in numbers {
         bytes.extend(format::encode(&key(number), &answer(number)).unwrap());
@@ -79,6 +90,145 @@ async fn the_first_answer_stays() {
     assert_eq!(log.append(&key(1), &answer(2)).await.unwrap(), answer(1));
     let bytes = fs::metadata(segment_path(dir.path(), 0)).unwrap().len() as usize;
     assert_eq!(bytes, format::HEADER_BYTES + format::encode(&key(1), &answer(1)).unwrap().len());
+}
+
+fn cut(number: u32, text: &str) -> ChatAnswer {
+    ChatAnswer { text: text.into(), finish_reason: FinishReason::Length, ..answer(number) }
+}
+
+#[tokio::test]
+async fn a_longer_limit_keeps_what_was_finished_and_asks_for_what_was_cut() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    log.append(&key_for(1, 100), &answer(1)).await.unwrap();
+    log.append(&key_for(2, 100), &cut(2, "half")).await.unwrap();
+    assert_eq!(log.get(&key_for(1, 5_000)).unwrap(), Some(answer(1)));
+    assert_eq!(log.get(&key_for(2, 100)).unwrap(), Some(cut(2, "half")));
+    assert_eq!(log.get(&key_for(2, 50)).unwrap(), Some(cut(2, "half")), "more than was asked for");
+    assert!(!log.contains(&key_for(2, 101)) && log.get(&key_for(2, 101)).unwrap().is_none());
+
+    log.append(&key_for(2, 200), &cut(2, "half and more")).await.unwrap();
+    let kept = log.append(&key_for(2, 150), &cut(2, "half and a bit")).await.unwrap();
+    assert_eq!(kept.text, "half and more", "the shorter cut does not take its place");
+    log.append(&key_for(2, 400), &answer(2)).await.unwrap();
+    for log in [log, { drop_and_open(dir.path()) }] {
+        assert_eq!(log.get(&key_for(2, 100)).unwrap(), Some(answer(2)));
+        assert_eq!(log.get(&key_for(2, 9_000)).unwrap(), Some(answer(2)));
+        let totals = log.totals();
+        assert_eq!((log.len(), totals.answers, totals.completion_tokens), (2, 4, 2 + 4 + 4 + 4));
+    }
+}
+
+/// Opens a log of which another handle is open: by way of a copy, since one process may have it open.
+fn drop_and_open(dir: &Path) -> Arc<AnswerLog> {
+    let copy = tempfile::tempdir().unwrap().keep();
+    for (_, path) in segment_files(dir).unwrap() {
+        fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    open(&copy)
+}
+
+/// A record as the first version wrote it.
+fn first_version_record(number: u32, answer: &ChatAnswer) -> Vec<u8> {
+    let json = serde_json::to_vec(answer).unwrap();
+    let id = key(number).legacy_id;
+    let length = (json.len() as u32).to_le_bytes();
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&length).update(&id.0).update(&json);
+    [&format::MARKER[..], &length, &hasher.finalize().as_bytes()[..16], &id.0, &json].concat()
+}
+
+#[tokio::test]
+async fn logs_of_the_first_version_answer_and_are_left_as_they_are() {
+    let mut bytes = format::header(Version::V1).to_vec();
+    bytes.extend(first_version_record(1, &answer(1)));
+    bytes.extend(first_version_record(2, &cut(2, "half")));
+    let whole = bytes.len();
+    bytes.extend(&first_version_record(3, &answer(3))[..70]);
+    let dir = dir_with(&bytes);
+    let log = open(dir.path());
+    assert_eq!((log.report().answers, log.report().torn_bytes), (2, 70));
+    assert_eq!(log.get(&key(1)).unwrap(), Some(answer(1)));
+    assert_eq!(log.get(&key(2)).unwrap(), Some(cut(2, "half")));
+    assert!(!log.contains(&key_for(2, 2_000)));
+    log.append(&key_for(2, 2_000), &answer(2)).await.unwrap();
+    drop(log);
+    assert_eq!(fs::read(segment_path(dir.path(), 0)).unwrap(), bytes[..whole]);
+    let log = open(dir.path());
+    assert_eq!(log.get(&key_for(2, 2_000)).unwrap(), Some(answer(2)));
+    assert_eq!(log.get(&key(1)).unwrap(), Some(answer(1)));
+    drop(log);
+    assert_eq!(compact(dir.path(), Compaction::Write).unwrap().segments, 0);
+    assert_eq!(survey(dir.path(), |_| Ok(())).unwrap().answers, 3);
+}
+
+#[tokio::test]
+async fn compaction_drops_what_was_superseded_and_nothing_else() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = AnswerLogOptions { segment_bytes: 4_000 };
+    let log = Arc::new(AnswerLog::open_with(dir.path(), &options).unwrap());
+    for number in 0..30 {
+        log.append(&key_for(number, 100), &cut(number, &"cut ".repeat(50))).await.unwrap();
+    }
+    for number in 0..20 {
+        log.append(&key(number), &answer(number)).await.unwrap();
+    }
+    let totals = log.totals();
+    drop(log);
+    let files = || segment_files(dir.path()).unwrap();
+    let before = files();
+    let dry = compact(dir.path(), Compaction::DryRun).unwrap();
+    assert_eq!((files(), dry.records), (before.clone(), 20));
+    assert_eq!(survey(dir.path(), |_| Ok(())).unwrap().superseded, 20);
+    // A crash after the new segments were named and before the old ones were gone leaves both.
+    let crashed = tempfile::tempdir().unwrap();
+    for (_, path) in &before {
+        fs::copy(path, crashed.path().join(path.file_name().unwrap())).unwrap();
+    }
+    let done = compact(dir.path(), Compaction::Write).unwrap();
+    assert_eq!((done.segments, done.records), (dry.segments, 20));
+    for (number, path) in files().iter().filter(|file| !before.contains(file)) {
+        fs::copy(path, segment_path(crashed.path(), *number)).unwrap();
+    }
+    for round in 0..2 {
+        for dir in [dir.path(), crashed.path()] {
+            let log = open(dir);
+            for number in 0..30 {
+                let expected = if number < 20 { answer(number) } else { cut(number, &"cut ".repeat(50)) };
+                assert_eq!(log.get(&key_for(number, 100)).unwrap(), Some(expected), "{number}");
+            }
+            assert_eq!(log.len(), 30);
+        }
+        if round == 0 {
+            let again = compact(crashed.path(), Compaction::Write).unwrap();
+            assert!(again.segments > 0 && again.bytes_after < again.bytes_before, "{again:?}");
+        }
+    }
+    let kept = open(dir.path()).totals();
+    assert_eq!((kept.answers, kept.prompt_tokens), (totals.answers, totals.prompt_tokens));
+    let settled = CompactReport { segments: 0, ..compact(dir.path(), Compaction::Write).unwrap() };
+    assert_eq!((settled.records, settled.bytes_before), (0, settled.bytes_after));
+}
+
+#[tokio::test]
+async fn a_log_at_work_can_be_surveyed() {
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    fill(&log, 0..5).await;
+    log.append(&key_for(5, 100), &cut(5, "half")).await.unwrap();
+    log.append(&key(5), &answer(5)).await.unwrap();
+    let mut exported = Vec::new();
+    let stats = survey(dir.path(), |logged| {
+        exported.push(serde_json::to_value(&logged).unwrap());
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!((stats.answers, stats.superseded, stats.cut_answers), (6, 1, 0));
+    assert_eq!((stats.models["m"].answers, stats.endpoints["http://h/v1"]), (6, 6));
+    assert_eq!(exported.len(), 6);
+    assert_eq!(exported[3]["text"], answer(3).text);
+    assert_eq!(exported[3]["request"], key(3).id.to_string());
+    assert_eq!(totals(dir.path()).unwrap(), log.totals());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
@@ -160,7 +310,7 @@ async fn a_record_gone_bad_while_open_is_forgotten_and_written_anew() {
 
 #[test]
 fn foreign_files_are_refused_and_left_alone() {
-    let newer = [b"CSMTHLOG".as_slice(), &2u32.to_le_bytes(), &[0; 4]].concat();
+    let newer = [b"CSMTHLOG".as_slice(), &3u32.to_le_bytes(), &[0; 4]].concat();
     for (bytes, word) in [(b"{\"some\": \"json\"}, longer".to_vec(), "begins with"), (newer, "format")] {
         let dir = dir_with(&bytes);
         let error = AnswerLog::open(dir.path()).err().unwrap().to_string();

@@ -1,6 +1,6 @@
 //! The one thread that writes: it takes all appends that wait, writes them at once and syncs once.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
@@ -8,9 +8,11 @@ use std::sync::Arc;
 
 use tokio::sync::{mpsc, oneshot};
 
+use super::format::{self, Meta, Version};
+use super::index::{Offer, Place};
 use super::open::segment_path;
-use super::{AnswerLogError, AnswerLogOptions, Place, Segment, Shared, Written, format, short};
-use crate::chat::RequestKey;
+use super::{AnswerLogError, AnswerLogOptions, Segment, Shared, Written};
+use crate::chat::RequestId;
 
 /// Bytes written with one sync at most.
 const GROUP_BYTES: usize = 8 << 20;
@@ -19,7 +21,8 @@ const MAX_SEGMENT_BYTES: u32 = 1 << 31;
 
 /// One append.
 pub(super) struct Job {
-    pub(super) key: RequestKey,
+    pub(super) id: RequestId,
+    pub(super) meta: Meta,
     pub(super) record: Vec<u8>,
     pub(super) reply: oneshot::Sender<Result<Written, AnswerLogError>>,
 }
@@ -38,13 +41,14 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// A writer that goes on at `end` of the last segment, or begins the first.
+    /// A writer that goes on at the end of the last segment, or begins the first. A segment of an older
+    /// version is not gone on with.
     pub(super) fn new(
         dir: &Path,
         shared: Arc<Shared>,
         options: &AnswerLogOptions,
         next_number: u32,
-        end: u64,
+        last: Option<(u64, Version)>,
     ) -> Result<Self, AnswerLogError> {
         let mut writer = Self {
             dir: dir.to_owned(),
@@ -52,13 +56,15 @@ impl Writer {
             segment_bytes: u64::from(options.segment_bytes.min(MAX_SEGMENT_BYTES)),
             next_number,
             segment: 0,
-            end,
+            end: 0,
             broken: None,
         };
-        let segments = writer.shared.segments.read().map_or(0, |segments| segments.len());
-        match segments.checked_sub(1) {
-            Some(last) => writer.segment = last as u32,
-            None => writer.begin_segment()?,
+        match last {
+            Some((end, Version::V2)) => {
+                writer.segment = writer.shared.segments() - 1;
+                writer.end = end;
+            }
+            Some((_, Version::V1)) | None => writer.begin_segment()?,
         }
         Ok(writer)
     }
@@ -91,10 +97,16 @@ impl Writer {
         let mut known = Vec::new();
         {
             let index = self.shared.index();
-            let mut in_group = HashSet::new();
+            let mut in_group: HashMap<RequestId, u64> = HashMap::new();
             for job in group {
-                let new = !index.contains_key(&short(&job.key)) && in_group.insert(short(&job.key));
-                if new { fresh.push(job) } else { known.push(job) }
+                let worth = job.meta.worth();
+                let best_of_group = in_group.get(&job.id).is_none_or(|best| worth > *best);
+                if best_of_group && index.weigh(&job.id, &job.meta) == Offer::Taken {
+                    in_group.insert(job.id, worth);
+                    fresh.push(job);
+                } else {
+                    known.push(job);
+                }
             }
         }
         match self.write(&fresh) {
@@ -129,10 +141,10 @@ impl Writer {
         let mut places = Vec::with_capacity(jobs.len());
         for job in jobs {
             let offset = (self.end + bytes.len() as u64) as u32;
-            places.push((short(&job.key), Place { segment: self.segment, offset }));
+            places.push(Place { segment: self.segment, offset });
             bytes.extend_from_slice(&job.record);
         }
-        let Some(Segment { path, file }) = self.shared.segment(self.segment) else {
+        let Some(Segment { path, file, .. }) = self.shared.segment(self.segment) else {
             return Err(AnswerLogError::WriterStopped { dir: self.dir.clone() });
         };
         if let Err(error) = file.write_all_at(&bytes, self.end) {
@@ -148,7 +160,10 @@ impl Writer {
             return Err(AnswerLogError::io("sync", &path, error));
         }
         self.end += bytes.len() as u64;
-        self.shared.index_mut().extend(places);
+        let mut index = self.shared.index_mut();
+        for (job, place) in jobs.iter().zip(places) {
+            index.offer(&job.id, &job.meta, place);
+        }
         Ok(())
     }
 
@@ -167,14 +182,20 @@ impl Writer {
             .truncate(true)
             .open(&path)
             .map_err(io("make"))?;
-        file.write_all_at(&format::header(), 0).map_err(io("write"))?;
+        file.write_all_at(&format::header(Version::V2), 0).map_err(io("write"))?;
         file.sync_all().map_err(io("sync"))?;
-        File::open(&self.dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|error| AnswerLogError::io("sync the folder", &self.dir, error))?;
-        self.segment = self.shared.push_segment(Segment { path: path.into(), file: Arc::new(file) });
+        sync_folder(&self.dir)?;
+        let segment = Segment { path: path.into(), file: Arc::new(file), version: Version::V2 };
+        self.segment = self.shared.push_segment(segment);
         self.next_number += 1;
         self.end = format::HEADER_BYTES as u64;
         Ok(())
     }
+}
+
+/// Puts the names of a folder's files on disk.
+pub(super) fn sync_folder(dir: &Path) -> Result<(), AnswerLogError> {
+    File::open(dir)
+        .and_then(|dir| dir.sync_all())
+        .map_err(|error| AnswerLogError::io("sync the folder", dir, error))
 }

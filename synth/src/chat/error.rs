@@ -26,7 +26,7 @@ impl BudgetKind {
             Self::Requests => "max_requests",
             Self::Tokens => "max_tokens",
             Self::Usd => "max_usd",
-            Self::Seconds => "max_seconds",
+            Self::Seconds => "max_duration_seconds",
         }
     }
 }
@@ -131,8 +131,8 @@ pub enum ChatError {
     },
     /// A limit of the budget was reached; nothing more is asked.
     #[error(
-        "the budget of {limit} {kind} is used up: {used} spent, and the next request may need {needed} more. All answers so far are kept: raise {option} and run again to go on",
-        option = .kind.option_name()
+        "the budget of {limit} {kind} is used up: {used} spent ({spent}), {left} left, and the next request may need {needed}. All answers so far are kept: raise {option} and run again to go on",
+        option = .kind.option_name(), left = left(*.limit, *.used)
     )]
     BudgetExhausted {
         /// Which limit.
@@ -143,6 +143,8 @@ pub enum ChatError {
         used: f64,
         /// What the next request may need at most.
         needed: f64,
+        /// All that was spent, in words.
+        spent: String,
     },
     /// No endpoint works, for so long that waiting makes no sense.
     #[error(
@@ -207,6 +209,11 @@ impl ChatError {
     }
 }
 
+/// What is left of a limit, without the noise of floating point.
+fn left(limit: f64, used: f64) -> f64 {
+    ((limit - used).max(0.0) * 1e4).round() / 1e4
+}
+
 fn key_advice(key_env: Option<&str>) -> String {
     match key_env {
         Some(name) => {
@@ -266,8 +273,18 @@ mod tests {
             said: "bad key".into(),
         };
         assert!(refused.to_string().contains("environment variable MY_KEY"), "{refused}");
-        let used = ChatError::BudgetExhausted { kind: BudgetKind::Usd, limit: 5.0, used: 4.5, needed: 0.75 };
-        assert!(used.to_string().contains("raise max_usd"), "{used}");
+        let used = ChatError::BudgetExhausted {
+            kind: BudgetKind::Usd,
+            limit: 5.0,
+            used: 4.9,
+            needed: 0.75,
+            spent: "12 requests".into(),
+        };
+        let text = used.to_string();
+        assert!(
+            text.contains("raise max_usd") && text.contains("4.9 spent (12 requests), 0.1 left"),
+            "{text}"
+        );
         assert!(status(404).to_string().contains("base_url"), "{}", status(404));
     }
 }

@@ -1,5 +1,7 @@
 //! What a run may spend, as a hard limit: a request is only sent if its worst case still fits.
 
+use std::fmt;
+use std::future::Future;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -9,6 +11,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::options::{ClientError, MAX_SECONDS};
+use crate::answer_log::Totals;
 use crate::chat::{BudgetKind, ChatAnswer, ChatError, ChatRequest};
 
 /// Tokens that a chat template may put around each message.
@@ -28,12 +31,13 @@ pub struct BudgetOptions {
     pub usd_per_million_prompt_tokens: f64,
     /// US dollars for a million answer tokens.
     pub usd_per_million_completion_tokens: f64,
-    /// Wall-clock seconds at most, from the making of the budget.
-    pub max_seconds: Option<f64>,
+    /// Wall-clock seconds at most, from the making of the budget; requests in flight then are still waited
+    /// for.
+    pub max_duration_seconds: Option<f64>,
 }
 
-/// What was spent so far. Only answers count tokens: a server tells nothing about what a failed request cost.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+/// What was spent so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 pub struct Spent {
     /// Requests sent.
     pub requests: u64,
@@ -41,8 +45,33 @@ pub struct Spent {
     pub prompt_tokens: u64,
     /// Tokens of answers.
     pub completion_tokens: u64,
-    /// US dollars for them.
+    /// Tokens of requests that a server took and whose answer was lost on the way (a time-out, a cut
+    /// connection, broken JSON). Nobody tells what these cost, so they count with their worst case.
+    pub lost_tokens: u64,
+    /// US dollars for all of them.
     pub usd: f64,
+}
+
+impl Spent {
+    /// All tokens.
+    pub fn tokens(&self) -> u64 {
+        self.prompt_tokens + self.completion_tokens + self.lost_tokens
+    }
+}
+
+/// `1204 requests, 31022 prompt tokens, 80211 answer tokens, US$ 0.42`
+impl fmt::Display for Spent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { requests, prompt_tokens, completion_tokens, lost_tokens, usd } = self;
+        write!(f, "{requests} requests, {prompt_tokens} prompt tokens, {completion_tokens} answer tokens")?;
+        if *lost_tokens > 0 {
+            write!(f, ", up to {lost_tokens} tokens of lost answers")?;
+        }
+        if *usd > 0.0 {
+            write!(f, ", US$ {usd:.2}")?;
+        }
+        Ok(())
+    }
 }
 
 /// A budget, shared by all requests of a run.
@@ -50,7 +79,7 @@ pub struct Spent {
 /// The limits are hard: a request in flight holds its worst case (`max_new_tokens`, and a token for each
 /// byte of its prompt), so that what comes back never exceeds a limit. Near the end, requests wait for
 /// those in flight to give back what they did not need. A server may exceed it only by writing more than
-/// `max_new_tokens`.
+/// `max_new_tokens`. A refused request (an HTTP status that is an error, no connection) costs nothing.
 #[derive(Debug)]
 pub struct Budget {
     options: BudgetOptions,
@@ -79,8 +108,13 @@ enum Trial {
 }
 
 impl Budget {
-    /// A budget that starts now.
+    /// A budget of which nothing is spent.
     pub fn new(options: BudgetOptions) -> Result<Arc<Self>, ClientError> {
+        Self::resuming(options, &Totals::default())
+    }
+
+    /// A budget of which earlier runs have spent what their log's answers cost. Time starts anew.
+    pub fn resuming(options: BudgetOptions, earlier: &Totals) -> Result<Arc<Self>, ClientError> {
         let prices = [
             ("usd_per_million_prompt_tokens", options.usd_per_million_prompt_tokens),
             ("usd_per_million_completion_tokens", options.usd_per_million_completion_tokens),
@@ -94,16 +128,25 @@ impl Budget {
         if options.max_usd.is_some() && prices[0].1 + prices[1].1 == 0.0 {
             return Err(ClientError::NoPrice);
         }
-        if let Some(value) = options.max_seconds
+        if let Some(value) = options.max_duration_seconds
             && !(0.0..=MAX_SECONDS).contains(&value)
         {
             return Err(ClientError::BadNumber {
-                option: "max_seconds",
+                option: "max_duration_seconds",
                 value,
                 rule: "0 to a year of seconds",
             });
         }
-        Ok(Arc::new(Self::starting_now(options)))
+        let budget = Self::starting_now(options);
+        {
+            let usd = budget.usd(earlier.prompt_tokens, earlier.completion_tokens);
+            let mut state = budget.lock();
+            state.spent.requests = earlier.requests;
+            state.spent.prompt_tokens = earlier.prompt_tokens;
+            state.spent.completion_tokens = earlier.completion_tokens;
+            state.spent.usd = usd;
+        }
+        Ok(Arc::new(budget))
     }
 
     /// A budget without limits, which only counts.
@@ -125,9 +168,17 @@ impl Budget {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// When `max_seconds` are over.
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        self.options.max_seconds.map(|seconds| self.started + Duration::from_secs_f64(seconds))
+    /// Does `work` if time is left, and gives it up when none is.
+    pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, ChatError> {
+        let Some(seconds) = self.options.max_duration_seconds else {
+            return Ok(work.await);
+        };
+        let deadline = self.started + Duration::from_secs_f64(seconds);
+        let out_of_time = || self.out_of(BudgetKind::Seconds, 0.0);
+        if Instant::now() >= deadline {
+            return Err(out_of_time());
+        }
+        tokio::time::timeout_at(deadline, work).await.map_err(|_| out_of_time())
     }
 
     /// The error that says that a limit is reached; `needed` is in the limit's unit.
@@ -137,14 +188,15 @@ impl Budget {
             BudgetKind::Requests => {
                 (self.options.max_requests.map(|limit| limit as f64), spent.requests as f64)
             }
-            BudgetKind::Tokens => (
-                self.options.max_tokens.map(|limit| limit as f64),
-                (spent.prompt_tokens + spent.completion_tokens) as f64,
-            ),
-            BudgetKind::Usd => (self.options.max_usd, spent.usd),
-            BudgetKind::Seconds => (self.options.max_seconds, self.started.elapsed().as_secs_f64().floor()),
+            BudgetKind::Tokens => (self.options.max_tokens.map(|limit| limit as f64), spent.tokens() as f64),
+            BudgetKind::Usd => (self.options.max_usd, cents(spent.usd)),
+            BudgetKind::Seconds => {
+                (self.options.max_duration_seconds, self.started.elapsed().as_secs_f64().floor())
+            }
         };
-        ChatError::BudgetExhausted { kind, limit: limit.unwrap_or_default(), used, needed }
+        let needed = if kind == BudgetKind::Usd { cents(needed) } else { needed };
+        let limit = limit.unwrap_or_default();
+        ChatError::BudgetExhausted { kind, limit, used, needed, spent: spent.to_string() }
     }
 
     fn usd(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
@@ -170,7 +222,7 @@ impl Budget {
             settled.as_mut().enable();
             match self.try_hold(worst) {
                 Trial::Held => {
-                    return Ok(Hold { budget: self, worst });
+                    return Ok(Hold { budget: self, worst, state: HoldState::Sent });
                 }
                 Trial::Exhausted(error) => return Err(error),
                 Trial::Wait => settled.await,
@@ -181,7 +233,7 @@ impl Budget {
     fn try_hold(&self, worst: Worst) -> Trial {
         let mut state = self.lock();
         let State { spent, held, holds } = &mut *state;
-        let tokens = spent.prompt_tokens + spent.completion_tokens;
+        let tokens = spent.tokens();
         let short = if self.options.max_requests.is_some_and(|max| spent.requests >= max) {
             // A request sent is spent, whatever becomes of it: waiting gives nothing back.
             drop(state);
@@ -210,15 +262,32 @@ impl Budget {
     }
 }
 
-/// The worst case of one request in flight; given back when dropped.
+/// Dollars to a hundredth of a cent, for people.
+fn cents(usd: f64) -> f64 {
+    (usd * 1e4).round() / 1e4
+}
+
+/// The worst case of one request in flight. Dropped without a word, it is spent: the request was on its way,
+/// and nobody tells what became of it.
 pub(super) struct Hold<'a> {
     budget: &'a Budget,
     worst: Worst,
+    state: HoldState,
+}
+
+/// What is known of a request's cost.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum HoldState {
+    /// Nothing.
+    Sent,
+    /// It is counted, or there was none.
+    Settled,
 }
 
 impl Hold<'_> {
     /// Counts what the answer cost in truth.
-    pub(super) fn settle(self, answer: &ChatAnswer) {
+    pub(super) fn settle(mut self, answer: &ChatAnswer) {
+        self.state = HoldState::Settled;
         let (prompt_tokens, completion_tokens) =
             (u64::from(answer.prompt_tokens), u64::from(answer.completion_tokens));
         let mut state = self.budget.lock();
@@ -226,12 +295,27 @@ impl Hold<'_> {
         state.spent.completion_tokens += completion_tokens;
         state.spent.usd += self.budget.usd(prompt_tokens, completion_tokens);
     }
+
+    /// Counts what a request without an answer may have cost.
+    pub(super) fn settle_failed(mut self, error: &ChatError) {
+        match error {
+            ChatError::TimedOut { .. }
+            | ChatError::Cut { .. }
+            | ChatError::BadJson { .. }
+            | ChatError::BodyTooLarge { .. } => {}
+            _ => self.state = HoldState::Settled,
+        }
+    }
 }
 
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         {
             let mut state = self.budget.lock();
+            if self.state == HoldState::Sent {
+                state.spent.lost_tokens += self.worst.tokens;
+                state.spent.usd += self.worst.usd;
+            }
             state.holds -= 1;
             state.held.tokens -= self.worst.tokens;
             // Sums of dollars carry rounding; with nothing in flight there is nothing held.
@@ -278,7 +362,8 @@ mod tests {
         let budget =
             Budget::new(BudgetOptions { max_requests: Some(2), ..BudgetOptions::default() }).unwrap();
         drop(budget.hold(&request()).await.unwrap());
-        drop(budget.hold(&request()).await.unwrap());
+        let refused = ChatError::Unreachable { url: String::new(), detail: String::new() };
+        budget.hold(&request()).await.unwrap().settle_failed(&refused);
         let error = budget.hold(&request()).await.err().unwrap();
         assert_eq!(kind(&error), Some(BudgetKind::Requests));
     }
@@ -294,9 +379,44 @@ mod tests {
         first.settle(&answer(10));
         let second = second.await.unwrap();
         second.settle(&answer(80));
-        assert_eq!(budget.spent(), Spent { requests: 2, prompt_tokens: 40, completion_tokens: 90, usd: 0.0 });
+        assert_eq!(
+            budget.spent(),
+            Spent { requests: 2, prompt_tokens: 40, completion_tokens: 90, ..Spent::default() }
+        );
         let error = budget.hold(&request).await.err().unwrap();
         assert_eq!(kind(&error), Some(BudgetKind::Tokens), "130 + 200 > 300 and nothing in flight");
+    }
+
+    #[tokio::test]
+    async fn a_lost_answer_counts_with_its_worst_case_and_a_refused_request_not_at_all() {
+        let budget =
+            Budget::new(BudgetOptions { max_tokens: Some(500), ..BudgetOptions::default() }).unwrap();
+        let url = || "http://h/v1".to_owned();
+        let refused =
+            ChatError::Status { url: url(), status: 500, said: String::new(), retry_after_seconds: None };
+        budget.hold(&request()).await.unwrap().settle_failed(&refused);
+        assert_eq!(budget.spent().tokens(), 0);
+        let lost = ChatError::TimedOut { url: url(), waited_seconds: 1.0 };
+        budget.hold(&request()).await.unwrap().settle_failed(&lost);
+        drop(budget.hold(&request()).await.unwrap());
+        assert_eq!((budget.spent().lost_tokens, budget.spent().requests), (400, 3));
+        let error = budget.hold(&request()).await.err().unwrap();
+        assert_eq!(kind(&error), Some(BudgetKind::Tokens));
+        assert!(error.to_string().contains("up to 400 tokens of lost answers"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn what_earlier_runs_spent_counts() {
+        let options = BudgetOptions {
+            max_usd: Some(1.0),
+            usd_per_million_completion_tokens: 1.0,
+            ..BudgetOptions::default()
+        };
+        let earlier = Totals { answers: 9, requests: 11, completion_tokens: 999_950, ..Totals::default() };
+        let budget = Budget::resuming(options, &earlier).unwrap();
+        assert_eq!(budget.spent().requests, 11);
+        let error = budget.hold(&request()).await.err().unwrap();
+        assert_eq!(kind(&error), Some(BudgetKind::Usd), "0.99995 + 0.0001 > 1");
     }
 
     #[tokio::test]

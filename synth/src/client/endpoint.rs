@@ -4,23 +4,34 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::options::ClientOptions;
+use super::options::{ClientOptions, Endpoint};
 
 /// Longest time a broken endpoint is left alone between two probes.
 const LONGEST_OPEN: Duration = Duration::from_secs(60);
 
+/// Answers that took less are never too slow: no queue is to be shortened there.
+const SHORTEST_SLOW: Duration = Duration::from_secs(1);
+/// Weight of the newest answer in the recent time a token.
+const NEWEST: f64 = 1.0 / 32.0;
+/// What the best time a token grows by with each answer, so that a best of other days is forgotten within
+/// thousands of answers.
+const FORGETTING: f64 = 1.0002;
+
 /// How one request at an endpoint ended.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Verdict {
-    /// With an answer.
-    Answered,
+    /// With an answer of so many tokens, after so long.
+    Answered { latency: Duration, tokens: u32 },
     /// The endpoint works and refused this one request (HTTP 400 and the like).
     Refused,
     /// The endpoint works and wants fewer requests (HTTP 429), for so long if it said so.
     Overloaded(Option<Duration>),
+    /// It takes nothing more for now (HTTP 503, 529), for so long if it said so: too many requests, or a
+    /// broken endpoint.
+    Unavailable(Option<Duration>),
     /// No answer in time: too many requests, or a broken endpoint.
     TimedOut,
-    /// The endpoint failed (HTTP 5xx, no connection, a cut one, garbage), and wants to be left alone for so
+    /// The endpoint failed (other HTTP 5xx, no connection, a cut one, garbage), and wants to be left alone for so
     /// long if it said so.
     Failed(Option<Duration>),
 }
@@ -28,7 +39,7 @@ pub(super) enum Verdict {
 /// Whether an endpoint takes a request.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Readiness {
-    /// Now; the number is the share of its places in use.
+    /// Now; the number is the share of its places in use, over its weight.
     Now(f64),
     /// At that time.
     At(Instant),
@@ -59,21 +70,32 @@ enum Growth {
 pub(super) struct Tuning {
     max_in_flight: f64,
     start_in_flight: f64,
+    weight: f64,
+    slow_factor: f64,
     breaker_failures: u32,
     breaker_open: Duration,
     retry_after_max: Duration,
 }
 
 impl Tuning {
-    pub(super) fn new(options: &ClientOptions) -> Self {
+    pub(super) fn new(options: &ClientOptions, endpoint: &Endpoint) -> Self {
         Self {
-            max_in_flight: options.max_in_flight as f64,
-            start_in_flight: options.start_in_flight.min(options.max_in_flight) as f64,
+            max_in_flight: endpoint.max_in_flight as f64,
+            start_in_flight: options.start_in_flight.min(endpoint.max_in_flight) as f64,
+            weight: endpoint.weight,
+            slow_factor: options.slow_factor,
             breaker_failures: options.breaker_failures,
             breaker_open: Duration::from_secs_f64(options.breaker_open_seconds),
             retry_after_max: Duration::from_secs_f64(options.retry_after_max_seconds),
         }
     }
+}
+
+/// How fast answers come: seconds a token, smoothed over the last of them, and the least that was.
+#[derive(Clone, Copy, Debug, PartialEq)]
+struct Pace {
+    recent: f64,
+    best: f64,
 }
 
 /// Concurrency and circuit breaker of one endpoint.
@@ -82,7 +104,8 @@ pub(super) struct EndpointState {
     tuning: Tuning,
     limit: f64,
     growth: Growth,
-    last_halved: Option<Instant>,
+    last_cut: Option<Instant>,
+    pace: Option<Pace>,
     paused_until: Option<Instant>,
     circuit: Circuit,
     failures_in_a_row: u32,
@@ -97,7 +120,8 @@ impl EndpointState {
             limit: tuning.start_in_flight,
             tuning,
             growth: Growth::Doubling,
-            last_halved: None,
+            last_cut: None,
+            pace: None,
             paused_until: None,
             circuit: Circuit::Closed,
             failures_in_a_row: 0,
@@ -128,7 +152,8 @@ impl EndpointState {
             Circuit::Open { .. } => Readiness::Now(0.0),
             Circuit::Probing { .. } => Readiness::WhenFree,
             Circuit::Closed if self.in_flight < self.places() => {
-                Readiness::Now(self.in_flight as f64 / self.limit)
+                // With the request at hand, so that weights count from the first one on.
+                Readiness::Now((self.in_flight + 1) as f64 / (self.limit * self.tuning.weight))
             }
             Circuit::Closed => Readiness::WhenFree,
         }
@@ -155,10 +180,12 @@ impl EndpointState {
         let was_full = self.in_flight + 1 >= self.places();
         self.in_flight = self.in_flight.saturating_sub(1);
         match verdict {
-            Verdict::Answered => {
+            Verdict::Answered { latency, tokens } => {
                 self.answered += 1;
                 self.heal();
-                if was_full {
+                if self.is_slow(latency, tokens) {
+                    self.cut(0.8, sent, now);
+                } else if was_full {
                     self.grow();
                 }
             }
@@ -169,17 +196,19 @@ impl EndpointState {
             Verdict::Overloaded(pause) => {
                 self.failed += 1;
                 self.heal();
-                self.halve(sent, now);
+                self.cut(0.5, sent, now);
                 self.pause(pause, now);
             }
             Verdict::TimedOut => {
-                self.halve(sent, now);
+                self.cut(0.5, sent, now);
+                self.fail(now);
+            }
+            Verdict::Unavailable(pause) => {
+                self.cut(0.5, sent, now);
+                self.pause(pause, now);
                 self.fail(now);
             }
             Verdict::Failed(pause) => {
-                if pause.is_some() {
-                    self.halve(sent, now);
-                }
                 self.pause(pause, now);
                 self.fail(now);
             }
@@ -213,12 +242,21 @@ impl EndpointState {
         self.limit = (self.limit + step).min(self.tuning.max_in_flight);
     }
 
-    /// Halves the places, once for all requests that were in flight together.
-    fn halve(&mut self, sent: Instant, now: Instant) {
+    /// Learns from an answer's time and says whether answers have become too slow.
+    fn is_slow(&mut self, latency: Duration, tokens: u32) -> bool {
+        let a_token = latency.as_secs_f64() / f64::from(tokens.max(1));
+        let pace = self.pace.get_or_insert(Pace { recent: a_token, best: a_token });
+        pace.recent += (a_token - pace.recent) * NEWEST;
+        pace.best = (pace.best * FORGETTING).min(pace.recent);
+        latency >= SHORTEST_SLOW && pace.recent > self.tuning.slow_factor * pace.best
+    }
+
+    /// Cuts the places to a share, once for all requests that were in flight together.
+    fn cut(&mut self, share: f64, sent: Instant, now: Instant) {
         self.growth = Growth::Additive;
-        if self.last_halved.is_none_or(|halved| sent >= halved) {
-            self.limit = (self.limit / 2.0).max(1.0);
-            self.last_halved = Some(now);
+        if self.last_cut.is_none_or(|cut| sent >= cut) {
+            self.limit = (self.limit * share).max(1.0);
+            self.last_cut = Some(now);
         }
     }
 
@@ -234,15 +272,20 @@ impl EndpointState {
 mod tests {
     use super::*;
 
+    /// An answer as fast as any.
+    const ANSWERED: Verdict = Verdict::Answered { latency: Duration::from_millis(10), tokens: 100 };
+
     fn endpoint() -> (EndpointState, Instant) {
         let options = ClientOptions {
+            base_urls: vec!["http://h/v1".into()],
             max_in_flight: 64,
             start_in_flight: 4,
             breaker_failures: 3,
             breaker_open_seconds: 10.0,
             ..ClientOptions::default()
         };
-        (EndpointState::new(Tuning::new(&options)), Instant::now())
+        let endpoint = options.all_endpoints().unwrap().remove(0);
+        (EndpointState::new(Tuning::new(&options, &endpoint)), Instant::now())
     }
 
     fn fill(state: &mut EndpointState, now: Instant) -> usize {
@@ -259,7 +302,7 @@ mod tests {
         let (mut state, now) = endpoint();
         assert_eq!(fill(&mut state, now), 4);
         for _ in 0..4 {
-            state.finish(now, Verdict::Answered, now);
+            state.finish(now, ANSWERED, now);
             fill(&mut state, now);
         }
         assert_eq!(state.places(), 8, "one more with each answer");
@@ -271,13 +314,70 @@ mod tests {
             state.finish(now, Verdict::Overloaded(None), later);
         }
         for _ in 0..4 {
-            state.finish(later, Verdict::Answered, later);
+            state.finish(later, ANSWERED, later);
             fill(&mut state, later);
         }
         // Four answers with 1/limit each: just under one place, as the limit itself grows.
         assert!((4.9..5.0).contains(&state.limit), "{}", state.limit);
-        state.finish(later, Verdict::Answered, later);
+        state.finish(later, ANSWERED, later);
         assert_eq!(state.places(), 5);
+    }
+
+    #[test]
+    fn answers_that_become_slow_make_places_fewer() {
+        let (mut state, now) = endpoint();
+        let answered =
+            |seconds: f64| Verdict::Answered { latency: Duration::from_secs_f64(seconds), tokens: 100 };
+        let mut at = now;
+        let mut round = |state: &mut EndpointState, seconds: f64| {
+            at += Duration::from_secs(60);
+            let taken = fill(state, at);
+            for _ in 0..taken.max(state.places()) {
+                state.finish(at, answered(seconds), at + Duration::from_secs(30));
+                fill(state, at);
+            }
+        };
+        for _ in 0..10 {
+            round(&mut state, 2.0);
+        }
+        assert_eq!(state.places(), 64);
+        round(&mut state, 6.0);
+        assert_eq!(state.places(), 64, "three times as slow is what batching costs");
+        round(&mut state, 60.0);
+        assert_eq!(state.places(), 51, "a fifth less, once for a round");
+        for _ in 0..40 {
+            round(&mut state, 60.0);
+        }
+        assert!(state.places() < 8, "{}", state.places());
+        for _ in 0..200 {
+            round(&mut state, 2.0);
+        }
+        assert_eq!(state.places(), 64, "and back");
+    }
+
+    #[test]
+    fn quick_answers_are_never_too_slow() {
+        let (mut state, now) = endpoint();
+        for micros in [1, 900_000] {
+            for _ in 0..200 {
+                fill(&mut state, now);
+                let latency = Duration::from_micros(micros);
+                state.finish(now, Verdict::Answered { latency, tokens: 1 }, now);
+            }
+        }
+        assert_eq!(state.places(), 64);
+    }
+
+    #[test]
+    fn unavailable_is_overload_and_failure() {
+        let (mut state, now) = endpoint();
+        for second in 0..3 {
+            assert!(state.works());
+            let at = now + Duration::from_secs(second);
+            state.take();
+            state.finish(at, Verdict::Unavailable(None), at);
+        }
+        assert!(!state.works() && state.places() == 1);
     }
 
     #[test]
@@ -292,7 +392,7 @@ mod tests {
         let (mut state, now) = endpoint();
         for _ in 0..200 {
             fill(&mut state, now);
-            state.finish(now, Verdict::Answered, now);
+            state.finish(now, ANSWERED, now);
         }
         assert_eq!(state.places(), 64);
     }
@@ -302,7 +402,7 @@ mod tests {
         let (mut state, now) = endpoint();
         for _ in 0..50 {
             state.take();
-            state.finish(now, Verdict::Answered, now);
+            state.finish(now, ANSWERED, now);
         }
         assert_eq!(state.places(), 4);
     }
@@ -336,7 +436,7 @@ mod tests {
         state.take();
         state.give_up(second);
         assert_eq!(fill(&mut state, second), 1, "a probe that was given up makes room for another");
-        state.finish(second, Verdict::Answered, second);
+        state.finish(second, ANSWERED, second);
         assert!(state.works());
         assert_eq!(fill(&mut state, second), 4);
     }
@@ -344,13 +444,9 @@ mod tests {
     #[test]
     fn an_answer_between_failures_keeps_the_circuit_closed() {
         let (mut state, now) = endpoint();
-        for verdict in [
-            Verdict::Failed(None),
-            Verdict::TimedOut,
-            Verdict::Answered,
-            Verdict::Failed(None),
-            Verdict::Failed(None),
-        ] {
+        for verdict in
+            [Verdict::Failed(None), Verdict::TimedOut, ANSWERED, Verdict::Failed(None), Verdict::Failed(None)]
+        {
             state.take();
             state.finish(now, verdict, now);
         }

@@ -1,6 +1,8 @@
 //! The model behind one or several OpenAI-compatible servers (`/v1/chat/completions`: vLLM, TGI,
 //! llama-server, hosted ones).
 //!
+//! Both ways of asking are spoken, chats and completions ([`crate::chat::Api`]); answers are never streamed.
+//!
 //! How a request goes: it waits for a free place at an endpoint (`endpoint`: concurrency that adapts, a
 //! circuit breaker, the server's own `Retry-After`), holds its worst case out of the [`Budget`], is sent
 //! once (`send`), and is sent again after a jittered wait if that can help (`retry`).
@@ -11,12 +13,13 @@
 //! [`ChatError::AllEndpointsDown`], which ends the run rather than rejecting the whole data set row by row.
 
 mod budget;
+mod capped;
 mod endpoint;
 mod options;
 mod pool;
 mod retry;
 mod send;
-mod wire;
+pub(crate) mod wire;
 
 #[cfg(test)]
 pub(crate) mod testing;
@@ -28,13 +31,14 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use crate::chat::{BudgetKind, ChatAnswer, ChatError, ChatModel, ChatRequest};
+use crate::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest};
 
 pub use budget::{Budget, BudgetOptions, Spent};
-pub use options::{ClientError, ClientOptions, ServerKind};
+pub use capped::Capped;
+pub use options::{ClientError, ClientOptions, EndpointOptions, ServerKind};
 pub use pool::{CircuitStatus, EndpointStatus};
+pub use wire::check_extra;
 
-use endpoint::Verdict;
 use pool::Pool;
 use send::Sender;
 
@@ -44,6 +48,7 @@ pub struct OpenAiClient {
     sender: Sender,
     pool: Pool,
     budget: Arc<Budget>,
+    max_in_flight: usize,
 }
 
 impl OpenAiClient {
@@ -53,13 +58,15 @@ impl OpenAiClient {
     /// The budget may be shared with other clients.
     pub fn new(options: &ClientOptions, budget: Arc<Budget>) -> Result<Self, ClientError> {
         options.check()?;
-        let urls = options.completion_urls()?;
-        let sender = Sender::new(options, &urls)?;
-        let pool = Pool::new(options, urls.iter().map(|(base_url, _)| base_url.clone()).collect());
-        Ok(Self { options: options.clone(), sender, pool, budget })
+        let endpoints = options.all_endpoints()?;
+        let sender = Sender::new(options, &endpoints)?;
+        let pool = Pool::new(options, &endpoints);
+        let max_in_flight =
+            endpoints.iter().fold(0, |sum: usize, endpoint| sum.saturating_add(endpoint.max_in_flight));
+        Ok(Self { options: options.clone(), sender, pool, budget, max_in_flight })
     }
 
-    /// How each endpoint fares, in the order of `base_urls`.
+    /// How each endpoint fares, in the order of `base_urls` and `endpoints`.
     pub fn endpoints(&self) -> Vec<EndpointStatus> {
         self.pool.status()
     }
@@ -74,19 +81,20 @@ impl OpenAiClient {
         let mut avoid = None;
         let mut attempt = 1;
         loop {
-            let slot = self.pool.acquire(avoid).await?;
-            let hold = self.budget.hold(request).await?;
+            let slot = self.budget.in_time(self.pool.acquire(avoid)).await??;
+            let hold = self.budget.in_time(self.budget.hold(request)).await??;
             let endpoint = slot.endpoint();
-            let error = match self.sender.send_once(endpoint, body.clone()).await {
+            // Once it is sent it is paid for, so that no time limit but its own ends it.
+            let error = match self.sender.send_once(endpoint, request.api, body.clone()).await {
                 Ok(mut answer) => {
                     hold.settle(&answer);
-                    slot.finish(Verdict::Answered);
+                    slot.finish_answered(&answer);
                     answer.attempts = attempt;
                     return Ok(answer);
                 }
                 Err(error) => error,
             };
-            drop(hold);
+            hold.settle_failed(&error);
             slot.finish_failed(&error);
             if !error.is_retryable() {
                 return Err(error);
@@ -101,7 +109,7 @@ impl OpenAiClient {
                 rand::random(),
             );
             tracing::debug!(attempt, wait_ms = wait.as_millis() as u64, %error, "asking again");
-            tokio::time::sleep(wait).await;
+            self.budget.in_time(tokio::time::sleep(wait)).await?;
             avoid = Some(endpoint);
             attempt += 1;
         }
@@ -115,17 +123,10 @@ impl ChatModel for OpenAiClient {
     }
 
     fn max_in_flight(&self) -> usize {
-        self.options.max_in_flight.saturating_mul(self.options.base_urls.len())
+        self.max_in_flight
     }
 
     async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
-        let asked = self.ask_until_answered(request);
-        match self.budget.deadline() {
-            None => asked.await,
-            Some(deadline) => match tokio::time::timeout_at(deadline, asked).await {
-                Ok(result) => result,
-                Err(_) => Err(self.budget.out_of(BudgetKind::Seconds, 0.0)),
-            },
-        }
+        self.ask_until_answered(request).await
     }
 }

@@ -21,6 +21,27 @@ pub enum ServerKind {
     OpenAi,
 }
 
+/// One server, where the others' settings do not fit it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct EndpointOptions {
+    /// Base URL up to and with its version, for example `http://127.0.0.1:8000/v1`.
+    pub url: String,
+    /// Its share of the requests beside the other servers', which have 1: of two servers with room, one of
+    /// weight 2 has twice as many requests in flight.
+    pub weight: f64,
+    /// Requests in flight at it at most; as for the others when left out.
+    pub max_in_flight: Option<usize>,
+    /// Name of the environment variable that holds its API key; as for the others when left out.
+    pub api_key_env: Option<String>,
+}
+
+impl Default for EndpointOptions {
+    fn default() -> Self {
+        Self { url: String::new(), weight: 1.0, max_in_flight: None, api_key_env: None }
+    }
+}
+
 /// Options of [`OpenAiClient`](super::OpenAiClient).
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -28,6 +49,8 @@ pub struct ClientOptions {
     /// Base URLs of the servers, each up to and with its version, for example `http://127.0.0.1:8000/v1`.
     /// Requests go to whichever has room.
     pub base_urls: Vec<String>,
+    /// Further servers, with settings of their own.
+    pub endpoints: Vec<EndpointOptions>,
     /// Name of the model, for requests that name none.
     pub model: String,
     /// Dialect the servers speak.
@@ -37,12 +60,18 @@ pub struct ClientOptions {
     /// Requests in flight at one endpoint at most.
     pub max_in_flight: usize,
     /// Requests in flight at one endpoint at first; the number then adapts: up with each answer, halved by
-    /// HTTP 429, 503 and time-outs.
+    /// HTTP 429, 503 and time-outs, down by a fifth when answers have become slow.
     pub start_in_flight: usize,
+    /// Answers have become slow when their recent time a token is over this many times the best seen at the
+    /// endpoint. Generous, since a server that batches slows each answer while it speeds up all of them.
+    pub slow_factor: f64,
     /// Requests sent for one answer at most.
     pub max_attempts: u32,
     /// Longest wait for a whole answer, in seconds.
     pub request_timeout_seconds: f64,
+    /// Longest silence while a response comes, in seconds. Servers are silent until the whole answer is
+    /// written, so it bounds that as well.
+    pub read_timeout_seconds: f64,
     /// Longest wait for a connection, in seconds.
     pub connect_timeout_seconds: f64,
     /// Wait before the second attempt, in seconds (huggingface/cosmopedia, `generation/`); it doubles with
@@ -66,13 +95,16 @@ impl Default for ClientOptions {
     fn default() -> Self {
         Self {
             base_urls: Vec::new(),
+            endpoints: Vec::new(),
             model: String::new(),
             server_kind: ServerKind::default(),
             api_key_env: None,
             max_in_flight: 256,
             start_in_flight: 16,
+            slow_factor: 5.0,
             max_attempts: 6,
             request_timeout_seconds: 600.0,
+            read_timeout_seconds: 600.0,
             connect_timeout_seconds: 10.0,
             backoff_first_seconds: 4.0,
             backoff_max_seconds: 60.0,
@@ -89,11 +121,13 @@ impl Default for ClientOptions {
 #[derive(Debug, Error)]
 pub enum ClientError {
     /// No server named.
-    #[error("base_urls names no server: give at least one, for example http://127.0.0.1:8000/v1")]
+    #[error(
+        "neither base_urls nor endpoints names a server: give at least one, for example http://127.0.0.1:8000/v1"
+    )]
     NoEndpoint,
     /// A base URL that is none.
     #[error(
-        "base_urls holds {text:?}, which is no address: {problem}. An example of one: http://127.0.0.1:8000/v1"
+        "{text:?}, given as a server's base URL, is no address: {problem}. An example of one: http://127.0.0.1:8000/v1"
     )]
     BadUrl {
         /// The text given.
@@ -127,6 +161,14 @@ pub enum ClientError {
         /// Name of the variable.
         name: String,
     },
+    /// An extra field that the program has to set itself.
+    #[error("extra holds {field:?}, which it may not: {problem}")]
+    BadExtra {
+        /// The field.
+        field: String,
+        /// Why not.
+        problem: &'static str,
+    },
     /// A spending limit without prices.
     #[error(
         "max_usd is set and both prices are 0: set usd_per_million_prompt_tokens and usd_per_million_completion_tokens"
@@ -155,9 +197,16 @@ impl ClientOptions {
         ] {
             in_range(value, 1.0..=f64::MAX, option, "1 or more")?;
         }
+        in_range(self.slow_factor, 1.0..=f64::MAX, "slow_factor", "1 or more")?;
+        for endpoint in &self.endpoints {
+            in_range(endpoint.weight, 1e-3..=1e3, "an endpoint's weight", "from 0.001 to 1000")?;
+            let places = endpoint.max_in_flight.unwrap_or(1);
+            in_range(places as f64, 1.0..=f64::MAX, "an endpoint's max_in_flight", "1 or more")?;
+        }
         in_range(self.max_body_bytes as f64, 1024.0..=f64::MAX, "max_body_bytes", "1024 or more")?;
         for (option, value) in [
             ("request_timeout_seconds", self.request_timeout_seconds),
+            ("read_timeout_seconds", self.read_timeout_seconds),
             ("connect_timeout_seconds", self.connect_timeout_seconds),
             ("backoff_first_seconds", self.backoff_first_seconds),
             ("backoff_max_seconds", self.backoff_max_seconds),
@@ -170,13 +219,43 @@ impl ClientOptions {
         Ok(())
     }
 
-    /// For each base URL: its text without a slash at the end, and the address that completes chats.
-    pub(super) fn completion_urls(&self) -> Result<Vec<(String, Url)>, ClientError> {
-        if self.base_urls.is_empty() {
+    /// All servers, each with what holds for it.
+    pub(super) fn all_endpoints(&self) -> Result<Vec<Endpoint>, ClientError> {
+        if self.base_urls.is_empty() && self.endpoints.is_empty() {
             return Err(ClientError::NoEndpoint);
         }
-        self.base_urls.iter().map(|text| completion_url(text)).collect()
+        let plain =
+            self.base_urls.iter().map(|url| EndpointOptions { url: url.clone(), ..Default::default() });
+        plain
+            .chain(self.endpoints.iter().cloned())
+            .map(|endpoint| {
+                Ok(Endpoint {
+                    address: Address::parse(&endpoint.url)?,
+                    weight: endpoint.weight,
+                    max_in_flight: endpoint.max_in_flight.unwrap_or(self.max_in_flight),
+                    api_key_env: endpoint.api_key_env.or_else(|| self.api_key_env.clone()),
+                })
+            })
+            .collect()
     }
+}
+
+/// A server with what holds for it.
+#[derive(Clone, Debug)]
+pub(super) struct Endpoint {
+    pub(super) address: Address,
+    pub(super) weight: f64,
+    pub(super) max_in_flight: usize,
+    pub(super) api_key_env: Option<String>,
+}
+
+/// Where a server is asked.
+#[derive(Clone, Debug)]
+pub(super) struct Address {
+    /// Its base URL, without a slash at the end.
+    pub(super) base_url: String,
+    pub(super) chat: Url,
+    pub(super) completions: Url,
 }
 
 /// Upper bound of every time setting: it keeps `Duration` and `Instant` sums from overflowing.
@@ -192,44 +271,68 @@ fn in_range(
     if range.contains(&value) { Ok(()) } else { Err(ClientError::BadNumber { option, value, rule }) }
 }
 
-fn completion_url(text: &str) -> Result<(String, Url), ClientError> {
-    let bad = |problem: String| ClientError::BadUrl { text: text.to_owned(), problem };
-    let base = text.trim_end_matches('/');
-    let url = Url::parse(&format!("{base}/chat/completions")).map_err(|error| bad(error.to_string()))?;
-    if !matches!(url.scheme(), "http" | "https") {
-        return Err(bad(format!("its scheme is {:?}, not http or https", url.scheme())));
+impl Address {
+    fn parse(text: &str) -> Result<Self, ClientError> {
+        let bad = |problem: String| ClientError::BadUrl { text: text.to_owned(), problem };
+        let base_url = text.trim_end_matches('/').to_owned();
+        let at =
+            |path: &str| Url::parse(&format!("{base_url}/{path}")).map_err(|error| bad(error.to_string()));
+        let chat = at("chat/completions")?;
+        if !matches!(chat.scheme(), "http" | "https") {
+            return Err(bad(format!("its scheme is {:?}, not http or https", chat.scheme())));
+        }
+        if !chat.username().is_empty() || chat.password().is_some() {
+            // The URL stands in errors and in the `endpoint` column, so it may hold no secret.
+            return Err(ClientError::BadUrl {
+                text: format!("{}://…", chat.scheme()),
+                problem: "it holds a user name or password; put the key into an environment variable and name that in api_key_env".into(),
+            });
+        }
+        if chat.query().is_some() || chat.fragment().is_some() {
+            return Err(bad("it holds a ? or #".into()));
+        }
+        Ok(Self { completions: at("completions")?, base_url, chat })
     }
-    if !url.username().is_empty() || url.password().is_some() {
-        // The URL stands in errors and in the `endpoint` column, so it may hold no secret.
-        return Err(ClientError::BadUrl {
-            text: format!("{}://…", url.scheme()),
-            problem: "it holds a user name or password; put the key into an environment variable and name that in api_key_env".into(),
-        });
-    }
-    if url.query().is_some() || url.fragment().is_some() {
-        return Err(bad("it holds a ? or #".into()));
-    }
-    Ok((base.to_owned(), url))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn urls(text: &str) -> Result<Vec<(String, Url)>, ClientError> {
-        ClientOptions { base_urls: vec![text.into()], ..ClientOptions::default() }.completion_urls()
+    fn endpoints(text: &str) -> Result<Vec<Endpoint>, ClientError> {
+        ClientOptions { base_urls: vec![text.into()], ..ClientOptions::default() }.all_endpoints()
     }
 
     #[test]
     fn base_urls_are_checked() {
-        let (base, url) = urls("http://h:1/v1/").unwrap().remove(0);
-        assert_eq!((base.as_str(), url.as_str()), ("http://h:1/v1", "http://h:1/v1/chat/completions"));
+        let Address { base_url, chat, completions } = endpoints("http://h:1/v1/").unwrap().remove(0).address;
+        assert_eq!(base_url, "http://h:1/v1");
+        assert_eq!(
+            (chat.as_str(), completions.as_str()),
+            ("http://h:1/v1/chat/completions", "http://h:1/v1/completions")
+        );
         for text in ["", "h:1/v1", "ftp://h/v1", "http://h/v1?key=1", "/v1"] {
-            assert!(matches!(urls(text), Err(ClientError::BadUrl { .. })), "{text}");
+            assert!(matches!(endpoints(text), Err(ClientError::BadUrl { .. })), "{text}");
         }
-        let secret = urls("https://me:hunter2@h/v1").unwrap_err().to_string();
+        let secret = endpoints("https://me:hunter2@h/v1").unwrap_err().to_string();
         assert!(secret.contains("api_key_env") && !secret.contains("hunter2"), "{secret}");
-        assert!(matches!(ClientOptions::default().completion_urls(), Err(ClientError::NoEndpoint)));
+        assert!(matches!(ClientOptions::default().all_endpoints(), Err(ClientError::NoEndpoint)));
+    }
+
+    #[test]
+    fn an_endpoint_of_its_own_takes_the_rest_from_the_others() {
+        let own = EndpointOptions { url: "http://b/v1".into(), weight: 2.0, ..EndpointOptions::default() };
+        let options = ClientOptions {
+            base_urls: vec!["http://a/v1".into()],
+            endpoints: vec![own.clone(), EndpointOptions { max_in_flight: Some(3), ..own }],
+            max_in_flight: 7,
+            api_key_env: Some("KEY".into()),
+            ..ClientOptions::default()
+        };
+        let all = options.all_endpoints().unwrap();
+        let found: Vec<_> = all.iter().map(|endpoint| (endpoint.weight, endpoint.max_in_flight)).collect();
+        assert_eq!(found, [(1.0, 7), (2.0, 7), (2.0, 3)]);
+        assert!(all.iter().all(|endpoint| endpoint.api_key_env.as_deref() == Some("KEY")));
     }
 
     #[test]
@@ -240,6 +343,10 @@ mod tests {
             ClientOptions { max_attempts: 0, ..ClientOptions::default() },
             ClientOptions { request_timeout_seconds: f64::NAN, ..ClientOptions::default() },
             ClientOptions { down_after_seconds: -1.0, ..ClientOptions::default() },
+            ClientOptions {
+                endpoints: vec![EndpointOptions { weight: 0.0, ..EndpointOptions::default() }],
+                ..ClientOptions::default()
+            },
         ] {
             assert!(matches!(options.check(), Err(ClientError::BadNumber { .. })), "{options:?}");
         }

@@ -7,8 +7,8 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::endpoint::{EndpointState, Readiness, Tuning, Verdict};
-use super::options::ClientOptions;
-use crate::chat::ChatError;
+use super::options::{ClientOptions, Endpoint};
+use crate::chat::{ChatAnswer, ChatError};
 
 /// A waiter looks again after this long whatever happens, so that a lost wake-up costs a second at most.
 const LONGEST_NAP: Duration = Duration::from_secs(1);
@@ -59,9 +59,10 @@ enum Choice {
 }
 
 impl Pool {
-    pub(super) fn new(options: &ClientOptions, urls: Vec<String>) -> Self {
-        let tuning = Tuning::new(options);
-        let endpoints = urls.iter().map(|_| EndpointState::new(tuning.clone())).collect();
+    pub(super) fn new(options: &ClientOptions, endpoints: &[Endpoint]) -> Self {
+        let urls = endpoints.iter().map(|endpoint| endpoint.address.base_url.clone()).collect();
+        let state = |endpoint| EndpointState::new(Tuning::new(options, endpoint));
+        let endpoints = endpoints.iter().map(state).collect();
         Self {
             urls,
             down_after: Duration::from_secs_f64(options.down_after_seconds),
@@ -194,8 +195,10 @@ impl Slot<'_> {
         self.endpoint
     }
 
-    pub(super) fn finish(mut self, verdict: Verdict) {
+    pub(super) fn finish_answered(mut self, answer: &ChatAnswer) {
         self.state = SlotState::GivenBack;
+        let latency = Duration::from_millis(u64::from(answer.latency_ms));
+        let verdict = Verdict::Answered { latency, tokens: answer.completion_tokens };
         self.pool.finish(self.endpoint, self.sent, Some(verdict), None);
     }
 
@@ -221,6 +224,7 @@ fn verdict_of(error: &ChatError) -> Verdict {
             match status {
                 429 => Verdict::Overloaded(pause),
                 408 => Verdict::TimedOut,
+                503 | 529 => Verdict::Unavailable(pause),
                 500..=599 => Verdict::Failed(pause),
                 _ => Verdict::Refused,
             }

@@ -9,36 +9,36 @@ use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AF
 use reqwest::{Client, Response};
 use url::Url;
 
-use super::options::{ClientError, ClientOptions};
+use super::options::{self, Address, ClientError, ClientOptions};
 use super::{retry, wire};
-use crate::chat::{ChatAnswer, ChatError};
+use crate::chat::{Api, ChatAnswer, ChatError};
 
 /// Bytes of an error's body that are read.
 const ERROR_BODY_BYTES: usize = 64 << 10;
 
 struct Endpoint {
-    base_url: String,
-    url: Url,
+    address: Address,
     http: Client,
+    authorization: Option<HeaderValue>,
+    /// The key's text, only to blot it out of what the server says.
+    key: Option<String>,
+    key_env: Option<String>,
 }
 
 pub(super) struct Sender {
     endpoints: Vec<Endpoint>,
-    authorization: Option<HeaderValue>,
-    /// The key's text, only to blot it out of what servers say.
-    key: Option<String>,
-    key_env: Option<String>,
     request_timeout: Duration,
+    /// The longest silence that is borne; a shorter total limit makes it the shorter one.
+    read_timeout: Duration,
     connect_timeout: Duration,
     max_body_bytes: usize,
 }
 
-impl Sender {
-    pub(super) fn new(options: &ClientOptions, urls: &[(String, Url)]) -> Result<Self, ClientError> {
-        // An error means that a provider stands already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let key = options.api_key_env.as_deref().map(read_key).transpose()?;
-        let authorization = match (&key, &options.api_key_env) {
+impl Endpoint {
+    fn new(endpoint: &options::Endpoint, options: &ClientOptions) -> Result<Self, ClientError> {
+        let options::Endpoint { address, api_key_env, .. } = endpoint;
+        let key = api_key_env.as_deref().map(read_key).transpose()?;
+        let authorization = match (&key, api_key_env) {
             (Some(key), Some(name)) => {
                 let mut value = HeaderValue::try_from(format!("Bearer {key}"))
                     .map_err(|_| ClientError::KeyUnusable { name: name.clone() })?;
@@ -47,34 +47,53 @@ impl Sender {
             }
             _ => None,
         };
-        let connect_timeout = Duration::from_secs_f64(options.connect_timeout_seconds);
-        let endpoints = urls
-            .iter()
-            .map(|(base_url, url)| {
-                if authorization.is_some() && url.scheme() == "http" && !is_loopback(url) {
-                    tracing::warn!(%base_url, "the API key goes unencrypted over http");
-                }
-                let http = http_client(url, connect_timeout).map_err(|error| ClientError::Http {
-                    url: base_url.clone(),
-                    detail: innermost(&error),
-                })?;
-                Ok(Endpoint { base_url: base_url.clone(), url: url.clone(), http })
-            })
-            .collect::<Result<_, ClientError>>()?;
+        if authorization.is_some() && address.chat.scheme() == "http" && !is_loopback(&address.chat) {
+            tracing::warn!(base_url = %address.base_url, "the API key goes unencrypted over http");
+        }
+        let http = http_client(&address.chat, options).map_err(|error| ClientError::Http {
+            url: address.base_url.clone(),
+            detail: innermost(&error),
+        })?;
+        Ok(Self { address: address.clone(), http, authorization, key, key_env: api_key_env.clone() })
+    }
+
+    /// Servers repeat refused keys in their errors; ours must not stand in a log, not even cut in half.
+    fn blot(&self, body: Vec<u8>) -> Vec<u8> {
+        match &self.key {
+            Some(key) => String::from_utf8_lossy(&body).replace(key.as_str(), "[the key]").into_bytes(),
+            None => body,
+        }
+    }
+}
+
+impl Sender {
+    pub(super) fn new(options: &ClientOptions, endpoints: &[options::Endpoint]) -> Result<Self, ClientError> {
+        // An error means that a provider stands already, which is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let endpoints = endpoints.iter().map(|endpoint| Endpoint::new(endpoint, options));
         Ok(Self {
-            endpoints,
-            authorization,
-            key,
-            key_env: options.api_key_env.clone(),
+            endpoints: endpoints.collect::<Result<_, _>>()?,
             request_timeout: Duration::from_secs_f64(options.request_timeout_seconds),
-            connect_timeout,
+            read_timeout: Duration::from_secs_f64(options.read_timeout_seconds),
+            connect_timeout: Duration::from_secs_f64(options.connect_timeout_seconds),
             max_body_bytes: options.max_body_bytes,
         })
     }
 
     /// Sends `body` to an endpoint and reads the answer; `attempts` is 1 in it.
-    pub(super) async fn send_once(&self, endpoint: usize, body: Bytes) -> Result<ChatAnswer, ChatError> {
-        let Endpoint { base_url, url, http } = &self.endpoints[endpoint];
+    pub(super) async fn send_once(
+        &self,
+        endpoint: usize,
+        api: Api,
+        body: Bytes,
+    ) -> Result<ChatAnswer, ChatError> {
+        let endpoint = &self.endpoints[endpoint];
+        let Endpoint { address, http, authorization, .. } = endpoint;
+        let base_url = &address.base_url;
+        let url = match api {
+            Api::Chat => &address.chat,
+            Api::Completions => &address.completions,
+        };
         let request_body_bytes = body.len();
         let mut request = http
             .post(url.clone())
@@ -82,13 +101,13 @@ impl Sender {
             .header(ACCEPT, "application/json")
             .timeout(self.request_timeout)
             .body(body);
-        if let Some(value) = &self.authorization {
+        if let Some(value) = authorization {
             request = request.header(AUTHORIZATION, value.clone());
         }
         let sent = Instant::now();
         let mut response = request.send().await.map_err(|error| self.network_error(base_url, &error))?;
         if !response.status().is_success() {
-            return Err(self.status_error(base_url, response).await);
+            return Err(self.status_error(endpoint, response).await);
         }
         let mut answer_body = Vec::new();
         while let Some(chunk) =
@@ -105,7 +124,7 @@ impl Sender {
         let mut answer = match wire::decode(&answer_body, request_body_bytes, base_url) {
             Ok(answer) => answer,
             Err(detail) => {
-                let first_bytes = wire::first_bytes(&self.blot(answer_body));
+                let first_bytes = wire::first_bytes(&endpoint.blot(answer_body));
                 return Err(ChatError::BadJson { url: base_url.clone(), detail, first_bytes });
             }
         };
@@ -113,7 +132,7 @@ impl Sender {
         Ok(answer)
     }
 
-    async fn status_error(&self, base_url: &str, mut response: Response) -> ChatError {
+    async fn status_error(&self, endpoint: &Endpoint, mut response: Response) -> ChatError {
         let status = response.status().as_u16();
         let retry_after_seconds = response
             .headers()
@@ -128,10 +147,10 @@ impl Sender {
                 break;
             }
         }
-        let url = base_url.to_owned();
-        let said = wire::said(&self.blot(body));
+        let url = endpoint.address.base_url.clone();
+        let said = wire::said(&endpoint.blot(body));
         match status {
-            401 | 403 => ChatError::Unauthorized { url, status, key_env: self.key_env.clone(), said },
+            401 | 403 => ChatError::Unauthorized { url, status, key_env: endpoint.key_env.clone(), said },
             _ => ChatError::Status { url, status, said, retry_after_seconds },
         }
     }
@@ -144,16 +163,11 @@ impl Sender {
                 ChatError::Unreachable { url, detail }
             }
             (true, false) => ChatError::Unreachable { url, detail: innermost(error) },
-            (false, true) => ChatError::TimedOut { url, waited_seconds: self.request_timeout.as_secs_f64() },
+            (false, true) => ChatError::TimedOut {
+                url,
+                waited_seconds: self.request_timeout.min(self.read_timeout).as_secs_f64(),
+            },
             (false, false) => ChatError::Cut { url, detail: innermost(error) },
-        }
-    }
-
-    /// Servers repeat refused keys in their errors; ours must not stand in a log, not even cut in half.
-    fn blot(&self, body: Vec<u8>) -> Vec<u8> {
-        match &self.key {
-            Some(key) => String::from_utf8_lossy(&body).replace(key.as_str(), "[the key]").into_bytes(),
-            None => body,
         }
     }
 }
@@ -166,11 +180,12 @@ fn read_key(name: &str) -> Result<String, ClientError> {
     }
 }
 
-fn http_client(url: &Url, connect_timeout: Duration) -> Result<Client, reqwest::Error> {
+fn http_client(url: &Url, options: &ClientOptions) -> Result<Client, reqwest::Error> {
     let mut builder = Client::builder()
         .redirect(reqwest::redirect::Policy::none())
         .retry(reqwest::retry::never())
-        .connect_timeout(connect_timeout);
+        .read_timeout(Duration::from_secs_f64(options.read_timeout_seconds))
+        .connect_timeout(Duration::from_secs_f64(options.connect_timeout_seconds));
     if is_loopback(url) {
         // A proxy from the environment does not know this machine's own servers.
         builder = builder.no_proxy();

@@ -1,7 +1,7 @@
 //! A real HTTP server on this machine whose behaviour tests script.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +32,8 @@ pub(crate) enum Act {
     CutBody,
     /// Closes the connection without a word.
     Hangup,
+    /// Resets the connection.
+    Reset,
     /// Never answers.
     Stall,
 }
@@ -55,6 +57,8 @@ type Decide = dyn Fn(&Seen, usize) -> Act + Send + Sync;
 struct State {
     decide: Box<Decide>,
     seen: Mutex<Vec<Seen>>,
+    number: AtomicUsize,
+    forgets: AtomicBool,
     in_flight: AtomicUsize,
     most_in_flight: AtomicUsize,
 }
@@ -81,11 +85,23 @@ impl TestServer {
         let state = Arc::new(State {
             decide: Box::new(decide),
             seen: Mutex::default(),
+            number: AtomicUsize::new(0),
+            forgets: AtomicBool::new(false),
             in_flight: AtomicUsize::new(0),
             most_in_flight: AtomicUsize::new(0),
         });
         let task = tokio::spawn(accept(listener, Arc::clone(&state)));
         Self { base_url, state, _task: AbortOnDropHandle::new(task) }
+    }
+
+    /// Keeps no request from now on, for tests with very many.
+    pub(crate) fn forget(&self) {
+        self.state.forgets.store(true, Ordering::SeqCst);
+    }
+
+    /// Requests so far.
+    pub(crate) fn requests(&self) -> usize {
+        self.state.number.load(Ordering::SeqCst)
     }
 
     /// All requests so far.
@@ -131,11 +147,10 @@ async fn serve(mut stream: TcpStream, state: &State) -> std::io::Result<()> {
         let now = state.in_flight.fetch_add(1, Ordering::SeqCst) + 1;
         state.most_in_flight.fetch_max(now, Ordering::SeqCst);
         let _in_flight = InFlight(state);
-        let number = {
-            let mut all = state.seen.lock().unwrap();
-            all.push(seen.clone());
-            all.len() - 1
-        };
+        let number = state.number.fetch_add(1, Ordering::SeqCst);
+        if !state.forgets.load(Ordering::SeqCst) {
+            state.seen.lock().unwrap().push(seen.clone());
+        }
         let act = (state.decide)(&seen, number);
         if !perform(&mut stream, &seen, act).await? {
             return Ok(());
@@ -215,6 +230,10 @@ async fn perform(stream: &mut TcpStream, seen: &Seen, act: Act) -> std::io::Resu
             return Ok(false);
         }
         Act::Hangup => return Ok(false),
+        Act::Reset => {
+            stream.set_zero_linger()?;
+            return Ok(false);
+        }
         Act::Stall => {
             // Until the client goes away.
             let mut rest = Vec::new();

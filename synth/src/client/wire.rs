@@ -1,10 +1,10 @@
-//! The JSON of `/v1/chat/completions`, both ways.
+//! The JSON of `/v1/chat/completions` and `/v1/completions`, both ways.
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::options::ServerKind;
-use crate::chat::{ChatAnswer, ChatRequest, FinishReason, Message};
+use super::options::{ClientError, ServerKind};
+use crate::chat::{Api, ChatAnswer, ChatRequest, ExtraFields, FinishReason, Message};
 
 /// Bytes of a wrong answer that are shown.
 const SHOWN_BYTES: usize = 160;
@@ -12,7 +12,10 @@ const SHOWN_BYTES: usize = 160;
 #[derive(Serialize)]
 struct Body<'a> {
     model: &'a str,
-    messages: &'a [Message],
+    #[serde(skip_serializing_if = "Option::is_none")]
+    messages: Option<&'a [Message]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    prompt: Option<String>,
     max_tokens: u32,
     temperature: f64,
     top_p: f64,
@@ -28,16 +31,41 @@ struct Body<'a> {
     stream: bool,
 }
 
+/// Fields that a request has from elsewhere or that would change what comes back.
+const NOT_EXTRA: [&str; 6] = ["model", "messages", "prompt", "seed", "n", "stream"];
+
+/// Checks that extra fields do not touch what the program itself must know.
+pub fn check_extra(extra: &ExtraFields) -> Result<(), ClientError> {
+    let wrong = |field: &str, problem| Err(ClientError::BadExtra { field: field.to_owned(), problem });
+    for field in NOT_EXTRA {
+        if extra.contains_key(field) {
+            return wrong(field, "it is set by the program");
+        }
+    }
+    match extra.get("max_tokens") {
+        None | Some(serde_json::Value::Null) => Ok(()),
+        Some(_) => wrong("max_tokens", "max_new_tokens sets it"),
+    }
+}
+
 /// The JSON body of a request.
-pub(super) fn encode(request: &ChatRequest, kind: ServerKind) -> Bytes {
+pub fn encode(request: &ChatRequest, kind: ServerKind) -> Bytes {
     let (top_k, repetition_penalty, repeat_penalty) = match kind {
         ServerKind::Vllm => (Some(request.top_k), Some(request.repetition_penalty), None),
         ServerKind::LlamaServer => (Some(request.top_k), None, Some(request.repetition_penalty)),
         ServerKind::OpenAi => (None, None, None),
     };
+    let (messages, prompt) = match request.api {
+        Api::Chat => (Some(request.messages.as_slice()), None),
+        Api::Completions => {
+            let texts: Vec<&str> = request.messages.iter().map(|message| message.content.as_str()).collect();
+            (None, Some(texts.join("\n\n")))
+        }
+    };
     let body = Body {
         model: &request.model,
-        messages: &request.messages,
+        messages,
+        prompt,
         max_tokens: request.max_new_tokens,
         temperature: request.temperature,
         top_p: request.top_p,
@@ -50,7 +78,20 @@ pub(super) fn encode(request: &ChatRequest, kind: ServerKind) -> Bytes {
         stream: false,
     };
     // Strings, numbers and lists of them always serialise; a temperature that is no number becomes null.
-    Bytes::from(serde_json::to_vec(&body).unwrap_or_default())
+    if request.extra.is_empty() {
+        return Bytes::from(serde_json::to_vec(&body).unwrap_or_default());
+    }
+    let mut json = serde_json::to_value(&body).unwrap_or_default();
+    if let Some(fields) = json.as_object_mut() {
+        for (name, value) in &request.extra {
+            if value.is_null() {
+                fields.remove(name);
+            } else {
+                fields.insert(name.clone(), value.clone());
+            }
+        }
+    }
+    Bytes::from(json.to_string())
 }
 
 #[derive(Deserialize)]
@@ -63,7 +104,8 @@ struct Reply {
 
 #[derive(Deserialize)]
 struct ReplyChoice {
-    message: ReplyMessage,
+    message: Option<ReplyMessage>,
+    text: Option<String>,
     finish_reason: Option<String>,
 }
 
@@ -82,11 +124,15 @@ struct Usage {
 ///
 /// `content: null` (a server's filter) is an empty text. A server without `usage` gets its tokens counted
 /// as a quarter of the characters.
-pub(super) fn decode(body: &[u8], request_body_bytes: usize, endpoint: &str) -> Result<ChatAnswer, String> {
+pub fn decode(body: &[u8], request_body_bytes: usize, endpoint: &str) -> Result<ChatAnswer, String> {
     let reply: Reply =
         serde_json::from_slice(body).map_err(|error| format!("not the JSON expected ({error})"))?;
     let choice = reply.choices.into_iter().next().ok_or("no choices in it")?;
-    let text = choice.message.content.unwrap_or_default();
+    let text = match (choice.message, choice.text) {
+        (Some(message), _) => message.content.unwrap_or_default(),
+        (None, Some(text)) => text,
+        (None, None) => return Err("its first choice has neither message nor text".into()),
+    };
     let (prompt_tokens, completion_tokens) =
         reply.usage.map_or((None, None), |usage| (usage.prompt_tokens, usage.completion_tokens));
     let completion_tokens = completion_tokens.unwrap_or_else(|| quarter(text.chars().count()));
@@ -115,7 +161,7 @@ pub(super) fn first_bytes(body: &[u8]) -> String {
 
 /// A server's words about its error, on one line: the `message` of OpenAI's error object if there is one,
 /// the body's first bytes otherwise.
-pub(super) fn said(body: &[u8]) -> String {
+pub fn said(body: &[u8]) -> String {
     let json: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     let message =
         [json.pointer("/error/message"), json.get("message"), json.get("detail"), json.get("error")]
@@ -153,6 +199,37 @@ mod tests {
         );
         let openai = body(ServerKind::OpenAi);
         assert!(openai.get("top_k").is_none() && openai.get("repetition_penalty").is_none());
+    }
+
+    #[test]
+    fn completions_have_one_text() {
+        let request = ChatRequest {
+            api: Api::Completions,
+            ..ChatRequest::new("m", vec![Message::system("be brief"), Message::user("hi")])
+        };
+        let body: serde_json::Value = serde_json::from_slice(&encode(&request, ServerKind::OpenAi)).unwrap();
+        assert_eq!((&body["prompt"], body.get("messages")), (&serde_json::json!("be brief\n\nhi"), None));
+        let json =
+            br#"{"choices":[{"text":" there","finish_reason":"stop"}],"usage":{"completion_tokens":1}}"#;
+        assert_eq!(decode(json, 1, "e").unwrap().text, " there");
+        assert!(decode(br#"{"choices":[{}]}"#, 1, "e").unwrap_err().contains("neither"));
+    }
+
+    #[test]
+    fn extra_fields_go_into_the_body() {
+        let fields = |json: serde_json::Value| json.as_object().unwrap().clone();
+        let extra = fields(
+            serde_json::json!({"min_p": 0.1, "stop": null, "chat_template_kwargs": {"enable_thinking": false}}),
+        );
+        check_extra(&extra).unwrap();
+        let request = ChatRequest { extra, ..ChatRequest::new("m", vec![Message::user("hi")]) };
+        let body: serde_json::Value = serde_json::from_slice(&encode(&request, ServerKind::Vllm)).unwrap();
+        assert_eq!((&body["min_p"], body.get("stop"), &body["top_k"]), (&0.1.into(), None, &50.into()));
+        assert_eq!(body["chat_template_kwargs"]["enable_thinking"], false);
+        for wrong in [serde_json::json!({"stream": true}), serde_json::json!({"max_tokens": 5})] {
+            assert!(matches!(check_extra(&fields(wrong)), Err(ClientError::BadExtra { .. })));
+        }
+        check_extra(&fields(serde_json::json!({"max_tokens": null, "max_completion_tokens": 5}))).unwrap();
     }
 
     #[test]

@@ -3,12 +3,11 @@
 use std::sync::Arc;
 
 use super::error::GenerateError;
-use super::options::GenerateOptions;
+use super::options::{GenerateOptions, WhenMissing};
+use super::request::row_request;
 use crate::Reject;
 use crate::answer_log::{AnswerLog, AnswerLogError};
-use crate::chat::{ChatAnswer, ChatModel, ChatRequest, Message, RequestKey};
-
-const SEED_CONTEXT: &str = "corpusmith generation seed v1";
+use crate::chat::{ChatAnswer, ChatModel, RequestKey};
 
 /// Where an answer came from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,33 +49,12 @@ impl Asker {
         self.options.max_in_flight.min(self.model.max_in_flight()).max(1)
     }
 
-    fn request(&self, id: &str, prompt: &str, number_of_try: u32) -> ChatRequest {
-        let options = &self.options;
-        let mut messages: Vec<Message> = options.system_message.iter().map(Message::system).collect();
-        messages.push(Message::user(prompt));
-        ChatRequest {
-            model: if options.model.is_empty() {
-                self.model.name().to_owned()
-            } else {
-                options.model.clone()
-            },
-            messages,
-            max_new_tokens: options.max_new_tokens,
-            temperature: options.temperature,
-            top_p: options.top_p,
-            top_k: options.top_k,
-            repetition_penalty: options.repetition_penalty,
-            stop: options.stop.clone(),
-            seed: seed(options.seed, id, number_of_try),
-        }
-    }
-
     /// Asks until an answer is long enough.
     pub(super) async fn ask(&self, id: String, prompt: String) -> Outcome {
         let mut attempts = 0u32;
         let mut longest_tokens = 0;
         for number_of_try in 0..self.options.max_tries {
-            let request = self.request(&id, &prompt, number_of_try);
+            let request = row_request(&self.options, self.model.name(), &id, &prompt, number_of_try);
             let key = request.key();
             let logged = match self.logged(key).await {
                 Ok(logged) => logged,
@@ -84,13 +62,21 @@ impl Asker {
             };
             let (answer, source) = match logged {
                 Some(answer) => (answer, Source::Log),
+                None if self.options.when_missing == WhenMissing::Reject => {
+                    let detail = format!(
+                        "the answer log holds no answer to try {} of {}",
+                        number_of_try + 1,
+                        self.options.max_tries
+                    );
+                    return Outcome::Rejected(Reject { id, reason: "llm_not_in_log".into(), detail });
+                }
                 None => match self.model.ask(&request).await {
                     Ok(answer) => match self.keep(key, answer).await {
                         Ok(answer) => (answer, Source::Model),
                         Err(error) => return Outcome::Fatal(GenerateError::Log { id, error }),
                     },
                     Err(error) if error.stops_run() => {
-                        return Outcome::Fatal(GenerateError::Stopped { id, error });
+                        return Outcome::Fatal(GenerateError::Stopped { id, error, answers: 0, rejected: 0 });
                     }
                     Err(error) => {
                         return Outcome::Rejected(Reject {
@@ -135,15 +121,4 @@ impl Asker {
             None => Ok(answer),
         }
     }
-}
-
-/// Seed of a row's try: blake3 of the run's seed, the row's id and the try.
-fn seed(run_seed: u64, id: &str, number_of_try: u32) -> u64 {
-    let mut hasher = blake3::Hasher::new_derive_key(SEED_CONTEXT);
-    hasher.update(&run_seed.to_le_bytes());
-    hasher.update(&number_of_try.to_le_bytes());
-    hasher.update(id.as_bytes());
-    let mut first = [0; 8];
-    first.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-    u64::from_le_bytes(first)
 }

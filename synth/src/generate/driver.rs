@@ -253,7 +253,9 @@ impl Driver {
         match done.outcome {
             // A used-up budget leaves requests in flight that are paid for; let them end and be logged. With
             // a refused key or dead servers they end by themselves soon.
-            Outcome::Fatal(error @ GenerateError::Stopped { .. }) => {
+            Outcome::Fatal(GenerateError::Stopped { id, error, .. }) => {
+                let Progress { answers, rejected, .. } = self.progress;
+                let error = GenerateError::Stopped { id, error, answers, rejected };
                 return self.stop(external(error), InFlight::Finish);
             }
             Outcome::Fatal(error) => return self.stop(external(error), InFlight::Abort),

@@ -49,13 +49,17 @@ pub enum GenerateError {
         found: String,
     },
     /// No further row can be asked.
-    #[error("generation stopped at row {id}: {error}")]
+    #[error("generation stopped at row {id}, with {answers} rows answered and {rejected} rejected: {error}")]
     Stopped {
         /// The row at which it showed.
         id: String,
         /// What happened.
         #[source]
         error: ChatError,
+        /// Rows of this stream that were answered before.
+        answers: u64,
+        /// Rows of this stream that were rejected before.
+        rejected: u64,
     },
     /// Nothing works.
     #[error(

@@ -22,6 +22,7 @@ mod ask;
 mod driver;
 mod error;
 mod options;
+mod request;
 mod rows;
 #[cfg(test)]
 mod tests;
@@ -37,7 +38,8 @@ use crate::answer_log::AnswerLog;
 use crate::chat::ChatModel;
 
 pub use error::GenerateError;
-pub use options::{GenerateOptions, Order};
+pub use options::{GenerateOptions, Order, WhenMissing};
+pub use request::{Standing, standing};
 pub use rows::generated_schema;
 
 /// A stream of record batches.

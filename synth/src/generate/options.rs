@@ -4,7 +4,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::error::GenerateError;
-use crate::chat;
+use crate::chat::{self, Api, ExtraFields};
 
 /// Answers with fewer tokens are asked again (huggingface/cosmopedia, `generation/`).
 pub const MIN_TOKENS: u32 = 150;
@@ -20,6 +20,17 @@ pub enum Order {
     Ordered,
     /// Each as soon as it is done: no row waits for another.
     Unordered,
+}
+
+/// What becomes of a row whose answer is not in the answer log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WhenMissing {
+    /// The model is asked.
+    #[default]
+    Ask,
+    /// The row is rejected as `llm_not_in_log`: for answers that come by way of batch files.
+    Reject,
 }
 
 /// Options of [`generate_stream`](super::generate_stream).
@@ -46,6 +57,10 @@ pub struct GenerateOptions {
     pub repetition_penalty: f64,
     /// Texts that end an answer.
     pub stop: Vec<String>,
+    /// How the model is asked.
+    pub api: Api,
+    /// Further fields of the requests' bodies.
+    pub extra: ExtraFields,
     /// Answers with fewer tokens are asked again, with another seed.
     pub min_tokens: u32,
     /// Tries for an answer of at least `min_tokens`.
@@ -58,6 +73,8 @@ pub struct GenerateOptions {
     pub max_batch_rows: usize,
     /// The run ends when so many rows have failed and none was ever answered.
     pub give_up_after: u64,
+    /// What becomes of a row whose answer is not in the answer log.
+    pub when_missing: WhenMissing,
     /// In which order rows come out.
     pub order: Order,
     /// Seed from which each row's seeds derive.
@@ -77,12 +94,15 @@ impl Default for GenerateOptions {
             top_k: chat::TOP_K,
             repetition_penalty: chat::REPETITION_PENALTY,
             stop: vec![chat::STOP.into()],
+            api: Api::Chat,
+            extra: ExtraFields::new(),
             min_tokens: MIN_TOKENS,
             max_tries: MAX_TRIES,
             max_in_flight: 256,
             max_waiting: 1024,
             max_batch_rows: 1024,
             give_up_after: 100,
+            when_missing: WhenMissing::Ask,
             order: Order::Ordered,
             seed: 0,
         }
@@ -112,6 +132,9 @@ impl GenerateOptions {
                 self.min_tokens, self.max_new_tokens
             );
             return Err(GenerateError::BadOption { option: "min_tokens", problem });
+        }
+        if let Err(error) = crate::client::check_extra(&self.extra) {
+            return Err(GenerateError::BadOption { option: "extra", problem: error.to_string() });
         }
         let finite = [
             ("temperature", self.temperature),

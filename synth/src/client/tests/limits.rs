@@ -1,6 +1,7 @@
 //! Dead servers, concurrency, budgets.
 
 use super::*;
+use crate::chat::BudgetKind;
 
 #[tokio::test]
 async fn servers_that_are_down_end_the_run_and_no_row_is_to_blame() {
@@ -115,14 +116,80 @@ async fn a_spent_budget_stops_and_is_never_exceeded() {
 }
 
 #[tokio::test]
-async fn time_is_a_budget_too() {
+async fn time_is_a_budget_too_and_what_is_in_flight_comes_home() {
+    let server = TestServer::deciding(|_, _| Act::Slow { wait: Duration::from_millis(400), tokens: 1 }).await;
+    let budget =
+        Budget::new(BudgetOptions { max_duration_seconds: Some(0.1), ..BudgetOptions::default() }).unwrap();
+    let options = ClientOptions { max_in_flight: 2, ..options(&[&server.base_url]) };
+    let client = OpenAiClient::new(&options, budget).unwrap();
+    let requests: Vec<_> = (0..4).map(|number| request(&number.to_string())).collect();
+    let results = join_all(requests.iter().map(|request| client.ask(request))).await;
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 2, "those that were sent in time");
+    for error in results.into_iter().filter_map(Result::err) {
+        assert!(matches!(error, ChatError::BudgetExhausted { kind: BudgetKind::Seconds, .. }), "{error}");
+    }
+    let late = client.ask(&request("late")).await.unwrap_err();
+    assert!(late.to_string().contains("max_duration_seconds"), "{late}");
+    assert_eq!(server.seen().len(), 2);
+}
+
+#[tokio::test]
+async fn weights_share_the_requests() {
+    let (light, heavy) = (slow_server().await, slow_server().await);
+    let heavy_options =
+        EndpointOptions { url: heavy.base_url.clone(), weight: 3.0, ..EndpointOptions::default() };
+    let options =
+        ClientOptions { endpoints: vec![heavy_options], start_in_flight: 64, ..options(&[&light.base_url]) };
+    let client = client_with(&options);
+    let requests: Vec<_> = (0..40).map(|number| request(&number.to_string())).collect();
+    for result in join_all(requests.iter().map(|request| client.ask(request))).await {
+        result.unwrap();
+    }
+    assert_eq!((light.seen().len(), heavy.seen().len()), (10, 30));
+}
+
+async fn slow_server() -> TestServer {
+    TestServer::deciding(|_, _| Act::Slow { wait: Duration::from_millis(300), tokens: 1 }).await
+}
+
+#[tokio::test]
+async fn each_endpoint_has_its_own_bound_and_key() {
+    let (open, keyed) = (slow_server().await, slow_server().await);
+    let keyed_options = EndpointOptions {
+        url: keyed.base_url.clone(),
+        max_in_flight: Some(2),
+        api_key_env: Some("PATH".into()),
+        ..EndpointOptions::default()
+    };
+    let options = ClientOptions { endpoints: vec![keyed_options], ..options(&[&open.base_url]) };
+    let client = client_with(&options);
+    let requests: Vec<_> = (0..12).map(|number| request(&number.to_string())).collect();
+    for result in join_all(requests.iter().map(|request| client.ask(request))).await {
+        result.unwrap();
+    }
+    assert!(keyed.most_in_flight() <= 2, "{}", keyed.most_in_flight());
+    let sent_key = |server: &TestServer| server.seen().iter().all(|seen| seen.head.contains("Bearer "));
+    assert!(sent_key(&keyed) && !sent_key(&open));
+}
+
+#[tokio::test]
+async fn silence_is_cut_short() {
     let server = TestServer::deciding(|_, _| Act::Stall).await;
-    let budget = Budget::new(BudgetOptions { max_seconds: Some(0.3), ..BudgetOptions::default() }).unwrap();
-    let client = OpenAiClient::new(&options(&[&server.base_url]), budget).unwrap();
-    let begun = Instant::now();
-    let error = client.ask(&request("x")).await.unwrap_err();
-    assert!(matches!(error, ChatError::BudgetExhausted { kind: BudgetKind::Seconds, .. }), "{error}");
-    assert!(begun.elapsed() < Duration::from_secs(3));
+    let options =
+        ClientOptions { read_timeout_seconds: 0.2, max_attempts: 1, ..options(&[&server.base_url]) };
+    let error = client_with(&options).ask(&request("x")).await.unwrap_err();
+    assert!(error.reason() == "llm_timeout" && error.to_string().contains("within 0.2 s"), "{error}");
+}
+
+#[tokio::test]
+async fn completions_go_to_their_own_address() {
+    let server = TestServer::scripted([Act::Body(r#"{"choices":[{"text":"and on"}]}"#)]).await;
+    let request = ChatRequest { api: crate::chat::Api::Completions, ..request("once upon a time") };
+    let answer = client(&server).ask(&request).await.unwrap();
+    assert_eq!(answer.text, "and on");
+    let seen = &server.seen()[0];
+    assert!(seen.head.starts_with("POST /v1/completions HTTP/1.1"), "{}", seen.head);
+    assert_eq!(seen.json["prompt"], "once upon a time");
 }
 
 #[tokio::test]

@@ -1,7 +1,9 @@
 //! The operator over the real client and a real server on this machine.
 
+mod bad_server;
 mod failures;
 mod flow;
+mod kills;
 mod resume;
 
 use std::collections::HashSet;
