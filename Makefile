@@ -13,9 +13,9 @@ run: build assets
 
 test: build assets
 	$(CARGO) fmt --all --check
-	$(CARGO) nextest --version >/dev/null 2>&1 \
-	  && $(CARGO) nextest run --workspace --release --no-fail-fast \
-	  || $(CARGO) test --workspace --release --no-fail-fast
+	if $(CARGO) nextest --version >/dev/null 2>&1; \
+	then $(CARGO) nextest run --workspace --release --no-fail-fast; \
+	else $(CARGO) test --workspace --release --no-fail-fast; fi
 
 # System packages that a bare machine lacks. Each is asked for only where its program is missing.
 setup:

@@ -200,6 +200,9 @@ pub enum ClassifierCommand {
         /// The column that holds the ids.
         #[arg(long, default_value = "id")]
         id_column: String,
+        /// What a reader of the card should know of the data: a file of Markdown.
+        #[arg(long)]
+        notes: Option<PathBuf>,
         /// The folder for the head and its card.
         #[arg(long)]
         output: PathBuf,

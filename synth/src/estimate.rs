@@ -14,7 +14,7 @@ use crate::answer_log::Totals;
 /// blog post, "Cosmopedia v2").
 pub const PUBLISHED_ANSWER_TOKENS: f64 = 28e9 / 39e6;
 /// English text has about four characters a token.
-const CHARACTERS_A_TOKEN: f64 = 4.0;
+pub const CHARACTERS_A_TOKEN: f64 = 4.0;
 /// How far off a guess from characters may be, either way.
 const GUESS_ERROR: f64 = 0.25;
 
@@ -35,7 +35,9 @@ impl Range {
         Self { low: value, expected: value, high: value }
     }
 
-    fn map(self, of: impl Fn(f64) -> f64) -> Self {
+    /// Each of the three values by a function that rises.
+    #[must_use]
+    pub fn map(self, of: impl Fn(f64) -> f64) -> Self {
         Self { low: of(self.low), expected: of(self.expected), high: of(self.high) }
     }
 
@@ -47,7 +49,9 @@ impl Range {
         }
     }
 
-    fn plus(self, other: Self) -> Self {
+    /// Two figures together.
+    #[must_use]
+    pub fn plus(self, other: Self) -> Self {
         Self {
             low: self.low + other.low,
             expected: self.expected + other.expected,
@@ -87,6 +91,13 @@ impl PromptSample {
         for text in texts {
             sample.add(text.chars().count() as f64 / CHARACTERS_A_TOKEN);
         }
+        sample
+    }
+
+    /// Prompts of which but the mean length is known, in tokens.
+    pub fn of_one(counting: Counting, tokens: f64) -> Self {
+        let mut sample = Self::new(counting);
+        sample.add(tokens);
         sample
     }
 

@@ -33,6 +33,7 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
         pages,
         annotations,
         id_column,
+        notes,
         output,
         name,
         max_tokens,
@@ -43,6 +44,7 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
     let wrong = |message: String| Failure::message(message, "");
     let scores = read_annotations(annotations).map_err(wrong)?;
     let examples = read_pages(pages, id_column, &scores).map_err(wrong)?;
+    let notes_text = notes.as_deref().map(read_notes).transpose().map_err(wrong)?.unwrap_or_default();
     println!("{} annotations, {} of them with a page", scores.len(), examples.len());
     if *dry_run {
         return Ok(());
@@ -63,10 +65,12 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
     let options = TrainOptions {
         name: name.clone(),
         command: format!(
-            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --max-tokens {max_tokens} --held-out {held_out} --threshold {threshold} --output DIR",
+            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --max-tokens {max_tokens} --held-out {held_out} --threshold {threshold}{} --output DIR",
             file(pages),
-            file(annotations)
+            file(annotations),
+            notes.as_deref().map(|path| format!(" --notes {}", file(path))).unwrap_or_default()
         ),
+        notes: notes_text,
         held_out_share: *held_out,
         keep_threshold: *threshold,
         ..TrainOptions::default()
@@ -80,6 +84,10 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
     durable::write_file(&card, text.as_bytes()).map_err(Failure::run)?;
     println!("{text}\n{}\n{}", head.display(), card.display());
     Ok(())
+}
+
+fn read_notes(path: &Path) -> Result<String, String> {
+    std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
 }
 
 fn read_annotations(path: &Path) -> Result<BTreeMap<String, f32>, String> {

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, runtime};
 use crate::cli::{PlanArgs, ResourceArgs, WorkflowArgs};
-use crate::forecast::{Asks, Forecaster, Outlook, Past};
+use crate::forecast::{Forecaster, Outlook, Past};
 use crate::manifest::{Fingerprint, Manifest};
 use crate::runner::error::{Fault, RunError, StageError};
 use crate::runner::progress::{StageProgress, count, duration, group, money, size};
@@ -15,6 +15,7 @@ use crate::runner::stage_run::{StageRun, stage_folder};
 use crate::runner::{self, RunOptions};
 use crate::workflow::{self, OutputMode, StageNode, Workflow};
 use crate::{dag, table};
+use synth::estimate::{Estimate, Range};
 
 /// What a run would do with a stage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -151,12 +152,15 @@ impl Forecast<'_> {
             "stage": self.node.id, "kind": self.node.kind.name, "inputs": self.node.inputs,
             "state": self.state.name(), "rows": rows, "seconds": seconds, "disk_bytes": disk_bytes,
             "memory_bytes": self.node.stage.needs().memory_bytes, "gpu_hours": gpu_hours,
-            "requests": asks.map(|asks| asks.requests),
-            "prompt_tokens": asks.map(|asks| asks.prompt_tokens),
-            "answer_tokens": asks.map(|asks| asks.answer_tokens),
-            "usd": asks.map(|asks| asks.usd), "measured_in": measured_in, "doubt": self.doubt,
+            "asks": asks, "measured_in": measured_in, "doubt": self.doubt,
         })
     }
+}
+
+/// `34.0 M (34.0 M to 51.0 M)`
+fn between(range: Range, show: fn(f64) -> String) -> String {
+    let [low, expected, high] = [range.low, range.expected, range.high].map(show);
+    if low == high { expected } else { format!("{expected} ({low} to {high})") }
 }
 
 /// The table of the stages.
@@ -167,7 +171,7 @@ fn rows_of(forecasts: &[Forecast<'_>]) -> String {
         let shown = |value: Option<f64>, show: fn(f64) -> String| value.map(show).unwrap_or_default();
         let working = !matches!(state, State::UpToDate | State::Fused);
         let memory = if working { size(node.stage.needs().memory_bytes) } else { String::new() };
-        let asks = outlook.asks;
+        let asks = outlook.asks.as_ref();
         [
             node.id.clone(),
             state.name().to_owned(),
@@ -175,9 +179,11 @@ fn rows_of(forecasts: &[Forecast<'_>]) -> String {
             shown(outlook.seconds, |seconds| duration(Duration::from_secs_f64(seconds))),
             shown(outlook.disk_bytes, |bytes| size(bytes as u64)),
             memory,
-            asks.map(|asks| count(asks.requests)).unwrap_or_default(),
-            asks.map(|asks| format!("{} + {}", count(asks.prompt_tokens), count(asks.answer_tokens)))
-                .unwrap_or_default(),
+            asks.map(|asks| count(asks.requests.expected)).unwrap_or_default(),
+            asks.map(|asks| {
+                format!("{} + {}", count(asks.prompt_tokens.expected), count(asks.answer_tokens.expected))
+            })
+            .unwrap_or_default(),
             shown(outlook.gpu_hours, |hours| {
                 if hours < 0.05 { "< 0.1".to_owned() } else { group(hours.ceil() as u64) }
             }),
@@ -193,12 +199,8 @@ fn totals(forecasts: &[Forecast<'_>], options: &RunOptions, profile: &str) -> St
         return "nothing to do: all stages are up to date".to_owned();
     }
     let sum = |figure: fn(&Outlook) -> Option<f64>| open().filter_map(|f| figure(&f.outlook)).sum::<f64>();
-    let asks = open().filter_map(|forecast| forecast.outlook.asks).fold(Asks::default(), |all, asks| Asks {
-        requests: all.requests + asks.requests,
-        prompt_tokens: all.prompt_tokens + asks.prompt_tokens,
-        answer_tokens: all.answer_tokens + asks.answer_tokens,
-        usd: all.usd + asks.usd,
-    });
+    let asks = || open().filter_map(|forecast| forecast.outlook.asks.as_ref());
+    let range = |figure: fn(&Estimate) -> Range| asks().map(figure).fold(Range::default(), Range::plus);
     let (seconds, disk_bytes) = (sum(|outlook| outlook.seconds), sum(|outlook| outlook.disk_bytes));
     let gpu_hours = sum(|outlook| outlook.gpu_hours);
     let mut parts = Vec::new();
@@ -207,10 +209,16 @@ fn totals(forecasts: &[Forecast<'_>], options: &RunOptions, profile: &str) -> St
         parts.push(format!("{time} on this machine, stage after stage"));
         parts.push(format!("{} of disk", size(disk_bytes as u64)));
     }
-    if asks.requests > 0.0 {
-        let (prompts, answers) = (count(asks.prompt_tokens), count(asks.answer_tokens));
-        parts.push(format!("{} requests of {prompts} + {answers} tokens", count(asks.requests)));
-        parts.push(format!("{} by the prices given", money(asks.usd)));
+    let requests = range(|asks| asks.requests);
+    if requests.high > 0.0 {
+        let tokens = (range(|asks| asks.prompt_tokens), range(|asks| asks.answer_tokens));
+        parts.push(format!(
+            "{} requests of {} + {} tokens",
+            between(requests, count),
+            between(tokens.0, count),
+            between(tokens.1, count)
+        ));
+        parts.push(format!("{} by the prices given", between(range(|asks| asks.usd), money)));
     }
     if gpu_hours > 0.0 {
         parts.push(format!("{} GPU hours (H100)", count(gpu_hours.ceil())));
@@ -227,6 +235,11 @@ fn totals(forecasts: &[Forecast<'_>], options: &RunOptions, profile: &str) -> St
     if let [_, ..] = sources[..] {
         let other = if sources == [profile] { "" } else { ", scaled by rows" };
         lines.push(format!("rates: measured in the last run of profile {}{other}", sources.join(", ")));
+    }
+    for Forecast { node, outlook, .. } in forecasts {
+        if let Some(asks) = &outlook.asks {
+            lines.push(format!("{}: {}", node.id, asks.assumptions.join("; ")));
+        }
     }
     if never > 0 {
         lines.push(format!("{never} stages have never run: their time and disk are not in the sums"));

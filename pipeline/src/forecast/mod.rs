@@ -10,7 +10,8 @@ mod past;
 
 use std::collections::BTreeMap;
 
-pub use past::Past;
+pub use past::{Past, Spread};
+use synth::estimate::Estimate;
 
 use crate::workflow::{OutputMode, StageNode};
 
@@ -27,9 +28,9 @@ impl Before<'_> {
         self.rows.get(role).copied().flatten()
     }
 
-    /// The mean of a numeric column over the last run's rows.
-    pub fn mean(&self, column: &str) -> Option<f64> {
-        self.past?.mean(column)
+    /// The spread of a column over the last run's rows.
+    pub fn spread(&self, column: &str) -> Option<Spread> {
+        self.past?.spread(column)
     }
 }
 
@@ -43,22 +44,9 @@ pub struct Expectation {
     /// Whether the last run's time says anything about this one.
     pub other_machine: bool,
     /// What it will ask of a language model.
-    pub asks: Option<Asks>,
+    pub asks: Option<Estimate>,
     /// Hours on one GPU of the kind that the figures were published for (H100).
     pub gpu_hours: Option<f64>,
-}
-
-/// Requests to a language model.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Asks {
-    /// Requests.
-    pub requests: f64,
-    /// Tokens of all prompts.
-    pub prompt_tokens: f64,
-    /// Tokens of all answers.
-    pub answer_tokens: f64,
-    /// US dollars, by the prices in the config.
-    pub usd: f64,
 }
 
 /// What is expected of one stage.
@@ -71,7 +59,7 @@ pub struct Outlook {
     /// Size of the output, in bytes.
     pub disk_bytes: Option<f64>,
     /// Requests to a language model.
-    pub asks: Option<Asks>,
+    pub asks: Option<Estimate>,
     /// Hours on one GPU.
     pub gpu_hours: Option<f64>,
     /// The profile whose run the rates come from.
@@ -174,11 +162,11 @@ mod tests {
         assert_eq!(outlooks["topics"].rows, Some(34e3));
         assert_eq!(outlooks["retrieve"].rows, Some(34e6));
         assert_eq!(outlooks["prompts"].rows, Some(34e6));
-        let asks = outlooks["generate"].asks.unwrap();
-        assert_eq!(asks.requests, 34e6);
+        let asks = outlooks["generate"].asks.clone().unwrap();
+        assert_eq!(asks.requests.expected, 34e6);
         // 718 tokens an answer, as published: 24.4 billion tokens.
-        assert!((24.3e9..24.5e9).contains(&asks.answer_tokens), "{asks:?}");
-        assert!((asks.usd - asks.answer_tokens / 2e6).abs() < 1.0, "{asks:?}");
+        assert!((24.3e9..24.5e9).contains(&asks.answer_tokens.expected), "{asks:?}");
+        assert!((asks.usd.expected - asks.answer_tokens.expected / 2e6).abs() < 1.0, "{asks:?}");
         // Over 10,000 H100 hours for 25 billion tokens [huggingface/cosmopedia].
         assert!((9_700.0..9_800.0).contains(&outlooks["generate"].gpu_hours.unwrap()));
         assert_eq!(outlooks["generate"].seconds, None);

@@ -12,8 +12,32 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::manifest::Manifest;
 use crate::runner::stage_run::stage_folder;
 
-/// Rows that a mean is taken over: enough for an estimate, and quick on any output.
+/// Rows that a spread is taken over: enough for an estimate, and quick on any output.
 const MEAN_ROWS: usize = 10_000;
+
+/// Mean and variance of a figure, in sums.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub struct Spread {
+    /// Rows with the figure.
+    pub rows: u64,
+    /// Their sum.
+    pub sum: f64,
+    /// The sum of their squares.
+    pub sum_of_squares: f64,
+}
+
+impl Spread {
+    fn add(&mut self, value: f64) {
+        self.rows += 1;
+        self.sum += value;
+        self.sum_of_squares += value * value;
+    }
+
+    /// The mean.
+    pub fn mean(&self) -> f64 {
+        self.sum / self.rows.max(1) as f64
+    }
+}
 
 /// An earlier run of a stage.
 pub struct Past {
@@ -52,10 +76,11 @@ impl Past {
         (self.manifest.rows_out > 0).then(|| bytes as f64 / self.manifest.rows_out as f64)
     }
 
-    /// The mean of a numeric column over the first rows; of a text column, the mean length in
+    /// The spread of a numeric column over the first rows; of a text column, of the lengths in
     /// characters.
-    pub fn mean(&self, column: &str) -> Option<f64> {
-        let (mut sum, mut rows) = (0.0, 0_usize);
+    pub fn spread(&self, column: &str) -> Option<Spread> {
+        let mut spread = Spread::default();
+        let mut rows = 0;
         for shard in self.manifest.shards() {
             let file = File::open(self.folder.join(&shard.path)).ok()?;
             let reader = ParquetRecordBatchReaderBuilder::try_new(file).ok()?;
@@ -71,13 +96,13 @@ impl Past {
                     }
                     _ => cast(values, &DataType::Float64).ok()?.as_primitive::<Float64Type>().clone(),
                 };
-                sum += values.iter().flatten().sum::<f64>();
-                rows += values.len() - values.null_count();
+                rows += values.len();
+                values.iter().flatten().for_each(|value| spread.add(value));
             }
             if rows >= MEAN_ROWS {
                 break;
             }
         }
-        (rows > 0).then(|| sum / rows as f64)
+        (spread.rows > 0).then_some(spread)
     }
 }

@@ -2,20 +2,18 @@
 
 use std::sync::Arc;
 
-use arrow::array::{ArrayRef, AsArray, Float32Array, RecordBatch, StringArray};
+use arrow::array::{ArrayRef, AsArray, Float32Array, RecordBatch, StringArray, UInt32Array};
 use arrow::datatypes::{DataType, Field, Float32Type, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use classifiers::cluster::{Centres, ClusterError, ClusterOptions, PlaneMap, Sample, Training};
-use datafusion::functions_window::expr_fn::row_number;
-use datafusion::logical_expr::ExprFunctionExt;
-use datafusion::prelude::{DataFrame, Expr, cast, col};
+use datafusion::prelude::{DataFrame, Expr, col};
 use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use super::columns::{require, schema_of};
+use super::columns::{require, schema_of, text_column};
 use super::{InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
@@ -98,18 +96,52 @@ impl Stage for ClusterConfig {
             }),
         )
         .map_err(plan_error)?;
-        let order = || vec![col("similarity").sort(false, false), col("doc_id").sort(true, false)];
-        let rank = row_number().partition_by(vec![col("topic_id")]).order_by(order()).build();
-        let mut columns: Vec<Expr> =
-            assigned.schema().fields().iter().map(|field| name(field.name())).collect();
-        columns.push(cast(rank.map_err(plan_error)?, DataType::UInt32).alias("rank"));
-        assigned
-            .select(columns)
-            .and_then(|rows| {
-                rows.sort(vec![col("topic_id").sort(true, false), col("rank").sort(true, false)])
-            })
-            .map_err(plan_error)
+        // The sort spills; ranks are then counted as the rows stream by.
+        let order = vec![
+            col("topic_id").sort(true, false),
+            col("similarity").sort(false, false),
+            col("doc_id").sort(true, false),
+        ];
+        let sorted = assigned.sort(order).map_err(plan_error)?;
+        let ranked_schema = ranked_schema(&schema_of(&sorted));
+        let out_schema = ranked_schema.clone();
+        operator::apply(
+            ctx.session(),
+            sorted,
+            "rank",
+            ranked_schema,
+            Arc::new(move |stream| {
+                let (schema, mut last) = (out_schema.clone(), (String::new(), 0));
+                let ranked = to_domain(stream).map(move |batch| add_ranks(&batch?, &schema, &mut last));
+                Ok(from_domain(out_schema.clone(), ranked))
+            }),
+        )
+        .map_err(plan_error)
     }
+}
+
+fn ranked_schema(rows: &Schema) -> SchemaRef {
+    let rank = Arc::new(Field::new("rank", DataType::UInt32, false));
+    Arc::new(Schema::new(rows.fields().iter().cloned().chain([rank]).collect::<Vec<_>>()))
+}
+
+/// Numbers the rows of each cluster from 1; `last` is the cluster and number of the row before.
+fn add_ranks(
+    batch: &RecordBatch,
+    schema: &SchemaRef,
+    last: &mut (String, u32),
+) -> Result<RecordBatch, ArrowError> {
+    let topics = text_column(batch, "topic_id")?;
+    let ranks = (0..batch.num_rows()).map(|row| {
+        let topic = topics.value(row);
+        if last.0 != topic {
+            *last = (topic.to_owned(), 0);
+        }
+        last.1 += 1;
+        last.1
+    });
+    let ranks = Arc::new(UInt32Array::from_iter_values(ranks)) as ArrayRef;
+    RecordBatch::try_new(schema.clone(), batch.columns().iter().cloned().chain([ranks]).collect())
 }
 
 fn name(column: &str) -> Expr {
@@ -216,7 +248,7 @@ impl ClusterConfig {
         let topics = nearest.iter().map(|nearest| format!("cluster-{:04}", nearest.cluster));
         let mut columns: Vec<ArrayRef> = vec![
             Arc::new(StringArray::from_iter_values(topics)),
-            Arc::new(super::text_column(batch, &self.id_column)?),
+            Arc::new(text_column(batch, &self.id_column)?),
             Arc::new(Float32Array::from_iter_values(nearest.iter().map(|nearest| nearest.similarity))),
             Arc::new(Float32Array::from_iter_values(places.iter().map(|place| place[0]))),
             Arc::new(Float32Array::from_iter_values(places.iter().map(|place| place[1]))),
@@ -258,7 +290,9 @@ mod tests {
         };
         let (rows, _) = testing::plan(&stage, "rows", rows(&vectors)).await.unwrap();
         let (topics, docs) = (testing::strings(&rows, "topic_id"), testing::strings(&rows, "doc_id"));
-        assert_eq!(testing::strings(&rows, "rank").len(), 5);
+        let mut ranks = testing::strings(&rows, "rank");
+        ranks.sort();
+        assert_eq!(ranks, ["1", "1", "2", "2", "3"]);
         let of = |doc: &str| topics[docs.iter().position(|d| d == doc).unwrap()].clone();
         assert_eq!((of("d0"), of("d2"), of("d1")), (of("d4"), of("d4"), of("d3")));
         assert_ne!(of("d0"), of("d1"));

@@ -107,6 +107,7 @@ impl Stage for ClusterTopicsConfig {
             requests: before.past.map(|past| past.manifest.rows_out as f64),
             prompt_chars: (PAGES_SHOWN * EXTRACT_CHARS) as f64,
             max_new_tokens: self.max_new_tokens,
+            max_tries: 1 + self.max_retries,
         };
         self.llm.expect(&asks, before)
     }

@@ -165,8 +165,9 @@ impl Stage for GenerateConfig {
     fn expect(&self, before: &Before<'_>) -> Expectation {
         let asks = ExpectedAsks {
             requests: before.rows("prompts"),
-            prompt_chars: before.mean("prompt").unwrap_or(PROMPT_CHARS),
+            prompt_chars: before.spread("prompt").map_or(PROMPT_CHARS, |spread| spread.mean()),
             max_new_tokens: self.max_new_tokens,
+            max_tries: self.max_tries,
         };
         Expectation { rows: asks.requests, ..self.llm.expect(&asks, before) }
     }

@@ -7,13 +7,14 @@ use async_trait::async_trait;
 use model::infer::{Engine, EngineOptions, GenerateRequest, Message, Model, ModelOptions, SamplingOptions};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use synth::answer_log::AnswerLog;
+use synth::answer_log::{AnswerLog, Totals};
 use synth::chat::{Api, ChatAnswer, ChatError, ChatModel, ChatRequest, ExtraFields, FinishReason, Role};
 use synth::client::{BudgetOptions, Capped, ClientOptions, EndpointOptions, ServerKind};
+use synth::estimate::{AnswerLength, CHARACTERS_A_TOKEN, Counting, Outlook, Price, PromptSample, estimate};
 
 use super::{External, asset_external};
 use crate::assets::Asset;
-use crate::forecast::{Asks, Before, Expectation};
+use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::{StageError, chain};
 
@@ -26,13 +27,6 @@ pub const EMBEDDED_MEMORY_BYTES: u64 = 1300 << 20;
 /// 25 billion tokens in 10,000 H100 hours [huggingface/cosmopedia].
 const PUBLISHED_TOKENS_PER_GPU_SECOND: f64 = 694.0;
 
-/// Mean length of an answer as a share of the longest one: Cosmopedia v2 has 39 million documents of
-/// 28 billion tokens (SmolLM blog post), asked for with 2,500 tokens at most.
-const PUBLISHED_ANSWER_SHARE: f64 = 28e9 / 39e6 / 2500.0;
-
-/// Characters of English text a token, for prompts that no tokenizer has seen yet.
-const CHARS_PER_TOKEN: f64 = 4.0;
-
 /// The requests that a stage expects to make.
 pub struct ExpectedAsks {
     /// How many; `None` when not known.
@@ -41,6 +35,8 @@ pub struct ExpectedAsks {
     pub prompt_chars: f64,
     /// Longest answer, in tokens.
     pub max_new_tokens: u32,
+    /// Tries for an answer that will do.
+    pub max_tries: u32,
 }
 
 /// Which language model is asked. Without `base_urls` and `endpoints` it is the embedded SmolLM2-135M-Instruct.
@@ -175,25 +171,43 @@ impl LlmConfig {
         })
     }
 
-    /// What requests will take. The mean lengths are those of the last run where this model answered
-    /// within the same limit, else the published ones.
+    /// What requests will take. The lengths are those of the last run where this model answered within
+    /// the same limit, else the published ones.
     pub fn expect(&self, asks: &ExpectedAsks, before: &Before<'_>) -> Expectation {
         let Some(requests) = asks.requests else { return Expectation::default() };
         let alike = before.past.is_some_and(|past| {
             let config = &past.manifest.config;
             config["llm"] == self.identity() && config["max_new_tokens"] == asks.max_new_tokens
         });
-        let measured = |column| before.mean(column).filter(|_| alike);
-        let prompt_tokens = measured("prompt_tokens").unwrap_or(asks.prompt_chars / CHARS_PER_TOKEN);
-        let answer_tokens =
-            measured("completion_tokens").unwrap_or(f64::from(asks.max_new_tokens) * PUBLISHED_ANSWER_SHARE);
-        let (prompt_tokens, answer_tokens) = (requests * prompt_tokens, requests * answer_tokens);
-        let usd = prompt_tokens * self.usd_per_million_prompt_tokens
-            + answer_tokens * self.usd_per_million_completion_tokens;
+        let measured = |column| before.spread(column).filter(|_| alike);
+        let sample = match measured("prompt_tokens") {
+            Some(spread) => PromptSample::of_one(Counting::Tokenizer, spread.mean()),
+            None => PromptSample::of_one(Counting::Guess, asks.prompt_chars / CHARACTERS_A_TOKEN),
+        };
+        let answers = measured("completion_tokens").map(|spread| Totals {
+            answers: spread.rows,
+            completion_tokens: spread.sum as u64,
+            completion_tokens_squared: spread.sum_of_squares,
+            ..Totals::default()
+        });
+        let estimate = estimate(&Outlook {
+            prompts: requests as u64,
+            sample,
+            answers: AnswerLength::of_log(answers),
+            max_new_tokens: asks.max_new_tokens,
+            max_tries: asks.max_tries,
+            price: Price {
+                usd_per_million_prompt_tokens: self.usd_per_million_prompt_tokens,
+                usd_per_million_completion_tokens: self.usd_per_million_completion_tokens,
+            },
+            // The plan scales the time of the last run, or counts GPU hours.
+            tokens_a_second: None,
+        });
+        let gpu_hours = estimate.answer_tokens.expected / self.tokens_per_gpu_second / 3600.0;
         Expectation {
             other_machine: !self.is_embedded(),
-            asks: Some(Asks { requests, prompt_tokens, answer_tokens, usd: usd / 1e6 }),
-            gpu_hours: (!self.is_embedded()).then(|| answer_tokens / self.tokens_per_gpu_second / 3600.0),
+            gpu_hours: (!self.is_embedded()).then_some(gpu_hours),
+            asks: Some(estimate),
             ..Expectation::default()
         }
     }

@@ -113,6 +113,7 @@ impl Stage for OutlinesConfig {
             requests: courses,
             prompt_chars: PROMPT_CHARS,
             max_new_tokens: self.max_new_tokens,
+            max_tries: 1 + self.max_retries,
         };
         let rows = courses.zip(others).map(|(courses, others)| courses * f64::from(self.units) + others);
         Expectation { rows, ..self.llm.expect(&asks, before) }

@@ -219,6 +219,7 @@ impl Stage for TopicsConfig {
             requests: Some((subtopics / per_request).max(headings.min(subtopics))),
             prompt_chars: PROMPT_CHARS,
             max_new_tokens: self.max_new_tokens,
+            max_tries: 1 + self.max_retries,
         };
         Expectation { rows: Some(target), ..self.llm.expect(&asks, before) }
     }
