@@ -1,6 +1,7 @@
 use super::*;
 use crate::topics::{PUBLISHED_TOPICS, expansion_plan, parse_bisac};
-use arrow::array::AsArray;
+use crate::topics::{Rejections, topics_schema};
+use arrow::array::{AsArray, RecordBatch};
 use async_trait::async_trait;
 use std::path::Path;
 use std::sync::Mutex;

@@ -6,6 +6,7 @@
 
 mod bisac;
 mod expand;
+mod expansion;
 mod heading;
 mod names;
 mod near;
@@ -18,9 +19,8 @@ mod spread;
 mod table;
 
 pub use bisac::{BisacError, load_bisac, parse_bisac, select};
-pub use expand::{
-    AskFailure, ExpandError, Expansion, ExpansionReport, ShortHeading, expand_topics, topics_schema,
-};
+pub use expand::expand_topics;
+pub use expansion::{AskFailure, ExpandError, Expansion, ExpansionReport, ShortHeading, topics_schema};
 pub use heading::{Heading, Origin};
 pub(crate) use heading::{label_name, title_case};
 pub use names::{NameBounds, Rejection, Rejections, dedupe_key};
