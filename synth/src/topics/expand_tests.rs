@@ -1,6 +1,7 @@
 use super::*;
 use crate::topics::{PUBLISHED_TOPICS, expansion_plan, parse_bisac};
-use arrow::array::AsArray;
+use crate::topics::{Rejections, topics_schema};
+use arrow::array::{AsArray, RecordBatch};
 use async_trait::async_trait;
 use std::path::Path;
 use std::sync::Mutex;
@@ -327,8 +328,8 @@ async fn the_published_number_of_topics_is_reached_in_seconds_and_does_not_hang_
     };
     let text = format!("[{}]", (0..3000).map(entry).collect::<Vec<_>>().join(","));
     let all = parse_bisac(Path::new("bisac.json"), &text).unwrap();
-    let run = |max_in_flight| {
-        let options = ExpandOptions { max_in_flight, ..options(PUBLISHED_TOPICS) };
+    let run = |target, max_in_flight| {
+        let options = ExpandOptions { max_in_flight, ..options(target) };
         let all = all.clone();
         async move {
             expand_topics(&options, &all, None, |request, attempt| async move {
@@ -341,10 +342,10 @@ async fn the_published_number_of_topics_is_reached_in_seconds_and_does_not_hang_
             .unwrap()
         }
     };
-    let done = run(64).await;
+    let done = run(PUBLISHED_TOPICS, 64).await;
     let topics: usize = done.batches.iter().map(RecordBatch::num_rows).sum();
     assert_eq!(topics, 34_000, "{:?}", (done.report.kept, &done.report.rejected));
-    assert_eq!(done.batches, run(1).await.batches);
+    assert_eq!(run(5_000, 64).await.batches, run(5_000, 1).await.batches);
 }
 
 #[tokio::test]

@@ -7,6 +7,7 @@
 mod bisac;
 mod clusters;
 mod expand;
+mod expansion;
 mod heading;
 mod names;
 mod near;
@@ -22,9 +23,8 @@ pub use bisac::{BisacError, load_bisac, parse_bisac, select};
 pub use clusters::{
     ClusterName, EXTRACT_CHARS, Exclusion, Nameless, PAGES_SHOWN, cluster_prompt, parse_cluster_name,
 };
-pub use expand::{
-    AskFailure, ExpandError, Expansion, ExpansionReport, ShortHeading, expand_topics, topics_schema,
-};
+pub use expand::expand_topics;
+pub use expansion::{AskFailure, ExpandError, Expansion, ExpansionReport, ShortHeading, topics_schema};
 pub use heading::{Heading, Origin};
 pub(crate) use heading::{label_name, title_case};
 pub use names::{NameBounds, Rejection, Rejections, dedupe_key};

@@ -32,8 +32,9 @@ pub trait Embedder: Send + Sync {
 pub struct NearIndex {
     threshold: f64,
     names: Vec<Features>,
-    /// The names with a trigram in their prefix.
-    by_trigram: HashMap<u64, Vec<u32>>,
+    /// The names with a trigram in their prefix, by trigram and numbers: names with other numbers need
+    /// no comparing.
+    by_trigram: HashMap<(u64, Vec<String>), Vec<u32>>,
 }
 
 #[derive(Clone, Debug)]
@@ -57,13 +58,12 @@ impl NearIndex {
     pub fn find(&self, name: &str) -> Option<&str> {
         let new = Features::of(name);
         let prefix = new.prefix(self.threshold);
-        let mut candidates: Vec<u32> =
-            prefix.iter().filter_map(|trigram| self.by_trigram.get(trigram)).flatten().copied().collect();
+        let named = |trigram: &u64| self.by_trigram.get(&(*trigram, new.numbers.clone()));
+        let mut candidates: Vec<u32> = prefix.iter().filter_map(named).flatten().copied().collect();
         candidates.sort_unstable();
         candidates.dedup();
         let known = candidates.into_iter().filter_map(|i| self.names.get(i as usize));
-        let mut alike =
-            known.filter(|known| known.numbers == new.numbers && known.jaccard(&new) >= self.threshold);
+        let mut alike = known.filter(|known| known.jaccard(&new) >= self.threshold);
         alike.next().map(|known| known.name.as_str())
     }
 
@@ -72,7 +72,7 @@ impl NearIndex {
         let new = Features::of(name);
         let number = self.names.len() as u32;
         for trigram in new.prefix(self.threshold) {
-            self.by_trigram.entry(*trigram).or_default().push(number);
+            self.by_trigram.entry((*trigram, new.numbers.clone())).or_default().push(number);
         }
         self.names.push(new);
     }

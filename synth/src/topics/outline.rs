@@ -13,7 +13,7 @@ use minijinja::context;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::expand::{AskFailure, topics_schema};
+use super::expansion::{AskFailure, topics_schema};
 use super::heading::{label_name, title_case};
 use super::names::NameBounds;
 use super::outline_parse::{Outline, parse_outline};

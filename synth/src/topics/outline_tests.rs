@@ -102,7 +102,7 @@ async fn a_number_of_courses_is_chosen_by_hash_and_the_order_of_answers_plays_no
     let run = |seed, max_in_flight| {
         let options = OutlineOptions { courses: Some(3), seed, max_in_flight, ..Default::default() };
         outline(options, 200, move |request: OutlineRequest, _| async move {
-            if max_in_flight > 1 && request.topic_id.len() % 2 == 0 {
+            if max_in_flight > 1 && request.topic_id.as_bytes()[8].is_multiple_of(2) {
                 tokio::task::yield_now().await;
             }
             Ok(CONTENTS.to_string())
