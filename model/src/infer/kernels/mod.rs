@@ -41,8 +41,6 @@ pub(crate) enum Isa {
     Avx2,
     #[cfg(target_arch = "x86_64")]
     Avx512,
-    #[cfg(target_arch = "x86_64")]
-    Avx512Vnni,
     #[cfg(target_arch = "aarch64")]
     Neon,
 }
@@ -74,9 +72,6 @@ impl Isa {
                 && is_x86_feature_detected!("avx512vl")
             {
                 sets.push(Self::Avx512);
-                if is_x86_feature_detected!("avx512vnni") {
-                    sets.push(Self::Avx512Vnni);
-                }
             }
         }
         #[cfg(target_arch = "aarch64")]
@@ -103,7 +98,7 @@ macro_rules! by_isa {
                 #[cfg(target_arch = "x86_64")]
                 $crate::infer::kernels::Isa::Avx2 => unsafe { avx2($($arg),*) },
                 #[cfg(target_arch = "x86_64")]
-                $crate::infer::kernels::Isa::Avx512 | $crate::infer::kernels::Isa::Avx512Vnni => unsafe {
+                $crate::infer::kernels::Isa::Avx512 => unsafe {
                     avx512($($arg),*)
                 },
                 // Every such processor has it, so that the compiler uses it already.
@@ -124,8 +119,6 @@ macro_rules! on_isa {
             Isa::Avx2 => avx2::$function($($arg),*),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => avx512::$function($($arg),*),
-            #[cfg(target_arch = "x86_64")]
-            Isa::Avx512Vnni => avx512::vnni::$function($($arg),*),
             #[cfg(target_arch = "aarch64")]
             Isa::Neon => neon::$function($($arg),*),
         }

@@ -17,7 +17,7 @@ macro_rules! vector_kernels {
         /// # Safety
         /// As there; the processor must have these features.
         #[target_feature(enable = $features)]
-        pub(in crate::infer::kernels) unsafe fn panel_tile(
+        pub(super) unsafe fn panel_tile(
             rows: usize,
             tile: &[f32],
             weights: &[f32],
@@ -74,7 +74,7 @@ macro_rules! vector_kernels {
         /// # Safety
         /// The sizes must have been checked; the processor must have these features.
         #[target_feature(enable = $features)]
-        pub(in crate::infer::kernels) unsafe fn f16_chain(
+        pub(super) unsafe fn f16_chain(
             steps: usize,
             factors: &[f32],
             factor_stride: usize,
@@ -141,7 +141,7 @@ macro_rules! vector_kernels {
         /// # Safety
         /// As there, the sizes checked; the processor must have these features.
         #[target_feature(enable = $features)]
-        pub(in crate::infer::kernels) unsafe fn block_tile(
+        pub(super) unsafe fn block_tile(
             format: BlockFormat,
             x: &QuantRows<'_>,
             weights: &[u8],
