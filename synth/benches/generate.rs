@@ -27,7 +27,7 @@ use arrow::record_batch::RecordBatch;
 use criterion::{Criterion, Throughput};
 use futures::{StreamExt, TryStreamExt, stream};
 use synth::answer_log::AnswerLog;
-use synth::chat::{ChatAnswer, ChatRequest, FinishReason, Message, RequestKey};
+use synth::chat::{ChatAnswer, ChatRequest, FinishReason, Message, RequestId, RequestKey};
 use synth::client::{Budget, ClientOptions, OpenAiClient};
 use synth::generate::{GenerateOptions, generate_stream};
 use testing::{Act, TestServer};
@@ -114,7 +114,9 @@ fn answer() -> ChatAnswer {
 static NUMBER: AtomicU64 = AtomicU64::new(0);
 
 fn fresh_key() -> RequestKey {
-    RequestKey(*blake3::hash(&NUMBER.fetch_add(1, Ordering::Relaxed).to_le_bytes()).as_bytes())
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let id = RequestId(*blake3::hash(&number.to_le_bytes()).as_bytes());
+    RequestKey { id, legacy_id: id, max_new_tokens: 2_500 }
 }
 
 fn log_appends(runtime: &Runtime, log: &Arc<AnswerLog>) {

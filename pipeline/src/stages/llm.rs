@@ -60,7 +60,7 @@ pub struct LlmConfig {
     /// answers as the prompt does.
     pub extra: ExtraFields,
     /// Requests in flight at one server at most; the embedded model's sequences side by side. How many
-    /// a server bears is found out: up with each answer, halved by HTTP 429, 503 and time-outs.
+    /// a server bears is found out: up with each answer, down with HTTP 429, 503 and time-outs.
     pub max_in_flight: usize,
     /// Fewer requests are sent to a server whose recent time a token is over this many times its best.
     pub slow_factor: f64,

@@ -11,7 +11,7 @@ const LONGEST_OPEN: Duration = Duration::from_secs(60);
 
 /// Answers that took less are never too slow: no queue is to be shortened there.
 const SHORTEST_SLOW: Duration = Duration::from_secs(1);
-/// Weight of the newest answer in the recent time a token.
+/// Weight of the newest request in the recent time a token and in the recent share of refusals.
 const NEWEST: f64 = 1.0 / 32.0;
 /// What the best time a token grows by with each answer, so that a best of other days is forgotten within
 /// thousands of answers.
@@ -106,6 +106,8 @@ pub(super) struct EndpointState {
     growth: Growth,
     last_cut: Option<Instant>,
     pace: Option<Pace>,
+    /// Share of the recent requests that were signs of overload; all of them, before anything is known.
+    overload: f64,
     paused_until: Option<Instant>,
     circuit: Circuit,
     failures_in_a_row: u32,
@@ -122,6 +124,7 @@ impl EndpointState {
             growth: Growth::Doubling,
             last_cut: None,
             pace: None,
+            overload: 1.0,
             paused_until: None,
             circuit: Circuit::Closed,
             failures_in_a_row: 0,
@@ -179,6 +182,9 @@ impl EndpointState {
     pub(super) fn finish(&mut self, sent: Instant, verdict: Verdict, now: Instant) {
         let was_full = self.in_flight + 1 >= self.places();
         self.in_flight = self.in_flight.saturating_sub(1);
+        let overloaded =
+            matches!(verdict, Verdict::Overloaded(_) | Verdict::Unavailable(_) | Verdict::TimedOut);
+        self.overload += (f64::from(u8::from(overloaded)) - self.overload) * NEWEST;
         match verdict {
             Verdict::Answered { latency, tokens } => {
                 self.answered += 1;
@@ -196,15 +202,15 @@ impl EndpointState {
             Verdict::Overloaded(pause) => {
                 self.failed += 1;
                 self.heal();
-                self.cut(0.5, sent, now);
+                self.cut(1.0 - self.overload / 2.0, sent, now);
                 self.pause(pause, now);
             }
             Verdict::TimedOut => {
-                self.cut(0.5, sent, now);
+                self.cut(1.0 - self.overload / 2.0, sent, now);
                 self.fail(now);
             }
             Verdict::Unavailable(pause) => {
-                self.cut(0.5, sent, now);
+                self.cut(1.0 - self.overload / 2.0, sent, now);
                 self.pause(pause, now);
                 self.fail(now);
             }
@@ -251,7 +257,9 @@ impl EndpointState {
         latency >= SHORTEST_SLOW && pace.recent > self.tuning.slow_factor * pace.best
     }
 
-    /// Cuts the places to a share, once for all requests that were in flight together.
+    /// Cuts the places to a share, once for all requests that were in flight together. An overloaded endpoint
+    /// loses half of what it refuses of late, as DCTCP does (Alizadeh et al., 2010): half of its places when
+    /// it refuses all, few when single requests fail by chance, which halving would starve.
     fn cut(&mut self, share: f64, sent: Instant, now: Instant) {
         self.growth = Growth::Additive;
         if self.last_cut.is_none_or(|cut| sent >= cut) {
@@ -307,6 +315,7 @@ mod tests {
         }
         assert_eq!(state.places(), 8, "one more with each answer");
         let later = now + Duration::from_secs(1);
+        state.overload = 1.0;
         state.finish(now, Verdict::Overloaded(None), later);
         state.finish(now, Verdict::Overloaded(None), later);
         assert_eq!(state.places(), 4, "halved once for a round");
@@ -378,6 +387,26 @@ mod tests {
             state.finish(at, Verdict::Unavailable(None), at);
         }
         assert!(!state.works() && state.places() == 1);
+    }
+
+    #[test]
+    fn refusals_by_chance_cost_few_places() {
+        let (mut state, now) = endpoint();
+        let (mut at, mut sum) = (now, 0);
+        for round in 0..400 {
+            at += Duration::from_secs(1);
+            fill(&mut state, at);
+            for number in 0..state.places() {
+                // Each twentieth, somewhere in its round.
+                let refused = (round * 7 + number) % 20 == 0;
+                let verdict = if refused { Verdict::Overloaded(None) } else { ANSWERED };
+                state.finish(at, verdict, at + Duration::from_millis(500));
+                fill(&mut state, at);
+            }
+            sum += state.places();
+        }
+        // Halving in each such round would leave about five.
+        assert!(sum / 400 > 16, "{} places on average", sum / 400);
     }
 
     #[test]

@@ -59,8 +59,9 @@ pub struct ClientOptions {
     pub api_key_env: Option<String>,
     /// Requests in flight at one endpoint at most.
     pub max_in_flight: usize,
-    /// Requests in flight at one endpoint at first; the number then adapts: up with each answer, halved by
-    /// HTTP 429, 503 and time-outs, down by a fifth when answers have become slow.
+    /// Requests in flight at one endpoint at first; the number then adapts: up with each answer, down by
+    /// half of what HTTP 429, 503 and time-outs are of the recent requests, and by a fifth when answers have
+    /// become slow.
     pub start_in_flight: usize,
     /// Answers have become slow when their recent time a token is over this many times the best seen at the
     /// endpoint. Generous, since a server that batches slows each answer while it speeds up all of them.

@@ -10,8 +10,8 @@ use super::super::request::row_request;
 use super::*;
 use crate::answer_log::survey;
 
-const ROWS: usize = 8_000;
-const KILLS: usize = 110;
+const ROWS: usize = 6_000;
+const KILLS: usize = 100;
 const DIR: &str = "CORPUSMITH_TEST_KILL_DIR";
 const URL: &str = "CORPUSMITH_TEST_KILL_URL";
 
@@ -91,7 +91,7 @@ async fn an_answer_on_disk_is_never_asked_for_again_whatever_is_killed() {
         state ^= state << 13;
         state ^= state >> 7;
         state ^= state << 17;
-        let until = server.requests() + 1 + (state % 90) as usize;
+        let until = server.requests() + 1 + (state % 70) as usize;
         let mut child = start_child(&log, &server.base_url);
         while server.requests() < until {
             assert!(child.try_wait().unwrap().is_none(), "the child ended by itself");
