@@ -14,8 +14,7 @@ use crate::columns::PageBatch;
 use crate::dedupe::{self, OpenRun};
 use crate::error::IndexError;
 use crate::layout::{
-    self, ANALYZER, FORMAT_VERSION, LENGTHS_FILE, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord,
-    StreamMark,
+    self, ANALYZER, FORMAT_VERSION, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord, StreamMark,
 };
 use crate::run::{self, RunWriter};
 use crate::schema;
@@ -152,7 +151,7 @@ impl ShardWorker {
             self.close_run(writer)?;
         }
         let (folder, mut record) = self.merge()?;
-        record.files = tantivy_files(&folder)?;
+        record.files = index_files(&folder)?;
         layout::write_record(&folder.join(SHARD_FILE), &record)?;
         layout::publish_folder(&folder, &self.place.finished())?;
         layout::remove(&self.place.partial())?;
@@ -197,15 +196,17 @@ impl ShardWorker {
             });
         })
         .map_err(IndexError::io(&self.place.partial()))?;
+        let mut lengths = Vec::new();
         for (number, keep) in keep.iter().enumerate() {
-            for (page, length) in run::read_lengths(&self.place.run(number))?.iter().enumerate() {
+            for (page, length) in run::read_lengths(&self.place.run(number))?.into_iter().enumerate() {
                 if keep.as_ref().is_none_or(|keep| keep.contains(page as u32)) {
-                    record.pages += 1;
-                    record.text_terms += u64::from(length.terms);
-                    record.text_bytes += u64::from(length.text_bytes);
+                    lengths.push(length);
                 }
             }
         }
+        record.pages = lengths.len() as u64;
+        record.text_terms = lengths.iter().map(|length| u64::from(length.terms)).sum();
+        record.text_bytes = lengths.iter().map(|length| u64::from(length.text_bytes)).sum();
         drop(open);
         if segments.len() == 1 && keep[0].is_none() {
             return Ok((self.place.run(0), record));
@@ -219,6 +220,8 @@ impl ShardWorker {
                 .map_err(IndexError::tantivy(&folder))?;
             drop(merged);
             run::name_segment(&folder, MERGED_SEGMENT)?;
+            // Merging keeps the order of runs and pages.
+            run::write_lengths(&folder, &lengths)?;
         }
         Ok((folder, record))
     }
@@ -257,12 +260,12 @@ fn only_segment(folder: &Path) -> Result<Segment, IndexError> {
     })
 }
 
-/// Name and bytes of the Tantivy files of a folder.
-fn tantivy_files(folder: &Path) -> Result<BTreeMap<String, u64>, IndexError> {
+/// Name and bytes of the files that a finished shard keeps.
+fn index_files(folder: &Path) -> Result<BTreeMap<String, u64>, IndexError> {
     let mut files = BTreeMap::new();
     for path in layout::files_of(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if ![SHARD_FILE, RUN_FILE, LENGTHS_FILE].contains(&name.as_ref()) {
+        if ![SHARD_FILE, RUN_FILE].contains(&name.as_ref()) {
             let bytes = path.metadata().map_err(IndexError::io(&path))?.len();
             files.insert(name.into_owned(), bytes);
         }

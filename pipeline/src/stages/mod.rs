@@ -280,6 +280,11 @@ impl Inputs {
         }
     }
 
+    /// The folders of a role that several stages may play.
+    pub fn folders(&self, role: &str) -> &[PathBuf] {
+        self.folders.get(role).map_or(&[], Vec::as_slice)
+    }
+
     /// The folder of a role that may be left out.
     pub fn optional_folder(&self, role: &str) -> Option<&Path> {
         self.folders.get(role).and_then(|folders| folders.first()).map(PathBuf::as_path)
