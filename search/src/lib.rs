@@ -21,6 +21,7 @@ mod dedupe;
 mod error;
 mod filter;
 mod host;
+mod ids;
 mod indexer;
 mod layout;
 mod opened;

@@ -170,7 +170,7 @@ impl Searcher {
         for shard in 0..self.shards.len() {
             top.search(self, shard, &query, admit)?;
         }
-        top.finish(self)
+        Ok(top.finish(self))
     }
 
     pub(crate) fn shards(&self) -> &[ShardReader] {
@@ -225,32 +225,6 @@ impl Searcher {
         }
         Ok(counts)
     }
-
-    /// Looks the ids up, shard by shard in dictionary order.
-    fn with_ids(&self, mut candidates: Vec<(usize, Candidate)>) -> Result<Vec<Found>, SearchError> {
-        candidates.sort_unstable_by_key(|(shard, _)| *shard);
-        let mut found = Vec::with_capacity(candidates.len());
-        for of_shard in candidates.chunk_by(|a, b| a.0 == b.0) {
-            let number = of_shard[0].0;
-            let shard = &self.shards[number];
-            let mut by_ord: Vec<(u64, Candidate)> =
-                of_shard.iter().map(|(_, candidate)| (shard.id_ord(candidate.page), *candidate)).collect();
-            by_ord.sort_unstable_by_key(|(id_ord, _)| *id_ord);
-            let ords: Vec<u64> = by_ord.iter().map(|(id_ord, _)| *id_ord).collect();
-            let mut rows = by_ord.iter();
-            shard
-                .ids()
-                .dictionary()
-                .sorted_ords_to_term_cb(&ords, |id| {
-                    if let Some((_, Candidate { score, page })) = rows.next() {
-                        let id = String::from_utf8_lossy(id).into_owned();
-                        found.push(Found { score: *score, id, shard: number, page: *page });
-                    }
-                })
-                .map_err(SearchError::io(&shard.folder))?;
-        }
-        Ok(found)
-    }
 }
 
 /// The best pages of one query, gathered shard by shard.
@@ -292,11 +266,18 @@ impl TopPages {
     }
 
     /// The best pages with their ids, best first, equal scores by id.
-    pub(crate) fn finish(self, searcher: &Searcher) -> Result<Vec<Found>, SearchError> {
-        let mut found = searcher.with_ids(self.candidates)?;
+    pub(crate) fn finish(self, searcher: &Searcher) -> Vec<Found> {
+        let mut found: Vec<Found> = self
+            .candidates
+            .into_iter()
+            .map(|(shard, Candidate { score, page })| {
+                let id = searcher.shards[shard].id(page).to_owned();
+                Found { score, id, shard, page }
+            })
+            .collect();
         found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
         found.truncate(self.k);
-        Ok(found)
+        found
     }
 }
 

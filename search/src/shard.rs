@@ -13,8 +13,10 @@ use tokio::sync::mpsc;
 use crate::columns::PageBatch;
 use crate::dedupe::{self, OpenRun};
 use crate::error::IndexError;
+use crate::ids::{self, IDS_FILE};
 use crate::layout::{
-    self, ANALYZER, FORMAT_VERSION, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord, StreamMark,
+    self, ANALYZER, FORMAT_VERSION, LENGTHS_FILE, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord,
+    StreamMark,
 };
 use crate::run::{self, RunWriter};
 use crate::schema;
@@ -151,6 +153,17 @@ impl ShardWorker {
             self.close_run(writer)?;
         }
         let (folder, mut record) = self.merge()?;
+        if record.pages > 0 {
+            let segment = only_segment(&folder)?;
+            let reader = SegmentReader::open(&segment).map_err(IndexError::tantivy(&folder))?;
+            let run = OpenRun::new(&folder, reader)?;
+            ids::write(&folder, run.ids()).map_err(IndexError::io(&folder))?;
+            for name in [IDS_FILE, LENGTHS_FILE] {
+                let path = folder.join(name);
+                let digest = layout::digest(&path).map_err(IndexError::io(&path))?;
+                record.digests.insert(name.to_owned(), digest);
+            }
+        }
         record.files = index_files(&folder)?;
         layout::write_record(&folder.join(SHARD_FILE), &record)?;
         layout::publish_folder(&folder, &self.place.finished())?;
@@ -177,6 +190,7 @@ impl ShardWorker {
             duplicate_pages: 0,
             read: self.read.mark(),
             files: BTreeMap::new(),
+            digests: BTreeMap::new(),
         };
         let mut segments: Vec<Segment> = Vec::new();
         let mut open = Vec::new();

@@ -1,5 +1,6 @@
 //! One shard, opened for searching.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -10,6 +11,7 @@ use tantivy::schema::IndexRecordOption;
 use tantivy::{BitSet, DocId, Index, SegmentReader, TERMINATED, Term};
 
 use crate::error::{IndexError, SearchError};
+use crate::ids::IdTable;
 use crate::layout::{self, ANALYZER, FORMAT_VERSION, SHARD_FILE, ShardPlace, ShardRecord};
 use crate::run;
 use crate::schema::{Fields, ID, INT_SCORE, LANGUAGE, LANGUAGE_SCORE, TOKEN_COUNT, URL};
@@ -21,6 +23,8 @@ pub(crate) struct ShardReader {
     pub(crate) inverted: Arc<InvertedIndexReader>,
     pub(crate) lengths: FieldNormReader,
     ids: StrColumn,
+    id_table: IdTable,
+    digests: BTreeMap<String, String>,
     urls: Option<StrColumn>,
     pub(crate) languages: Option<StrColumn>,
     pub(crate) language_scores: Option<Column<f64>>,
@@ -52,11 +56,21 @@ impl ShardReader {
         check_files(&folder, &record)?;
         match record.pages {
             0 => Ok(None),
-            _ => Self::open_segment(&folder, fields).map(Some).map_err(SearchError::tantivy(&folder)),
+            _ => {
+                let id_table = IdTable::open(&folder)?;
+                Self::open_segment(&folder, fields, id_table, record.digests)
+                    .map(Some)
+                    .map_err(SearchError::tantivy(&folder))
+            }
         }
     }
 
-    fn open_segment(folder: &Path, fields: &Fields) -> tantivy::Result<Self> {
+    fn open_segment(
+        folder: &Path,
+        fields: &Fields,
+        id_table: IdTable,
+        digests: BTreeMap<String, String>,
+    ) -> tantivy::Result<Self> {
         let index = Index::open_in_dir(folder)?;
         let segments = index.searchable_segments()?;
         let missing = |what: &str| tantivy::TantivyError::InternalError(format!("the shard holds no {what}"));
@@ -74,6 +88,8 @@ impl ShardReader {
             token_counts: columns.column_opt::<i64>(TOKEN_COUNT)?.filter(|c| c.values.num_vals() > 0),
             int_scores: columns.column_opt::<i64>(INT_SCORE)?.filter(|c| c.values.num_vals() > 0),
             hidden: None,
+            id_table,
+            digests,
             segment,
         })
     }
@@ -90,6 +106,11 @@ impl ShardReader {
     /// Place of a page's id among the sorted ids of the shard: orders equal scores.
     pub(crate) fn id_ord(&self, page: DocId) -> u64 {
         self.ids.ords().first(page).unwrap_or_default()
+    }
+
+    /// The id of a page.
+    pub(crate) fn id(&self, page: DocId) -> &str {
+        self.id_table.get(self.id_ord(page))
     }
 
     /// The URL of a page.
@@ -155,18 +176,22 @@ impl ShardReader {
         Ok(all - hidden_with)
     }
 
-    /// Compares every byte of the shard's Tantivy files with their checksums.
+    /// Compares every byte of the shard's files with their checksums.
     pub(crate) fn verify(&self) -> Result<(), SearchError> {
         for path in layout::files_of(&self.folder).map_err(damaged)? {
-            // Only Tantivy's own files carry a checksum; that the records could be read is their check.
             let name = path.file_name().unwrap_or_default();
-            if path.extension().is_some_and(|extension| extension == "json") || name == layout::LENGTHS_FILE {
+            // The records carry no checksum; that they could be read is the check.
+            if path.extension().is_some_and(|extension| extension == "json") {
                 continue;
             }
-            let directory = self.segment.index().directory();
-            let intact = directory
-                .validate_checksum(Path::new(name))
-                .map_err(|error| SearchError::tantivy(&path)(error.into()))?;
+            let intact = match self.digests.get(&*name.to_string_lossy()) {
+                Some(digest) => layout::digest(&path).map_err(SearchError::io(&path))? == *digest,
+                None => {
+                    let directory = self.segment.index().directory();
+                    let checked = directory.validate_checksum(Path::new(name));
+                    checked.map_err(|error| SearchError::tantivy(&path)(error.into()))?
+                }
+            };
             if !intact {
                 let problem = "its content does not match its checksum".to_owned();
                 return Err(SearchError::Damaged { path, problem });

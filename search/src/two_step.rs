@@ -52,7 +52,7 @@ fn run_step(
         steps.par_iter_mut().try_for_each(|step| step.search(searcher, admitted, shard))?;
     }
     steps.into_par_iter().try_for_each(|step| {
-        let found = step.top.finish(searcher)?;
+        let found = step.top.finish(searcher);
         found.into_iter().try_for_each(|found| step.search.take(found, matching))
     })
 }

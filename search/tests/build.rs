@@ -169,6 +169,14 @@ fn a_foreign_or_damaged_folder_is_named() {
     let error = verify_index(dir.path()).unwrap_err().to_string();
     assert!(error.contains(".idx") && error.contains("checksum"), "{error}");
 
+    fs::write(&path, &postings.1).unwrap();
+    let ids = shard.join("ids.bin");
+    let good = fs::read(&ids).unwrap();
+    fs::write(&ids, [&[good[0] ^ 1], &good[1..]].concat()).unwrap();
+    let error = verify_index(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("ids.bin") && error.contains("checksum"), "{error}");
+    fs::write(&ids, &good).unwrap();
+
     fs::write(&path, &postings.1[..5]).unwrap();
     let error = Searcher::open(dir.path()).err().unwrap().to_string();
     assert!(error.contains(".idx") && error.contains("5 bytes"), "{error}");
