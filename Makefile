@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test setup build assets bench lint schema clean
+.PHONY: run test setup build assets bench bench-search lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -43,6 +43,15 @@ lint:
 
 bench:
 	$(CARGO) bench --workspace
+
+# Full-text search against bm25s and tantivy-py, on the same generated documents and queries.
+# CORPUSMITH_BENCH_PAGES sets their number.
+BENCH_SEARCH := $(or $(CARGO_TARGET_DIR),target)/bench-search
+bench-search:
+	python3 -m venv $(BENCH_SEARCH)/venv
+	$(BENCH_SEARCH)/venv/bin/pip install -q -r search/benches/peers/requirements.txt
+	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SEARCH)) $(CARGO) bench -p corpusmith-search --bench peers
+	$(BENCH_SEARCH)/venv/bin/python search/benches/peers/peers.py $(BENCH_SEARCH)
 
 # The JSON schema that editors complete workflow files with.
 schema: build

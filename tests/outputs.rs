@@ -81,7 +81,7 @@ fn trace_follows_a_seed_page_to_its_prompt_and_answer() {
 fn search_and_preview_work_on_a_run() {
     let folder = run_folder(&reference_run());
     let hits = run(pipeline()
-        .args(["search", "shortest path in a graph", "-k", "3", "--index"])
+        .args(["search", "shortest path in a graph", "-k", "3", "--json", "--index"])
         .arg(folder.join("index")));
     assert_eq!(hits.out.lines().count(), 3, "{}\n{}", hits.out, hits.err);
     let prompt = run(pipeline().args(["prompts", "preview"]).arg(&folder));

@@ -48,17 +48,8 @@ pub enum Command {
         /// The document's id (or topic, prompt or blob id).
         id: String,
     },
-    /// Search an index of pages.
-    Search {
-        /// The words to look for.
-        query: String,
-        /// The folder of an `index` stage.
-        #[arg(long)]
-        index: PathBuf,
-        /// How many pages to show.
-        #[arg(short, default_value_t = 10)]
-        k: usize,
-    },
+    /// Search indexes of pages, and show the part of each page that matches.
+    Search(SearchArgs),
     /// Train a classifier's regression head.
     #[command(subcommand)]
     Classifier(ClassifierCommand),
@@ -74,6 +65,47 @@ pub enum Command {
     /// Ask prompts by way of OpenAI batch files instead of a server.
     #[command(subcommand)]
     Batch(BatchCommand),
+}
+
+/// A free query.
+#[derive(Debug, Args)]
+pub struct SearchArgs {
+    /// The words to look for; a page needs any of them.
+    pub query: String,
+    /// The folder of an `index` stage. May be repeated: several are searched as one.
+    #[arg(long, required = true)]
+    pub index: Vec<PathBuf>,
+    /// How many pages to show.
+    #[arg(short, default_value_t = 20)]
+    pub k: usize,
+    /// Parquet file or folder with the texts; by default the output of the stage that was indexed.
+    /// May be repeated.
+    #[arg(long)]
+    pub pages: Vec<PathBuf>,
+    /// Only pages of this language, for example en. May be repeated.
+    #[arg(long)]
+    pub language: Vec<String>,
+    /// Least language score, 0-1.
+    #[arg(long)]
+    pub min_language_score: Option<f64>,
+    /// Least length, in tokens.
+    #[arg(long)]
+    pub min_tokens: Option<u64>,
+    /// Greatest length, in tokens.
+    #[arg(long)]
+    pub max_tokens: Option<u64>,
+    /// Least educational score, 0-5.
+    #[arg(long)]
+    pub min_edu_score: Option<i64>,
+    /// Most pages of one URL host.
+    #[arg(long)]
+    pub max_pages_per_host: Option<u32>,
+    /// Characters of a snippet.
+    #[arg(long, default_value_t = 240)]
+    pub snippet_chars: usize,
+    /// A line of JSON a page, matches marked with **.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// A workflow and what is laid over it.

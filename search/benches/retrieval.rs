@@ -15,7 +15,7 @@ use std::time::Instant;
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
 use criterion::Criterion;
 use futures::{StreamExt, stream};
-use search::{IndexOptions, RetrieveOptions, Searcher, build_index, retrieve};
+use search::{IndexOptions, LocalBackend, RetrieveOptions, Searcher, build_index, retrieve};
 use tantivy::collector::TopDocs;
 use tantivy::query::QueryParser;
 use tantivy::schema::{IndexRecordOption, STORED, STRING, Schema, TextFieldIndexing, TextOptions, Value};
@@ -215,7 +215,8 @@ async fn retrieve_ours(searcher: &Arc<Searcher>, queries: &[String], k: u32) -> 
     .unwrap();
     let options = RetrieveOptions { pages_per_topic: k, ..RetrieveOptions::default() };
     let topics = stream::iter([Ok(topics)]).boxed();
-    let retrieval = retrieve(searcher.clone(), &options, topics).unwrap();
+    let backend = Arc::new(LocalBackend::new(searcher.clone(), &options).unwrap());
+    let retrieval = retrieve(backend, &options, topics).unwrap();
     retrieval.hits.map(|batch| batch.unwrap().num_rows()).fold(0, |sum, rows| async move { sum + rows }).await
 }
 

@@ -4,7 +4,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Float64Array, Int64Array, LargeStri
 use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type, Int64Type};
 
-use crate::schema::{ID, LANGUAGE_SCORE, TOKEN_COUNT, URL};
+use crate::schema::{ID, INT_SCORE, LANGUAGE, LANGUAGE_SCORE, TOKEN_COUNT, URL};
 
 /// A column that is missing or cannot be read.
 #[derive(Debug)]
@@ -18,21 +18,24 @@ pub(crate) struct PageBatch {
     pub(crate) text: LargeStringArray,
     pub(crate) id: LargeStringArray,
     url: Option<LargeStringArray>,
+    language: Option<LargeStringArray>,
     language_score: Option<Float64Array>,
     token_count: Option<Int64Array>,
+    int_score: Option<Int64Array>,
 }
 
 impl PageBatch {
-    /// `text` and `id` must be there; `url`, `language_score` and `token_count` may be absent.
+    /// `text` and `id` must be there; the columns of the filters may be absent.
     pub(crate) fn new(batch: &RecordBatch) -> Result<Self, ColumnProblem> {
         Ok(Self {
             text: strings(batch, "text")?,
             id: strings(batch, ID)?,
             url: optional(batch, URL, &DataType::LargeUtf8)?.map(|c| c.as_string::<i64>().clone()),
+            language: optional(batch, LANGUAGE, &DataType::LargeUtf8)?.map(|c| c.as_string::<i64>().clone()),
             language_score: optional(batch, LANGUAGE_SCORE, &DataType::Float64)?
                 .map(|c| c.as_primitive::<Float64Type>().clone()),
-            token_count: optional(batch, TOKEN_COUNT, &DataType::Int64)?
-                .map(|c| c.as_primitive::<Int64Type>().clone()),
+            token_count: integers(batch, TOKEN_COUNT)?,
+            int_score: integers(batch, INT_SCORE)?,
         })
     }
 
@@ -45,6 +48,12 @@ impl PageBatch {
         column.is_valid(row).then(|| column.value(row))
     }
 
+    /// In lower case, as the filters ask for it.
+    pub(crate) fn language(&self, row: usize) -> Option<String> {
+        let column = self.language.as_ref()?;
+        column.is_valid(row).then(|| column.value(row).to_lowercase())
+    }
+
     pub(crate) fn language_score(&self, row: usize) -> Option<f64> {
         let column = self.language_score.as_ref()?;
         column.is_valid(row).then(|| column.value(row))
@@ -54,6 +63,11 @@ impl PageBatch {
         let column = self.token_count.as_ref()?;
         column.is_valid(row).then(|| column.value(row))
     }
+
+    pub(crate) fn int_score(&self, row: usize) -> Option<i64> {
+        let column = self.int_score.as_ref()?;
+        column.is_valid(row).then(|| column.value(row))
+    }
 }
 
 /// A string column that must be there, whatever string type it has.
@@ -61,6 +75,10 @@ pub(crate) fn strings(batch: &RecordBatch, column: &'static str) -> Result<Large
     optional(batch, column, &DataType::LargeUtf8)?
         .map(|c| c.as_string::<i64>().clone())
         .ok_or_else(|| ColumnProblem { column, problem: "is missing".to_owned() })
+}
+
+fn integers(batch: &RecordBatch, column: &'static str) -> Result<Option<Int64Array>, ColumnProblem> {
+    Ok(optional(batch, column, &DataType::Int64)?.map(|c| c.as_primitive::<Int64Type>().clone()))
 }
 
 fn optional(

@@ -28,6 +28,10 @@ impl OpenRun {
         Ok(Self { reader, ids })
     }
 
+    pub(crate) fn ids(&self) -> &StrColumn {
+        &self.ids
+    }
+
     fn pages(&self) -> u32 {
         self.reader.max_doc()
     }
@@ -39,7 +43,8 @@ pub(crate) fn pages_to_keep(
     runs: &[OpenRun],
     on_duplicate: &mut dyn FnMut(&str),
 ) -> std::io::Result<Vec<Option<BitSet>>> {
-    let taken = ids_of_earlier_runs(runs)?;
+    let ids: Vec<&StrColumn> = runs.iter().map(|run| &run.ids).collect();
+    let taken = ids_seen_before(&ids)?;
     runs.iter().zip(taken).map(|(run, taken)| keep_in_run(run, taken, on_duplicate)).collect()
 }
 
@@ -68,17 +73,17 @@ fn keep_in_run(
     Ok(Some(keep))
 }
 
-/// For each run the ordinals of those of its ids that stand in an earlier run, by a merge of the
-/// sorted dictionaries.
-fn ids_of_earlier_runs(runs: &[OpenRun]) -> std::io::Result<Vec<Option<BitSet>>> {
-    let mut taken: Vec<Option<BitSet>> = runs.iter().map(|_| None).collect();
-    if runs.len() < 2 {
+/// For each column the ordinals of those of its ids that stand in an earlier column, or `None`
+/// where there are none, by a merge of the sorted dictionaries.
+pub(crate) fn ids_seen_before(columns: &[&StrColumn]) -> std::io::Result<Vec<Option<BitSet>>> {
+    let mut taken: Vec<Option<BitSet>> = columns.iter().map(|_| None).collect();
+    if columns.len() < 2 {
         return Ok(taken);
     }
-    let mut streams = Vec::with_capacity(runs.len());
-    let mut heads = BinaryHeap::with_capacity(runs.len());
-    for (number, run) in runs.iter().enumerate() {
-        let mut stream = run.ids.dictionary().stream()?;
+    let mut streams = Vec::with_capacity(columns.len());
+    let mut heads = BinaryHeap::with_capacity(columns.len());
+    for (number, column) in columns.iter().enumerate() {
+        let mut stream = column.dictionary().stream()?;
         if stream.advance() {
             heads.push(Reverse((stream.key().to_vec(), number)));
         }
@@ -86,11 +91,11 @@ fn ids_of_earlier_runs(runs: &[OpenRun]) -> std::io::Result<Vec<Option<BitSet>>>
     }
     let mut last: Vec<u8> = Vec::new();
     let mut any = false;
-    // Equal ids come out in run order, so every one after the first stands in an earlier run.
+    // Equal ids come out in column order, so every one after the first stands in an earlier column.
     while let Some(Reverse((mut id, number))) = heads.pop() {
         let stream = &mut streams[number];
         if any && id == last {
-            let ords = runs[number].ids.num_terms() as u32;
+            let ords = columns[number].num_terms() as u32;
             taken[number]
                 .get_or_insert_with(|| BitSet::with_max_value(ords))
                 .insert(stream.term_ord() as u32);

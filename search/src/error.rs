@@ -87,6 +87,9 @@ pub enum IndexError {
         /// The cause.
         source: Box<TantivyError>,
     },
+    /// The search server failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
     /// An indexing thread ended without an answer.
     #[error(
         "the indexing thread of shard {shard} ended early ({detail}); run again, the finished part is kept"
@@ -137,6 +140,22 @@ pub enum SearchError {
         path: PathBuf,
         /// What is wrong.
         problem: String,
+    },
+    /// Some folders are local indexes and some a server's, or they name several indexes of servers.
+    #[error(
+        "these indexes cannot be searched as one: take local ones only, or folders of one index of one search server"
+    )]
+    DoNotGoTogether,
+    /// The search server failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// No page of the index has the column of a filter.
+    #[error(
+        "no page of the index has `{column}`, which a filter asks for; leave the filter out, or index pages that have the column"
+    )]
+    NoSuchColumn {
+        /// Name of the column.
+        column: &'static str,
     },
     /// The file system refused.
     #[error("{path}: {source}")]
@@ -197,23 +216,76 @@ pub enum RetrieveError {
         /// Number of the row in the stream, from 0.
         row: u64,
     },
+    /// The search server failed.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// A filter cannot work.
+    #[error(transparent)]
+    Filters(SearchError),
     /// Threads could not be started.
     #[error("could not start the retrieval threads: {0}; set `threads` to a smaller number")]
     Threads(String),
     /// The search failed.
-    #[error("topic {topic_id}: {source}")]
+    #[error("the topics from {topic_id} on: {source}")]
     Search {
-        /// The topic.
+        /// The first topic of the batch.
         topic_id: String,
         /// The cause.
         source: SearchError,
     },
     /// A retrieval thread ended without an answer.
     #[error(
-        "topic {topic_id}: the retrieval thread ended early; this is a defect, please report it with the topic"
+        "the topics from {topic_id} on: the retrieval thread ended early; this is a defect, please report it with the topics"
     )]
     Worker {
-        /// The topic.
+        /// The first topic of the batch.
         topic_id: String,
+    },
+}
+
+/// Why a search server could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// An option has a value that cannot work.
+    #[error("search server option `{field}`: {why}")]
+    Option {
+        /// Name of the option.
+        field: &'static str,
+        /// What it must be.
+        why: String,
+    },
+    /// The credentials are not in the environment.
+    #[error(
+        "the environment variable `{name}` holds no usable credentials; set it to `user:password` or `ApiKey …`"
+    )]
+    Credentials {
+        /// The variable.
+        name: String,
+    },
+    /// There is no answer.
+    #[error("{url}: no answer from the search server ({detail}); see that it runs and can be reached")]
+    Unreachable {
+        /// What was asked.
+        url: String,
+        /// What the network says.
+        detail: String,
+    },
+    /// The answer is a refusal.
+    #[error("{url}: the search server refused with status {status}: {reason}")]
+    Refused {
+        /// What was asked.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// What the server says.
+        reason: String,
+    },
+    /// The answer is not what the API promises.
+    #[error("{url}: this is not the answer of an OpenSearch-compatible server: {problem}")]
+    Strange {
+        /// What was asked.
+        url: String,
+        /// What is wrong.
+        problem: String,
     },
 }

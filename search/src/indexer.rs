@@ -7,6 +7,7 @@ use arrow::array::{Array, RecordBatch};
 use arrow::error::ArrowError;
 use futures::StreamExt;
 use futures::stream::BoxStream;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, spawn_blocking};
@@ -14,8 +15,8 @@ use tokio::task::{JoinHandle, spawn_blocking};
 use crate::columns::PageBatch;
 use crate::error::IndexError;
 use crate::layout::{
-    self, ANALYZER, FORMAT_VERSION, INDEX_FILE, IndexRecord, IndexSummary, LENGTHS_FILE, RUN_FILE,
-    SHARD_FILE, ShardPlace, ShardRecord,
+    self, ANALYZER, FORMAT_VERSION, INDEX_FILE, IndexRecord, IndexSummary, RUN_FILE, SHARD_FILE, ShardPlace,
+    ShardRecord,
 };
 use crate::shard::{Feed, RunLimits, ShardWorker};
 use crate::{OnReject, Reject};
@@ -28,7 +29,7 @@ const WAITING_BATCHES: usize = 2;
 const MIN_SHARD_MEMORY_BYTES: u64 = 16 << 20;
 
 /// How an index is built.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct IndexOptions {
     /// Shards, each indexed by a thread of its own; a page goes to the shard its id hashes to.
@@ -78,8 +79,8 @@ impl IndexOptions {
 
 /// Builds the index of `pages` in the folder `dir`.
 ///
-/// `pages` needs the columns `text` and `id`; `url`, `language_score` and `token_count` are kept
-/// for filters where they are there. Pages without id or text are skipped; of several pages with
+/// `pages` needs the columns `text` and `id`; `url`, `language`, `language_score`, `token_count` and
+/// `int_score` are kept for filters where they are there. Pages without id or text are skipped; of several pages with
 /// one id the first in the stream is kept. Skipped pages go to `on_reject` and are counted by
 /// reason in the summary.
 ///
@@ -222,7 +223,7 @@ fn route(batch: &RecordBatch, number: u64, shards: u32) -> Result<Routed, IndexE
     Ok(Routed { pages: Arc::new(pages), rows, rejects })
 }
 
-fn reason_to_skip(pages: &PageBatch, row: usize) -> Option<&'static str> {
+pub(crate) fn reason_to_skip(pages: &PageBatch, row: usize) -> Option<&'static str> {
     if pages.id.is_null(row) || pages.id.value(row).is_empty() {
         Some("missing_id")
     } else if pages.text.is_null(row) {
@@ -277,9 +278,7 @@ fn publish(root: &Path, shards: u32, mut summary: IndexSummary) -> Result<IndexS
         let place = ShardPlace::new(root, shard, shards);
         layout::remove(&place.partial())?;
         let folder = place.finished();
-        for leftover in [RUN_FILE, LENGTHS_FILE] {
-            layout::remove(&folder.join(leftover))?;
-        }
+        layout::remove(&folder.join(RUN_FILE))?;
         let path: PathBuf = folder.join(SHARD_FILE);
         if let Some(record) = layout::read_record::<ShardRecord>(&path)? {
             summary.index_bytes += record.files.values().sum::<u64>();

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! index.json                    last: the whole index is there
-//! shard-00000/                  a finished shard: Tantivy files and shard.json
+//! shard-00000/                  a finished shard: Tantivy files, ids.bin, lengths.bin, shard.json
 //! .partial-shard-00001/         a shard in the making
 //!     run-00000/                pages indexed and synced; an interrupted build goes on after it
 //!     run-00001.tmp/            being written
@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::IndexError;
 
 /// Version of this layout. Raised when an older index can no longer be read.
-pub(crate) const FORMAT_VERSION: u32 = 1;
+pub(crate) const FORMAT_VERSION: u32 = 2;
 /// Name of the text analysis; terms of different analyses do not match each other.
 pub(crate) const ANALYZER: &str = "english-1";
 
@@ -38,7 +38,7 @@ pub struct IndexSummary {
     pub text_bytes: u64,
     /// Terms of those pages, stop words not counted.
     pub text_terms: u64,
-    /// Bytes of the index on disk.
+    /// Bytes of the index on disk, but for its few records.
     pub index_bytes: u64,
     /// Shards of the index.
     pub shards: u32,
@@ -66,8 +66,10 @@ pub(crate) struct ShardRecord {
     pub(crate) text_terms: u64,
     pub(crate) duplicate_pages: u64,
     pub(crate) read: StreamMark,
-    /// Name and bytes of every Tantivy file, to notice a truncated copy.
+    /// Name and bytes of every file, to notice a truncated copy.
     pub(crate) files: BTreeMap<String, u64>,
+    /// blake3 of the files that are not Tantivy's, which carry their own checksums.
+    pub(crate) digests: BTreeMap<String, String>,
 }
 
 /// The content of `run.json`.
@@ -158,6 +160,13 @@ pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), 
     };
     write().map_err(IndexError::io(path))?;
     sync_folder(path.parent().unwrap_or(Path::new(".")))
+}
+
+/// blake3 of a file, in hex.
+pub(crate) fn digest(path: &Path) -> std::io::Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update_reader(File::open(path)?)?;
+    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Syncs every file of a folder, renames it to its final name and syncs the folder above.

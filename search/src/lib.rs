@@ -1,40 +1,55 @@
 //! Full-text retrieval of seed pages: a sharded Tantivy index and the two-step topic query.
 //!
-//! [`build_index`] reads a stream of pages and leaves a folder of shards. [`Searcher`] opens that
-//! folder, [`retrieve`] answers a stream of topics with a stream of hits, [`Searcher::search_text`]
-//! answers one free query.
+//! [`build_index`] reads a stream of pages and leaves a folder of shards. [`Searcher`] opens one or
+//! several such folders as one index, [`retrieve`] answers a stream of topics with a stream of hits,
+//! [`Searcher::search_text`] answers one free query. [`OpenSearch`] is a second back end behind the
+//! same trait, [`SearchBackend`].
 //!
 //! What holds for every result:
-//! - Scores are BM25 (k1 1.2, b 0.75) with the statistics of **all** shards, summed in a fixed
-//!   order, so an index of four shards gives bit for bit the answer of one shard.
+//! - Scores are BM25 (k1 1.2, b 0.75) with the statistics of **all** shards of all indexes, summed
+//!   exactly, so an index of four shards gives bit for bit the answer of one shard, and two indexes
+//!   that of one over the pages of both.
 //! - Equal scores are ordered by page id, so a result is a function of the pages and the query,
 //!   never of timing, thread count or batch boundaries.
 //! - Nothing is approximate: pruning only skips pages that cannot be among the best.
 
 mod analyzer;
+mod answer;
+mod backend;
 mod columns;
 mod dedupe;
 mod error;
+mod filter;
+mod host;
+mod ids;
 mod indexer;
 mod layout;
+mod opened;
+mod opensearch;
 mod query;
+mod rank;
 mod retrieve;
 mod run;
 mod schema;
 mod searcher;
 mod shard;
-mod topk;
+mod shard_reader;
+mod snippet;
 mod two_step;
 
 pub use analyzer::{analyze, clean_query};
-pub use error::{IndexError, RetrieveError, SearchError};
+pub use answer::{Answer, Hit, RetrieveSummary, SummaryHandle, TopicReport, hits_schema};
+pub use backend::{LocalBackend, SearchBackend};
+pub use error::{IndexError, RetrieveError, SearchError, ServerError};
+pub use filter::PageFilters;
 pub use indexer::{IndexOptions, build_index};
 pub use layout::IndexSummary;
-pub use query::Topic;
-pub use retrieve::{
-    Retrieval, RetrieveOptions, RetrieveSummary, SummaryHandle, TopicReport, hits_schema, retrieve,
-};
+pub use opened::{OpenedIndex, write_server_file};
+pub use opensearch::{LoadSummary, OpenSearch, OpenSearchBackend, OpenSearchOptions};
+pub use query::{Matching, Topic};
+pub use retrieve::{Retrieval, RetrieveOptions, retrieve};
 pub use searcher::{SearchHit, Searcher, verify_index};
+pub use snippet::{Snippet, Snippets};
 
 /// A page that was not indexed, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]

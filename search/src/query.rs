@@ -5,20 +5,17 @@
 //! subtopic, with the subtopic's terms weighted twofold; query 2 wants any of the terms, all
 //! weighted alike. A term that is said twice counts twice.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 use tantivy::Term;
-use tantivy::query::{
-    Bm25StatisticsProvider, Bm25Weight, BooleanQuery, BoostQuery, EmptyQuery, EnableScoring, Occur, Query,
-    TermQuery, Weight,
-};
-use tantivy::schema::{Field, IndexRecordOption};
+use tantivy::query::Bm25Weight;
+use tantivy::schema::Field;
 
 use crate::analyzer::{analyze, clean_query};
 
 /// Weight of a subtopic's term in query 1 [cosmo: huggingface/cosmopedia
 /// `fulltext_search/search_sharded.py`].
-const SUBTOPIC_WEIGHT: f32 = 2.0;
+pub(crate) const SUBTOPIC_WEIGHT: f32 = 2.0;
 
 /// A topic to find pages for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -35,7 +32,7 @@ pub struct Topic {
 
 /// Which pages a query matches.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Matching {
+pub enum Matching {
     /// Pages with every term.
     All,
     /// Pages with at least one term.
@@ -78,73 +75,45 @@ pub(crate) struct Statistics {
     pub(crate) pages: u64,
     pub(crate) text_terms: u64,
     /// Pages that hold each term of the query.
-    pub(crate) pages_with: BTreeMap<String, u64>,
+    pub(crate) pages_with: HashMap<String, u64>,
 }
 
-impl Bm25StatisticsProvider for Statistics {
-    fn total_num_tokens(&self, _field: Field) -> tantivy::Result<u64> {
-        Ok(self.text_terms)
-    }
-
-    fn total_num_docs(&self) -> tantivy::Result<u64> {
-        Ok(self.pages)
-    }
-
-    fn doc_freq(&self, term: &Term) -> tantivy::Result<u64> {
-        let text = term.value().as_str().map(str::to_owned).unwrap_or_default();
-        Ok(self.pages_with.get(&text).copied().unwrap_or_default())
-    }
+/// A term with its BM25 weight (k1 1.2, b 0.75, as compiled into Tantivy and Manticore's defaults).
+pub(crate) struct ScoredTerm {
+    pub(crate) term: Term,
+    pub(crate) weight: Bm25Weight,
 }
 
 /// A query ready to be run on every shard.
 pub(crate) struct ScoredQuery {
-    /// Finds and roughly scores (the order of its sums depends on the postings).
-    pub(crate) weight: Box<dyn Weight>,
-    /// Scores exactly: terms in sorted order.
-    pub(crate) terms: Vec<(Term, Bm25Weight)>,
+    pub(crate) matching: Matching,
+    pub(crate) terms: Vec<ScoredTerm>,
 }
 
 impl ScoredQuery {
-    /// `None` if no page can match. `blank` is any searcher of the same schema.
+    /// `None` if no page can match.
     pub(crate) fn new(
         terms: &WeightedTerms,
         matching: Matching,
         field: Field,
         statistics: &Statistics,
-        blank: &tantivy::Searcher,
-    ) -> tantivy::Result<Option<Self>> {
+    ) -> Option<Self> {
         let average = statistics.text_terms as f32 / statistics.pages as f32;
-        let mut clauses: Vec<(Occur, Box<dyn Query>)> = Vec::new();
         let mut scored = Vec::new();
         for (text, &boost) in terms {
             let pages_with = statistics.pages_with.get(text).copied().unwrap_or_default();
-            if pages_with == 0 {
-                match matching {
-                    Matching::All => return Ok(None),
-                    Matching::Any => continue,
+            match (pages_with, matching) {
+                (0, Matching::All) => return None,
+                (0, Matching::Any) => {}
+                (pages_with, _) => {
+                    let weight =
+                        Bm25Weight::for_one_term_without_explain(pages_with, statistics.pages, average);
+                    let term = Term::from_field_text(field, text);
+                    scored.push(ScoredTerm { term, weight: weight.boost_by(boost) });
                 }
             }
-            let term = Term::from_field_text(field, text);
-            let weight = Bm25Weight::for_one_term_without_explain(pages_with, statistics.pages, average);
-            scored.push((term.clone(), weight.boost_by(boost)));
-            let query = TermQuery::new(term, IndexRecordOption::WithFreqs);
-            clauses.push((Occur::Should, Box::new(BoostQuery::new(Box::new(query), boost))));
         }
-        if scored.is_empty() {
-            return Ok(None);
-        }
-        if clauses.len() == 1 {
-            // Tantivy turns a lone optional clause into a required one, which it does not prune;
-            // beside a clause that never matches it stays optional.
-            clauses.push((Occur::Should, Box::new(EmptyQuery)));
-        } else if matching == Matching::All {
-            for (occur, _) in &mut clauses {
-                *occur = Occur::Must;
-            }
-        }
-        let scoring = EnableScoring::enabled_from_statistics_provider(statistics, blank);
-        let weight = BooleanQuery::new(clauses).weight(scoring)?;
-        Ok(Some(Self { weight, terms: scored }))
+        (!scored.is_empty()).then_some(Self { matching, terms: scored })
     }
 }
 

@@ -55,11 +55,17 @@ impl RunWriter {
         if let Some(url) = pages.url(row) {
             document.add_text(self.fields.url, url);
         }
+        if let Some(language) = pages.language(row) {
+            document.add_text(self.fields.language, language);
+        }
         if let Some(score) = pages.language_score(row) {
             document.add_f64(self.fields.language_score, score);
         }
         if let Some(tokens) = pages.token_count(row) {
             document.add_i64(self.fields.token_count, tokens);
+        }
+        if let Some(score) = pages.int_score(row) {
+            document.add_i64(self.fields.int_score, score);
         }
         self.writer.add_document(document).map_err(IndexError::tantivy(&self.folder))?;
         self.lengths.push(PageLength {
@@ -83,14 +89,7 @@ impl RunWriter {
         let index = self.writer.finalize().map_err(IndexError::tantivy(&folder))?;
         drop(index);
         name_segment(&folder, number)?;
-        let lengths = folder.join(LENGTHS_FILE);
-        let bytes: Vec<u8> = self
-            .lengths
-            .iter()
-            .flat_map(|length| [length.terms.to_le_bytes(), length.text_bytes.to_le_bytes()])
-            .flatten()
-            .collect();
-        fs::write(&lengths, bytes).map_err(IndexError::io(&lengths))?;
+        write_lengths(&folder, &self.lengths)?;
         layout::write_record(&folder.join(RUN_FILE), record)?;
         layout::publish_folder(&folder, to)
     }
@@ -103,7 +102,15 @@ pub(crate) fn fresh_directory(folder: &Path) -> Result<MmapDirectory, IndexError
     MmapDirectory::open(folder).map_err(|error| IndexError::tantivy(folder)(error.into()))
 }
 
-/// The page lengths of a run, in page order.
+/// Writes the page lengths of a run or shard, in page order.
+pub(crate) fn write_lengths(folder: &Path, lengths: &[PageLength]) -> Result<(), IndexError> {
+    let path = folder.join(LENGTHS_FILE);
+    let pair = |length: &PageLength| [length.terms.to_le_bytes(), length.text_bytes.to_le_bytes()];
+    let bytes: Vec<u8> = lengths.iter().flat_map(pair).flatten().collect();
+    fs::write(&path, bytes).map_err(IndexError::io(&path))
+}
+
+/// The page lengths of a run or shard, in page order.
 pub(crate) fn read_lengths(folder: &Path) -> Result<Vec<PageLength>, IndexError> {
     let path = folder.join(LENGTHS_FILE);
     let bytes = fs::read(&path).map_err(IndexError::io(&path))?;

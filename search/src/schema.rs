@@ -9,11 +9,14 @@ use crate::analyzer::{English, TOKENIZER_NAME};
 
 pub(crate) const ID: &str = "id";
 pub(crate) const URL: &str = "url";
+pub(crate) const LANGUAGE: &str = "language";
 pub(crate) const LANGUAGE_SCORE: &str = "language_score";
 pub(crate) const TOKEN_COUNT: &str = "token_count";
+pub(crate) const INT_SCORE: &str = "int_score";
 
 /// The fields of a page, as in the published tool [cosmo: huggingface/cosmopedia
-/// `fulltext_search/index_docs.py`]: text, id, url, language_score, token_count.
+/// `fulltext_search/index_docs.py`]: text, id, url, language_score, token_count; and for filters the
+/// language (FineWeb) and the educational score (FineWeb-Edu's `int_score`).
 #[derive(Clone)]
 pub(crate) struct Fields {
     pub(crate) schema: Schema,
@@ -21,8 +24,10 @@ pub(crate) struct Fields {
     pub(crate) text: Field,
     pub(crate) id: Field,
     pub(crate) url: Field,
+    pub(crate) language: Field,
     pub(crate) language_score: Field,
     pub(crate) token_count: Field,
+    pub(crate) int_score: Field,
 }
 
 impl Fields {
@@ -35,9 +40,11 @@ impl Fields {
         Self {
             text: builder.add_text_field("text", TextOptions::default().set_indexing_options(indexing)),
             id: builder.add_text_field(ID, fast_string.clone()),
-            url: builder.add_text_field(URL, fast_string),
+            url: builder.add_text_field(URL, fast_string.clone()),
+            language: builder.add_text_field(LANGUAGE, fast_string),
             language_score: builder.add_f64_field(LANGUAGE_SCORE, FAST),
             token_count: builder.add_i64_field(TOKEN_COUNT, FAST),
+            int_score: builder.add_i64_field(INT_SCORE, FAST),
             schema: builder.build(),
         }
     }

@@ -1,54 +1,45 @@
-//! An opened index, and the search over all its shards.
+//! Opened indexes, and the search over all their shards.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::{Mutex, PoisonError};
 
-use tantivy::columnar::{Column, StrColumn};
-use tantivy::fieldnorm::FieldNormReader;
-use tantivy::index::InvertedIndexReader;
+use rayon::prelude::*;
+use tantivy::columnar::StrColumn;
 use tantivy::schema::Field;
-use tantivy::{DocId, Index, IndexBuilder, ReloadPolicy, SegmentReader, Term};
+use tantivy::{BitSet, DocId, Term};
 
-use crate::error::{IndexError, SearchError};
-use crate::layout::{
-    self, ANALYZER, FORMAT_VERSION, INDEX_FILE, IndexRecord, IndexSummary, SHARD_FILE, ShardPlace,
-    ShardRecord,
-};
+use crate::dedupe;
+use crate::error::SearchError;
+use crate::filter::{Admitted, PageFilters};
+use crate::host::HostLimit;
+use crate::layout::{self, INDEX_FILE, IndexRecord, IndexSummary, ShardPlace};
 use crate::query::{Matching, ScoredQuery, Statistics, WeightedTerms, text_terms};
-use crate::schema::{Fields, ID, LANGUAGE_SCORE, TOKEN_COUNT, URL};
-use crate::topk::{self, Candidate};
+use crate::rank::{self, Candidate};
+use crate::schema::Fields;
+use crate::shard_reader::{ShardReader, check_format, damaged};
 
-/// An opened index. Cheap to share between threads behind an `Arc`; files are memory-mapped.
+/// Terms whose page counts are remembered: topics of one category share many.
+const REMEMBERED_TERMS: usize = 1 << 18;
+
+/// One or several opened indexes. Cheap to share between threads behind an `Arc`; files are
+/// memory-mapped.
 pub struct Searcher {
-    folder: PathBuf,
-    shards: Vec<Shard>,
+    /// The shards that hold pages, those of the first index first.
+    shards: Vec<ShardReader>,
     summary: IndexSummary,
     text: Field,
-    /// A searcher of an empty index: Tantivy wants one to read the schema from.
-    blank: tantivy::Searcher,
+    /// Pages with each term, over all shards.
+    pages_with: Mutex<HashMap<String, u64>>,
 }
 
-/// One page found by [`Searcher::search_text`].
+/// One page found by a search.
 #[derive(Clone, Debug, PartialEq)]
 pub struct SearchHit {
     /// Id of the page.
     pub doc_id: String,
     /// BM25 score.
     pub score: f32,
-}
-
-/// One shard, opened. The parts are `None` in a shard without pages.
-pub(crate) struct Shard {
-    pub(crate) folder: PathBuf,
-    pub(crate) reader: Option<SegmentReader>,
-    pub(crate) inverted: Option<Arc<InvertedIndexReader>>,
-    pub(crate) lengths: Option<FieldNormReader>,
-    /// See [`topk::bound_slack`].
-    pub(crate) bound_slack: f32,
-    ids: Option<StrColumn>,
-    urls: Option<StrColumn>,
-    language_scores: Option<Column<f64>>,
-    token_counts: Option<Column<i64>>,
 }
 
 /// A page found, with where it lies.
@@ -64,27 +55,55 @@ impl Searcher {
     /// Opens the index in the folder `dir`.
     ///
     /// # Errors
-    /// [`SearchError`] if there is no finished index, if it has another format, or if a file is
-    /// missing or has another size than when it was built.
+    /// See [`Searcher::open_all`].
     pub fn open(dir: &Path) -> Result<Self, SearchError> {
-        let path = dir.join(INDEX_FILE);
-        let record = layout::read_record::<IndexRecord>(&path)
-            .map_err(damaged)?
-            .ok_or_else(|| SearchError::NotAnIndex { path: dir.to_owned() })?;
-        check_format(&path, record.format_version, &record.analyzer)?;
-        let summary = record.summary;
-        let fields = Fields::new();
-        let shards = (0..summary.shards)
-            .map(|shard| {
-                let place = ShardPlace::new(dir, shard, summary.shards);
-                Shard::open(place.finished(), &fields, &summary)
-            })
-            .collect::<Result<Vec<_>, _>>()?;
-        let blank = blank_searcher(&fields).map_err(SearchError::tantivy(dir))?;
-        Ok(Self { folder: dir.to_owned(), shards, summary, text: fields.text, blank })
+        Self::open_all(&[dir])
     }
 
-    /// What the index holds.
+    /// Opens several indexes as one, an index of a dump each: a new dump is a new index, and none is
+    /// built again.
+    ///
+    /// Every answer is bit for bit that of one index built from the pages of the first folder, then
+    /// those of the second, and so on: statistics are summed over all of them, and a page id that
+    /// stands in several counts once, in the first folder that has it. The shards of the indexes may
+    /// differ in number. Where there are several, opening reads all their page ids once.
+    ///
+    /// # Errors
+    /// [`SearchError`] if a folder holds no finished index, if it has another format, or if a file
+    /// is missing or has another size than when it was built.
+    pub fn open_all<P: AsRef<Path>>(dirs: &[P]) -> Result<Self, SearchError> {
+        let fields = Fields::new();
+        let mut summary = IndexSummary::default();
+        let mut shards = Vec::new();
+        let mut places = Vec::new();
+        for dir in dirs {
+            let dir = dir.as_ref();
+            let index = read_summary(dir)?;
+            for shard in 0..index.shards {
+                let place = ShardPlace::new(dir, shard, index.shards);
+                if let Some(reader) = ShardReader::open(&place, &fields)? {
+                    shards.push(reader);
+                    places.push(place);
+                }
+            }
+            add_summary(&mut summary, &index);
+        }
+        if dirs.len() > 1 {
+            hide_repeats(&mut shards, &places)?;
+            for shard in &shards {
+                let (pages, text_terms, text_bytes) = shard.hidden();
+                summary.pages -= pages;
+                summary.text_terms -= text_terms;
+                summary.text_bytes -= text_bytes;
+                if pages > 0 {
+                    *summary.skipped_pages.entry("in_earlier_index".to_owned()).or_default() += pages;
+                }
+            }
+        }
+        Ok(Self { shards, summary, text: fields.text, pages_with: Mutex::default() })
+    }
+
+    /// What the indexes hold together, pages in several of them counted once.
     pub fn summary(&self) -> &IndexSummary {
         &self.summary
     }
@@ -95,177 +114,170 @@ impl Searcher {
     /// # Errors
     /// [`SearchError`] if a shard cannot be read.
     pub fn search_text(&self, query: &str, k: usize) -> Result<Vec<SearchHit>, SearchError> {
-        let found = self.best(&text_terms(query), Matching::Any, k, &|_, _| true)?;
-        Ok(found.into_iter().map(|found| SearchHit { doc_id: found.id, score: found.score }).collect())
+        self.search_filtered(query, k, &PageFilters::default(), None)
+    }
+
+    /// As [`Searcher::search_text`], among the pages that pass the filters, and with at most
+    /// `max_pages_per_host` pages of one URL host.
+    ///
+    /// # Errors
+    /// [`SearchError`] if a shard cannot be read, or if no page has the column of a filter.
+    pub fn search_filtered(
+        &self,
+        query: &str,
+        k: usize,
+        filters: &PageFilters,
+        max_pages_per_host: Option<u32>,
+    ) -> Result<Vec<SearchHit>, SearchError> {
+        let admitted = Admitted::new(self, filters)?;
+        let terms = text_terms(query);
+        let admit = |shard, page| admitted.contains(shard, page);
+        let mut hosts = HostLimit::new(max_pages_per_host);
+        // A host may crowd out others, so that more pages than `k` must be ranked to find `k`.
+        let mut ranked = match max_pages_per_host {
+            None => k,
+            Some(_) => k.saturating_mul(4),
+        };
+        loop {
+            let found = self.best(&terms, Matching::Any, ranked, &admit)?;
+            let all = found.len() < ranked;
+            let mut hits = Vec::new();
+            for found in found {
+                if hits.len() < k && hosts.admits(|| self.shards[found.shard].url(found.page))? {
+                    hits.push(SearchHit { doc_id: found.id, score: found.score });
+                }
+            }
+            if hits.len() == k || all {
+                return Ok(hits);
+            }
+            ranked = ranked.saturating_mul(4);
+            hosts = HostLimit::new(max_pages_per_host);
+        }
     }
 
     /// The `k` best pages over all shards among those `admit(shard, page)` lets pass.
-    pub(crate) fn best(
+    fn best(
         &self,
         terms: &WeightedTerms,
         matching: Matching,
         k: usize,
-        admit: &dyn Fn(usize, DocId) -> bool,
+        admit: &(dyn Fn(usize, DocId) -> bool + Sync),
     ) -> Result<Vec<Found>, SearchError> {
-        let k = k.min(usize::try_from(self.summary.pages).unwrap_or(usize::MAX));
-        if k == 0 || terms.is_empty() {
-            return Ok(Vec::new());
-        }
-        let statistics = self.statistics(terms)?;
-        let query = ScoredQuery::new(terms, matching, self.text, &statistics, &self.blank)
-            .map_err(SearchError::tantivy(&self.folder))?;
-        let Some(query) = query else {
+        let Some(query) = self.scored(terms, matching)? else {
             return Ok(Vec::new());
         };
-        let mut floor = f32::NEG_INFINITY;
-        let mut candidates: Vec<(usize, Candidate)> = Vec::new();
-        for (number, shard) in self.shards.iter().enumerate() {
-            let admit = |page| admit(number, page);
-            let best = topk::best_of_shard(shard, &query, k, floor, &admit)
-                .map_err(SearchError::tantivy(&shard.folder))?;
-            candidates.extend(best.into_iter().map(|candidate| (number, candidate)));
-            if candidates.len() >= k {
-                let (_, (_, kth), _) =
-                    candidates.select_nth_unstable_by(k - 1, |(_, a), (_, b)| b.score.total_cmp(&a.score));
-                floor = kth.score;
-                candidates.retain(|(_, candidate)| candidate.score >= floor);
-            }
+        let mut top = TopPages::new(k);
+        for shard in 0..self.shards.len() {
+            top.search(self, shard, &query, admit)?;
         }
-        let mut found = self.with_ids(candidates)?;
-        found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
-        found.truncate(k);
-        Ok(found)
+        Ok(top.finish(self))
     }
 
-    /// The filter columns and the URL of a page.
-    pub(crate) fn shard(&self, shard: usize) -> &Shard {
-        &self.shards[shard]
+    pub(crate) fn shards(&self) -> &[ShardReader] {
+        &self.shards
     }
 
-    fn statistics(&self, terms: &WeightedTerms) -> Result<Statistics, SearchError> {
-        let mut statistics = Statistics {
+    /// The query with the statistics of all shards; `None` if no page can match.
+    pub(crate) fn scored(
+        &self,
+        terms: &WeightedTerms,
+        matching: Matching,
+    ) -> Result<Option<ScoredQuery>, SearchError> {
+        let names: BTreeSet<&str> = terms.keys().map(String::as_str).collect();
+        let statistics = Statistics {
             pages: self.summary.pages,
             text_terms: self.summary.text_terms,
-            pages_with: terms.keys().map(|term| (term.clone(), 0)).collect(),
+            pages_with: self.count_pages(&names)?,
         };
-        for shard in &self.shards {
-            let Some(inverted) = &shard.inverted else {
-                continue;
-            };
-            for (text, pages_with) in &mut statistics.pages_with {
-                let found = inverted
-                    .doc_freq(&Term::from_field_text(self.text, text))
-                    .map_err(SearchError::io(&shard.folder))?;
-                *pages_with += u64::from(found);
-            }
-        }
-        Ok(statistics)
+        Ok(ScoredQuery::new(terms, matching, self.text, &statistics))
     }
 
-    /// Looks the ids up, shard by shard in dictionary order.
-    fn with_ids(&self, mut candidates: Vec<(usize, Candidate)>) -> Result<Vec<Found>, SearchError> {
-        candidates.sort_unstable_by_key(|(shard, candidate)| (*shard, candidate.id_ord));
-        let mut found = Vec::with_capacity(candidates.len());
-        for of_shard in candidates.chunk_by(|a, b| a.0 == b.0) {
-            let number = of_shard[0].0;
-            let shard = &self.shards[number];
-            let Some(ids) = &shard.ids else {
-                continue;
-            };
-            let ords: Vec<u64> = of_shard.iter().map(|(_, c)| c.id_ord).collect();
-            let mut of_shard = of_shard.iter();
-            ids.dictionary()
-                .sorted_ords_to_term_cb(&ords, |id| {
-                    if let Some((_, candidate)) = of_shard.next() {
-                        found.push(Found {
-                            score: candidate.score,
-                            id: String::from_utf8_lossy(id).into_owned(),
-                            shard: number,
-                            page: candidate.page,
-                        });
-                    }
-                })
-                .map_err(SearchError::io(&shard.folder))?;
+    /// Pages with each of the terms, over all shards. Shard by shard, so that the dictionary of each
+    /// is walked once for all terms.
+    pub(crate) fn count_pages(&self, terms: &BTreeSet<&str>) -> Result<HashMap<String, u64>, SearchError> {
+        let mut counts = HashMap::new();
+        let unknown: Vec<&str> = {
+            let known = self.pages_with.lock().unwrap_or_else(PoisonError::into_inner);
+            let look_up = |term: &&str| known.get(*term).map(|&pages| (term.to_string(), pages));
+            counts.extend(terms.iter().filter_map(look_up));
+            terms.iter().filter(|term| !known.contains_key(**term)).copied().collect()
+        };
+        if unknown.is_empty() {
+            return Ok(counts);
         }
-        Ok(found)
+        let of_shard = |shard: &ShardReader| -> Result<Vec<u64>, SearchError> {
+            let count = |term: &&str| shard.pages_with(&Term::from_field_text(self.text, term));
+            unknown.iter().map(count).collect::<Result<_, _>>().map_err(SearchError::io(&shard.folder))
+        };
+        let mut sums = vec![0; unknown.len()];
+        for of_shard in self.shards.iter().map(of_shard) {
+            for (sum, pages) in sums.iter_mut().zip(of_shard?) {
+                *sum += pages;
+            }
+        }
+        let found = unknown.iter().zip(sums).map(|(term, pages)| (term.to_string(), pages));
+        let mut known = self.pages_with.lock().unwrap_or_else(PoisonError::into_inner);
+        for (term, pages) in found {
+            if known.len() < REMEMBERED_TERMS {
+                known.insert(term.clone(), pages);
+            }
+            counts.insert(term, pages);
+        }
+        Ok(counts)
     }
 }
 
-impl Shard {
-    fn open(folder: PathBuf, fields: &Fields, summary: &IndexSummary) -> Result<Self, SearchError> {
-        let path = folder.join(SHARD_FILE);
-        let record = layout::read_record::<ShardRecord>(&path).map_err(damaged)?.ok_or_else(|| {
-            SearchError::Damaged { path: path.clone(), problem: "the shard is missing".to_owned() }
-        })?;
-        check_format(&path, record.format_version, &record.analyzer)?;
-        check_files(&folder, &record)?;
-        if record.pages == 0 {
-            return Ok(Self {
-                folder,
-                reader: None,
-                inverted: None,
-                lengths: None,
-                bound_slack: 1.0,
-                ids: None,
-                urls: None,
-                language_scores: None,
-                token_counts: None,
-            });
+/// The best pages of one query, gathered shard by shard.
+pub(crate) struct TopPages {
+    k: usize,
+    floor: f32,
+    candidates: Vec<(usize, Candidate)>,
+}
+
+impl TopPages {
+    pub(crate) fn new(k: usize) -> Self {
+        Self { k, floor: f32::NEG_INFINITY, candidates: Vec::new() }
+    }
+
+    /// Adds the best pages of a shard. What the shards before hold sets the floor for this one.
+    pub(crate) fn search(
+        &mut self,
+        searcher: &Searcher,
+        shard: usize,
+        query: &ScoredQuery,
+        admit: &(dyn Fn(usize, DocId) -> bool + Sync),
+    ) -> Result<(), SearchError> {
+        if self.k == 0 {
+            return Ok(());
         }
-        Self::open_segment(&folder, fields, summary).map_err(SearchError::tantivy(&folder))
+        let reader = &searcher.shards[shard];
+        let admit = |page| !reader.is_hidden(page) && admit(shard, page);
+        let best = rank::best_of_shard(reader, query, self.k, self.floor, &admit)
+            .map_err(SearchError::io(&reader.folder))?;
+        self.candidates.extend(best.into_iter().map(|candidate| (shard, candidate)));
+        if self.candidates.len() >= self.k {
+            let by_score =
+                |(_, a): &(usize, Candidate), (_, b): &(usize, Candidate)| b.score.total_cmp(&a.score);
+            let (_, (_, kth), _) = self.candidates.select_nth_unstable_by(self.k - 1, by_score);
+            self.floor = kth.score;
+            self.candidates.retain(|(_, candidate)| candidate.score >= self.floor);
+        }
+        Ok(())
     }
 
-    fn open_segment(folder: &Path, fields: &Fields, summary: &IndexSummary) -> tantivy::Result<Self> {
-        let index = Index::open_in_dir(folder)?;
-        let segments = index.searchable_segments()?;
-        let segment = segments
-            .first()
-            .ok_or_else(|| tantivy::TantivyError::InternalError("the shard holds no segment".to_owned()))?;
-        let reader = SegmentReader::open(segment)?;
-        let inverted = reader.inverted_index(fields.text)?;
-        let shard_average = inverted.total_num_tokens() as f32 / reader.max_doc() as f32;
-        let average = summary.text_terms as f32 / summary.pages as f32;
-        let columns = reader.fast_fields();
-        Ok(Self {
-            folder: folder.to_owned(),
-            lengths: Some(reader.get_fieldnorms_reader(fields.text)?),
-            bound_slack: match shard_average > 0.0 {
-                true => topk::bound_slack(shard_average, average),
-                // No page of the shard has a term: nothing to find, nothing to bound.
-                false => 1.0,
-            },
-            ids: columns.str(ID)?,
-            urls: columns.str(URL)?,
-            language_scores: columns.column_opt(LANGUAGE_SCORE)?,
-            token_counts: columns.column_opt(TOKEN_COUNT)?,
-            inverted: Some(inverted),
-            reader: Some(reader),
-        })
-    }
-
-    pub(crate) fn id_ord(&self, page: DocId) -> u64 {
-        let ord = self.ids.as_ref().and_then(|ids| ids.ords().first(page));
-        ord.unwrap_or_default()
-    }
-
-    pub(crate) fn language_score(&self, page: DocId) -> Option<f64> {
-        self.language_scores.as_ref()?.first(page)
-    }
-
-    pub(crate) fn token_count(&self, page: DocId) -> Option<i64> {
-        self.token_counts.as_ref()?.first(page)
-    }
-
-    pub(crate) fn url(&self, page: DocId) -> Result<Option<String>, SearchError> {
-        let Some(urls) = &self.urls else {
-            return Ok(None);
-        };
-        let Some(ord) = urls.ords().first(page) else {
-            return Ok(None);
-        };
-        let mut url = String::new();
-        let known = urls.ord_to_str(ord, &mut url).map_err(SearchError::io(&self.folder))?;
-        Ok(known.then_some(url))
+    /// The best pages with their ids, best first, equal scores by id.
+    pub(crate) fn finish(self, searcher: &Searcher) -> Vec<Found> {
+        let mut found: Vec<Found> = self
+            .candidates
+            .into_iter()
+            .map(|(shard, Candidate { score, page })| {
+                let id = searcher.shards[shard].id(page).to_owned();
+                Found { score, id, shard, page }
+            })
+            .collect();
+        found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
+        found.truncate(self.k);
+        found
     }
 }
 
@@ -274,63 +286,59 @@ impl Shard {
 /// # Errors
 /// [`SearchError::Damaged`] names the first file that is not as it was written.
 pub fn verify_index(dir: &Path) -> Result<(), SearchError> {
-    let searcher = Searcher::open(dir)?;
-    for shard in &searcher.shards {
-        let Some(reader) = &shard.reader else {
-            continue;
-        };
-        for path in layout::files_of(&shard.folder).map_err(damaged)? {
-            // The two records carry no checksum; that they could be read is the check.
-            if path.extension().is_some_and(|extension| extension == "json") {
-                continue;
-            }
-            let name = Path::new(path.file_name().unwrap_or_default());
-            let intact = reader
-                .index()
-                .directory()
-                .validate_checksum(name)
-                .map_err(|error| SearchError::tantivy(&path)(error.into()))?;
-            if !intact {
-                let problem = "its content does not match its checksum".to_owned();
-                return Err(SearchError::Damaged { path, problem });
-            }
+    Searcher::open(dir)?.shards.iter().try_for_each(ShardReader::verify)
+}
+
+fn read_summary(dir: &Path) -> Result<IndexSummary, SearchError> {
+    let path = dir.join(INDEX_FILE);
+    let record = layout::read_record::<IndexRecord>(&path)
+        .map_err(damaged)?
+        .ok_or_else(|| SearchError::NotAnIndex { path: dir.to_owned() })?;
+    check_format(&path, record.format_version, &record.analyzer)?;
+    Ok(record.summary)
+}
+
+fn add_summary(sum: &mut IndexSummary, index: &IndexSummary) {
+    sum.pages += index.pages;
+    sum.text_bytes += index.text_bytes;
+    sum.text_terms += index.text_terms;
+    sum.index_bytes += index.index_bytes;
+    sum.shards += index.shards;
+    for (reason, pages) in &index.skipped_pages {
+        *sum.skipped_pages.entry(reason.clone()).or_default() += pages;
+    }
+}
+
+/// Hides in each shard the pages that a shard of an earlier index holds.
+///
+/// A page lies in the shard that its id hashes to, modulo the number of shards. So modulo a common
+/// divisor of these numbers the shards fall into groups that share no id, which are compared side by
+/// side.
+fn hide_repeats(shards: &mut [ShardReader], places: &[ShardPlace]) -> Result<(), SearchError> {
+    let divisor = places.iter().fold(0, |divisor, place| gcd(place.shards, divisor)).max(1);
+    let group_of = |group: u32| -> Vec<usize> {
+        (0..places.len()).filter(|&number| places[number].shard % divisor == group).collect()
+    };
+    let repeats: Vec<Vec<(usize, Option<BitSet>)>> = (0..divisor)
+        .into_par_iter()
+        .map(|group| {
+            let numbers = group_of(group);
+            let ids: Vec<&StrColumn> = numbers.iter().map(|&number| shards[number].ids()).collect();
+            let Some(&first) = numbers.first() else {
+                return Ok(Vec::new());
+            };
+            let repeats = dedupe::ids_seen_before(&ids).map_err(SearchError::io(&shards[first].folder))?;
+            Ok(numbers.into_iter().zip(repeats).collect())
+        })
+        .collect::<Result<_, SearchError>>()?;
+    for (number, id_ords) in repeats.into_iter().flatten() {
+        if let Some(id_ords) = id_ords {
+            shards[number].hide(&id_ords)?;
         }
     }
     Ok(())
 }
 
-fn blank_searcher(fields: &Fields) -> tantivy::Result<tantivy::Searcher> {
-    let index = IndexBuilder::new().schema(fields.schema.clone()).create_in_ram()?;
-    let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual).try_into()?;
-    Ok(reader.searcher())
-}
-
-fn check_format(path: &Path, version: u32, analyzer: &str) -> Result<(), SearchError> {
-    let found = format!("format {version}, analysis {analyzer}");
-    let wanted = format!("format {FORMAT_VERSION}, analysis {ANALYZER}");
-    match found == wanted {
-        true => Ok(()),
-        false => Err(SearchError::Format { path: path.to_owned(), found, wanted }),
-    }
-}
-
-fn check_files(folder: &Path, record: &ShardRecord) -> Result<(), SearchError> {
-    for (name, &bytes) in &record.files {
-        let path = folder.join(name);
-        let problem = match path.metadata() {
-            Ok(file) if file.len() == bytes => continue,
-            Ok(file) => format!("it has {} bytes, not {bytes}", file.len()),
-            Err(error) => error.to_string(),
-        };
-        return Err(SearchError::Damaged { path, problem });
-    }
-    Ok(())
-}
-
-fn damaged(error: IndexError) -> SearchError {
-    match error {
-        IndexError::Io { path, source } => SearchError::Io { path, source },
-        IndexError::Record { path, source } => SearchError::Damaged { path, problem: source.to_string() },
-        other => SearchError::Damaged { path: PathBuf::new(), problem: other.to_string() },
-    }
+fn gcd(a: u32, b: u32) -> u32 {
+    if b == 0 { a } else { gcd(b, a % b) }
 }

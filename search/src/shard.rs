@@ -13,6 +13,7 @@ use tokio::sync::mpsc;
 use crate::columns::PageBatch;
 use crate::dedupe::{self, OpenRun};
 use crate::error::IndexError;
+use crate::ids::{self, IDS_FILE};
 use crate::layout::{
     self, ANALYZER, FORMAT_VERSION, LENGTHS_FILE, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord,
     StreamMark,
@@ -152,7 +153,18 @@ impl ShardWorker {
             self.close_run(writer)?;
         }
         let (folder, mut record) = self.merge()?;
-        record.files = tantivy_files(&folder)?;
+        if record.pages > 0 {
+            let segment = only_segment(&folder)?;
+            let reader = SegmentReader::open(&segment).map_err(IndexError::tantivy(&folder))?;
+            let run = OpenRun::new(&folder, reader)?;
+            ids::write(&folder, run.ids()).map_err(IndexError::io(&folder))?;
+            for name in [IDS_FILE, LENGTHS_FILE] {
+                let path = folder.join(name);
+                let digest = layout::digest(&path).map_err(IndexError::io(&path))?;
+                record.digests.insert(name.to_owned(), digest);
+            }
+        }
+        record.files = index_files(&folder)?;
         layout::write_record(&folder.join(SHARD_FILE), &record)?;
         layout::publish_folder(&folder, &self.place.finished())?;
         layout::remove(&self.place.partial())?;
@@ -178,6 +190,7 @@ impl ShardWorker {
             duplicate_pages: 0,
             read: self.read.mark(),
             files: BTreeMap::new(),
+            digests: BTreeMap::new(),
         };
         let mut segments: Vec<Segment> = Vec::new();
         let mut open = Vec::new();
@@ -197,15 +210,17 @@ impl ShardWorker {
             });
         })
         .map_err(IndexError::io(&self.place.partial()))?;
+        let mut lengths = Vec::new();
         for (number, keep) in keep.iter().enumerate() {
-            for (page, length) in run::read_lengths(&self.place.run(number))?.iter().enumerate() {
+            for (page, length) in run::read_lengths(&self.place.run(number))?.into_iter().enumerate() {
                 if keep.as_ref().is_none_or(|keep| keep.contains(page as u32)) {
-                    record.pages += 1;
-                    record.text_terms += u64::from(length.terms);
-                    record.text_bytes += u64::from(length.text_bytes);
+                    lengths.push(length);
                 }
             }
         }
+        record.pages = lengths.len() as u64;
+        record.text_terms = lengths.iter().map(|length| u64::from(length.terms)).sum();
+        record.text_bytes = lengths.iter().map(|length| u64::from(length.text_bytes)).sum();
         drop(open);
         if segments.len() == 1 && keep[0].is_none() {
             return Ok((self.place.run(0), record));
@@ -219,6 +234,8 @@ impl ShardWorker {
                 .map_err(IndexError::tantivy(&folder))?;
             drop(merged);
             run::name_segment(&folder, MERGED_SEGMENT)?;
+            // Merging keeps the order of runs and pages.
+            run::write_lengths(&folder, &lengths)?;
         }
         Ok((folder, record))
     }
@@ -257,12 +274,12 @@ fn only_segment(folder: &Path) -> Result<Segment, IndexError> {
     })
 }
 
-/// Name and bytes of the Tantivy files of a folder.
-fn tantivy_files(folder: &Path) -> Result<BTreeMap<String, u64>, IndexError> {
+/// Name and bytes of the files that a finished shard keeps.
+fn index_files(folder: &Path) -> Result<BTreeMap<String, u64>, IndexError> {
     let mut files = BTreeMap::new();
     for path in layout::files_of(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        if ![SHARD_FILE, RUN_FILE, LENGTHS_FILE].contains(&name.as_ref()) {
+        if ![SHARD_FILE, RUN_FILE].contains(&name.as_ref()) {
             let bytes = path.metadata().map_err(IndexError::io(&path))?.len();
             files.insert(name.into_owned(), bytes);
         }

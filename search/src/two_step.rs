@@ -1,73 +1,114 @@
-//! The two-step query for one topic: which pages it gets, in which order.
+//! The two-step query for a batch of topics: which pages each gets, in which order.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashSet};
 
+use rayon::prelude::*;
 use tantivy::DocId;
 
+use crate::answer::{Answer, Hit, TopicReport};
 use crate::error::SearchError;
-use crate::query::{Matching, Topic, topic_terms};
-use crate::retrieve::{RetrieveOptions, TopicReport};
-use crate::searcher::{Found, Searcher};
+use crate::filter::Admitted;
+use crate::host::HostLimit;
+use crate::query::{Matching, ScoredQuery, Topic, WeightedTerms, topic_terms};
+use crate::retrieve::RetrieveOptions;
+use crate::searcher::{Found, Searcher, TopPages};
 
-/// A topic's hits in rank order.
-pub(crate) struct Answer {
-    pub(crate) report: TopicReport,
-    pub(crate) hits: Vec<(Found, Matching)>,
-}
-
-/// The two-step query.
+/// Answers a batch of topics, in their order. Each shard is searched for all topics of the batch
+/// before the next one, so that its postings are read from disk once a batch; the topics are worked
+/// on side by side in the current rayon pool.
 pub(crate) fn answer(
     searcher: &Searcher,
+    admitted: &Admitted,
     options: &RetrieveOptions,
-    topic: &Topic,
-) -> Result<Answer, SearchError> {
-    let wanted = options.pages_per_topic as usize;
-    let terms = topic_terms(topic, Matching::All);
-    let mut picked = Picked::new(searcher, options);
-    let passes = |shard: usize, page: DocId| passes_filters(searcher, options, shard, page);
-
-    let ranked = picked.ranked_at_most();
-    for found in searcher.best(&terms, Matching::All, ranked, &passes)? {
-        picked.take(found, Matching::All)?;
+    topics: &[Topic],
+) -> Result<Vec<Answer>, SearchError> {
+    let mut searches: Vec<TopicSearch> =
+        topics.iter().map(|topic| TopicSearch::new(searcher, options, topic)).collect();
+    for matching in [Matching::All, Matching::Any] {
+        run_step(searcher, admitted, matching, &mut searches)?;
     }
-    let pages_all = picked.hits.len();
-    // With one term both queries find the same pages.
-    if pages_all < wanted && terms.len() > 1 {
-        let ranked = picked.ranked_at_most();
-        let taken = std::mem::take(&mut picked.taken);
-        let passes = |shard: usize, page: DocId| passes(shard, page) && !taken.contains(&(shard, page));
-        let terms = topic_terms(topic, Matching::Any);
-        for found in searcher.best(&terms, Matching::Any, ranked, &passes)? {
-            picked.take(found, Matching::Any)?;
+    Ok(searches.into_iter().map(TopicSearch::finish).collect())
+}
+
+/// One of the two queries, for every topic that still wants pages.
+fn run_step(
+    searcher: &Searcher,
+    admitted: &Admitted,
+    matching: Matching,
+    searches: &mut [TopicSearch],
+) -> Result<(), SearchError> {
+    let mut open: Vec<(WeightedTerms, &mut TopicSearch)> =
+        searches.iter_mut().filter_map(|search| Some((search.terms(matching)?, search))).collect();
+    let terms: BTreeSet<&str> = open.iter().flat_map(|(terms, _)| terms.keys().map(String::as_str)).collect();
+    // Counted here for the whole batch, remembered for the queries below.
+    searcher.count_pages(&terms)?;
+    let mut steps = Vec::new();
+    for (terms, search) in &mut open {
+        if let Some(query) = searcher.scored(terms, matching)? {
+            steps.push(Step { top: TopPages::new(search.ranked_at_most()), query, search });
         }
     }
-    Ok(Answer {
-        report: TopicReport {
-            topic_id: topic.topic_id.clone(),
-            terms: terms.len() as u32,
-            pages_all: pages_all as u32,
-            pages_any: (picked.hits.len() - pages_all) as u32,
-        },
-        hits: picked.hits,
+    for shard in 0..searcher.shards().len() {
+        steps.par_iter_mut().try_for_each(|step| step.search(searcher, admitted, shard))?;
+    }
+    steps.into_par_iter().try_for_each(|step| {
+        let found = step.top.finish(searcher);
+        found.into_iter().try_for_each(|found| step.search.take(found, matching))
     })
 }
 
-/// The pages picked for a topic so far.
-struct Picked<'a> {
-    searcher: &'a Searcher,
-    options: &'a RetrieveOptions,
-    hits: Vec<(Found, Matching)>,
-    taken: HashSet<(usize, DocId)>,
-    pages_of_host: HashMap<String, u32>,
+/// A query of a topic at work.
+struct Step<'a, 'b> {
+    top: TopPages,
+    query: ScoredQuery,
+    search: &'b mut TopicSearch<'a>,
 }
 
-impl<'a> Picked<'a> {
-    fn new(searcher: &'a Searcher, options: &'a RetrieveOptions) -> Self {
-        Self { searcher, options, hits: Vec::new(), taken: HashSet::new(), pages_of_host: HashMap::new() }
+impl Step<'_, '_> {
+    fn search(&mut self, searcher: &Searcher, admitted: &Admitted, shard: usize) -> Result<(), SearchError> {
+        let taken = &self.search.taken;
+        let admit = |shard, page| {
+            admitted.contains(shard, page) && (taken.is_empty() || !taken.contains(&(shard, page)))
+        };
+        self.top.search(searcher, shard, &self.query, &admit)
+    }
+}
+
+/// A topic with the pages picked for it so far.
+struct TopicSearch<'a> {
+    searcher: &'a Searcher,
+    options: &'a RetrieveOptions,
+    topic: &'a Topic,
+    terms: usize,
+    pages_all: usize,
+    hits: Vec<Hit>,
+    taken: HashSet<(usize, DocId)>,
+    hosts: HostLimit,
+}
+
+impl<'a> TopicSearch<'a> {
+    fn new(searcher: &'a Searcher, options: &'a RetrieveOptions, topic: &'a Topic) -> Self {
+        Self {
+            searcher,
+            options,
+            topic,
+            terms: topic_terms(topic, Matching::All).len(),
+            pages_all: 0,
+            hits: Vec::new(),
+            taken: HashSet::new(),
+            hosts: HostLimit::new(options.max_pages_per_host),
+        }
     }
 
     fn missing(&self) -> usize {
         self.options.pages_per_topic as usize - self.hits.len()
+    }
+
+    /// The terms of a query; `None` if the topic needs no such query.
+    fn terms(&self, matching: Matching) -> Option<WeightedTerms> {
+        // With one term both queries find the same pages.
+        let needed = self.missing() > 0 && (matching == Matching::All || self.terms > 1);
+        needed.then(|| topic_terms(self.topic, matching))
     }
 
     /// Pages the next query has to rank: those missing, more if a host limit may drop some.
@@ -82,67 +123,24 @@ impl<'a> Picked<'a> {
         if self.missing() == 0 {
             return Ok(());
         }
-        if let Some(most) = self.options.max_pages_per_host
-            && let Some(url) = self.searcher.shard(found.shard).url(found.page)?
-            && let Some(host) = host_of(&url)
-        {
-            let pages = self.pages_of_host.entry(host).or_default();
-            if *pages >= most {
-                return Ok(());
-            }
-            *pages += 1;
+        if !self.hosts.admits(|| self.searcher.shards()[found.shard].url(found.page))? {
+            return Ok(());
         }
+        self.pages_all += usize::from(matching == Matching::All);
         self.taken.insert((found.shard, found.page));
-        self.hits.push((found, matching));
+        self.hits.push(Hit { doc_id: found.id, score: found.score, matching });
         Ok(())
     }
-}
 
-fn passes_filters(searcher: &Searcher, options: &RetrieveOptions, shard: usize, page: DocId) -> bool {
-    let shard = searcher.shard(shard);
-    if let Some(least) = options.min_language_score
-        && !shard.language_score(page).is_some_and(|score| score >= least)
-    {
-        return false;
-    }
-    if options.min_tokens.is_none() && options.max_tokens.is_none() {
-        return true;
-    }
-    let tokens = shard.token_count(page).and_then(|t| u64::try_from(t).ok());
-    tokens.is_some_and(|tokens| {
-        options.min_tokens.is_none_or(|least| tokens >= least)
-            && options.max_tokens.is_none_or(|most| tokens <= most)
-    })
-}
-
-/// The host of a URL in lower case, without user and port.
-fn host_of(url: &str) -> Option<String> {
-    let rest = url.split_once("://").map_or(url, |(_, rest)| rest);
-    let authority = rest.split(['/', '?', '#']).next()?;
-    let host = authority.rsplit('@').next()?;
-    let host = match host.strip_prefix('[') {
-        Some(ipv6) => ipv6.split(']').next()?,
-        None => host.split(':').next()?,
-    };
-    (!host.is_empty()).then(|| host.to_lowercase())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hosts() {
-        let cases = [
-            ("https://User:pw@Example.COM:8080/a?b", Some("example.com")),
-            ("http://example.com?x=http://other.org/", Some("example.com")),
-            ("example.com/path", Some("example.com")),
-            ("http://[2001:db8::1]:80/", Some("2001:db8::1")),
-            ("http:///nothing", None),
-            ("", None),
-        ];
-        for (url, host) in cases {
-            assert_eq!(host_of(url).as_deref(), host, "{url}");
+    fn finish(self) -> Answer {
+        Answer {
+            report: TopicReport {
+                topic_id: self.topic.topic_id.clone(),
+                terms: self.terms as u32,
+                pages_all: self.pages_all as u32,
+                pages_any: (self.hits.len() - self.pages_all) as u32,
+            },
+            hits: self.hits,
         }
     }
 }

@@ -169,13 +169,21 @@ fn a_foreign_or_damaged_folder_is_named() {
     let error = verify_index(dir.path()).unwrap_err().to_string();
     assert!(error.contains(".idx") && error.contains("checksum"), "{error}");
 
+    fs::write(&path, &postings.1).unwrap();
+    let ids = shard.join("ids.bin");
+    let good = fs::read(&ids).unwrap();
+    fs::write(&ids, [&[good[0] ^ 1], &good[1..]].concat()).unwrap();
+    let error = verify_index(dir.path()).unwrap_err().to_string();
+    assert!(error.contains("ids.bin") && error.contains("checksum"), "{error}");
+    fs::write(&ids, &good).unwrap();
+
     fs::write(&path, &postings.1[..5]).unwrap();
     let error = Searcher::open(dir.path()).err().unwrap().to_string();
     assert!(error.contains(".idx") && error.contains("5 bytes"), "{error}");
 
     let record = dir.path().join("index.json");
     let text = fs::read_to_string(&record).unwrap();
-    fs::write(&record, text.replace("\"format_version\": 1", "\"format_version\": 9")).unwrap();
+    fs::write(&record, text.replace("\"format_version\": 2", "\"format_version\": 9")).unwrap();
     let error = Searcher::open(dir.path()).err().unwrap().to_string();
     assert!(error.contains("format 9"), "{error}");
     fs::write(&record, "{").unwrap();

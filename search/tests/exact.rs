@@ -5,8 +5,8 @@ mod common;
 
 use std::collections::{BTreeMap, HashSet};
 
-use common::{Hit, Page, Random, TopicRow, hits, index_of, page, random_pages};
-use search::{RetrieveOptions, analyze, clean_query};
+use common::{Hit, Page, Random, TopicRow, hits, index_of, indexes_of, page, random_pages};
+use search::{PageFilters, RetrieveOptions, analyze, clean_query};
 use tantivy::fieldnorm::FieldNormReader;
 
 /// BM25 by the book over all pages at once. Two things it shares with the index, on purpose: the
@@ -96,11 +96,15 @@ impl<'a> Twin<'a> {
             let ranked = self.ranked(&query, matched == "all").into_iter();
             let passing = ranked.filter(|(_, number)| {
                 let page = &self.pages[*number];
-                let language = page.language_score.unwrap_or(-1.0);
+                let filters = &options.filters;
+                let language_score = page.language_score.unwrap_or(-1.0);
                 let tokens = page.token_count.unwrap_or(-1);
-                options.min_language_score.is_none_or(|least| language >= least)
-                    && options.min_tokens.is_none_or(|least| tokens >= least as i64)
-                    && options.max_tokens.is_none_or(|most| tokens <= most as i64)
+                let language = page.language.as_ref();
+                (filters.languages.is_empty() || language.is_some_and(|l| filters.languages.contains(l)))
+                    && filters.min_language_score.is_none_or(|least| language_score >= least)
+                    && filters.min_tokens.is_none_or(|least| tokens >= least as i64)
+                    && filters.max_tokens.is_none_or(|most| tokens <= most as i64)
+                    && filters.min_edu_score.is_none_or(|least| page.int_score.unwrap_or(-1) >= least)
             });
             let fresh: Vec<_> = passing.filter(|(_, number)| !taken.contains(number)).collect();
             for (score, number) in fresh.into_iter().take(options.max_matches as usize) {
@@ -157,28 +161,36 @@ fn assert_same(got: &[Hit], expected: &[Hit], what: &str) {
     }
 }
 
+fn variants() -> [RetrieveOptions; 7] {
+    let plain = |pages_per_topic| RetrieveOptions { pages_per_topic, ..RetrieveOptions::default() };
+    let filters = PageFilters {
+        min_language_score: Some(0.35),
+        min_tokens: Some(50),
+        max_tokens: Some(2_000),
+        ..PageFilters::default()
+    };
+    let english =
+        PageFilters { languages: vec!["en".into()], min_edu_score: Some(2), ..PageFilters::default() };
+    [
+        plain(1),
+        plain(10),
+        plain(300),
+        plain(4_000),
+        RetrieveOptions { filters, ..plain(100) },
+        RetrieveOptions { filters: english, topics_per_batch: 7, ..plain(1_000) },
+        RetrieveOptions { max_pages_per_host: Some(3), max_matches: 200, ..plain(50) },
+    ]
+}
+
+/// recall@k = 1.0, and more: every rank and score is that of the exhaustive twin.
 #[test]
 fn equals_the_exhaustive_twin_for_every_sharding() {
     let pages = random_pages(3_000, 5);
     let twin = Twin::new(&pages);
     let topics = topics(40, 450);
     let topics = rows(&topics);
-    let plain = |pages_per_topic| RetrieveOptions { pages_per_topic, ..RetrieveOptions::default() };
-    let variants = [
-        plain(1),
-        plain(10),
-        plain(300),
-        plain(4_000),
-        RetrieveOptions {
-            min_language_score: Some(0.65),
-            min_tokens: Some(50),
-            max_tokens: Some(2_000),
-            ..plain(100)
-        },
-        RetrieveOptions { max_pages_per_host: Some(3), max_matches: 200, ..plain(50) },
-    ];
     let indexes = [1, 3, 4].map(|shards| index_of(&pages, shards));
-    for options in &variants {
+    for options in &variants() {
         let expected: Vec<Hit> = topics.iter().flat_map(|topic| twin.two_step(topic, options)).collect();
         assert!(expected.len() > 20, "the test would be empty");
         let (one_shard, _) = hits(&indexes[0].1, options, &topics);
@@ -191,8 +203,60 @@ fn equals_the_exhaustive_twin_for_every_sharding() {
     }
 }
 
-/// Shards whose pages differ much in length: the block bounds of a shard are then wrong for the
-/// average length of the whole index, and only the slack keeps the search exact.
+/// Three dumps, the later ones repeating pages of the earlier ones with other texts: opened together
+/// they are one index over all pages, the first of equal ids kept.
+#[test]
+fn several_indexes_equal_one_over_all_their_pages() {
+    let pages = random_pages(3_000, 8);
+    let (first, rest) = pages.split_at(1_000);
+    let (second, third) = rest.split_at(900);
+    let again = |from: &[Page], text: &[Page]| -> Vec<Page> {
+        from.iter().zip(text).map(|(page, other)| Page { text: other.text.clone(), ..page.clone() }).collect()
+    };
+    let second = [second, &again(&first[200..500], second)].concat();
+    let third = [&again(&second[..300], third), third, &again(&first[400..600], &second[50..])].concat();
+    let together = [first, &second, &third].concat();
+    let unique: Vec<Page> = {
+        let mut seen = HashSet::new();
+        together.iter().filter(|page| seen.insert(page.id.clone())).cloned().collect()
+    };
+    assert!(unique.len() < together.len() - 700, "the test would be empty");
+    let twin = Twin::new(&unique);
+    let topics = topics(40, 450);
+    let topics = rows(&topics);
+    let (_dir, one) = index_of(&together, 3);
+    let indexes = [[1, 1, 1], [3, 3, 3], [4, 2, 6], [1, 3, 4]]
+        .map(|shards| indexes_of(&[first, &second, &third], &shards));
+    for (_, several) in &indexes {
+        let (got, expected) = (several.summary(), one.summary());
+        assert_eq!(
+            (got.pages, got.text_terms, got.text_bytes),
+            (expected.pages, expected.text_terms, expected.text_bytes)
+        );
+    }
+    for options in &variants() {
+        let (expected, expected_summary) = hits(&one, options, &topics);
+        let exhaustive: Vec<Hit> = topics.iter().flat_map(|t| twin.two_step(t, options)).collect();
+        assert_same(&expected, &exhaustive, &format!("{options:?}"));
+        for (_, several) in &indexes {
+            let (got, got_summary) = hits(several, options, &topics);
+            assert_eq!(got, expected, "{options:?}");
+            assert_eq!(got_summary, expected_summary);
+        }
+    }
+}
+
+#[test]
+fn an_index_opened_twice_is_opened_once() {
+    let pages = random_pages(200, 4);
+    let (dir, one) = index_of(&pages, 2);
+    let twice = search::Searcher::open_all(&[dir.path(), dir.path()]).unwrap();
+    assert_eq!(twice.search_text("word1 word7", 300).unwrap(), one.search_text("word1 word7", 300).unwrap());
+    assert_eq!(twice.summary().skipped_pages["in_earlier_index"], one.summary().pages);
+}
+
+/// Shards whose pages differ much in length: what a shard knows of its own average length must not
+/// matter.
 #[test]
 fn exact_when_shards_differ_in_page_length() {
     let mut random = Random(3);
@@ -218,50 +282,6 @@ fn exact_when_shards_differ_in_page_length() {
         assert_same(&got, &expected, &format!("k = {k}"));
         assert_eq!(hits(&one, &options, &topics).0, got);
     }
-}
-
-/// The worst case for block bounds, built by hand: the block of `best` keeps the pair of `decoy`,
-/// which is the better one for the long pages of its shard, but not for the whole index. Its bound
-/// is then below the score of `other`, found before, and pruning at that score would lose `best`.
-#[test]
-fn a_block_bound_of_another_average_loses_no_page() {
-    let mut next_id = 0;
-    let mut id_in_shard = |shard: u64, name: &str| loop {
-        next_id += 1;
-        let id = format!("{name}-{next_id}");
-        if blake3_of(&id) % 2 == shard {
-            return id;
-        }
-    };
-    let text = |length: usize, frequency: usize| {
-        let target = "target ".repeat(frequency);
-        let others = "filler ".repeat(length - frequency);
-        format!("{target}{others}")
-    };
-    let mut pages = Vec::new();
-    // Two blocks of 128 postings each in shard 0.
-    for block in 0..2 {
-        let special = match block {
-            0 => vec![("other", 20, 2)],
-            _ => vec![("best", 10, 2), ("decoy", 400, 10)],
-        };
-        for &(name, length, frequency) in &special {
-            pages.push(page(&id_in_shard(0, name), &text(length, frequency)));
-        }
-        for _ in special.len()..128 {
-            pages.push(page(&id_in_shard(0, "long"), &text(400, 1)));
-        }
-    }
-    for _ in 0..1_000 {
-        pages.push(page(&id_in_shard(1, "short"), &text(20, 0)));
-    }
-    let mut answers = Vec::new();
-    for shards in [1, 2] {
-        let (_dir, searcher) = index_of(&pages, shards);
-        answers.push(searcher.search_text("target", 1).unwrap());
-    }
-    assert!(answers[0][0].doc_id.starts_with("best-"), "{answers:?}");
-    assert_eq!(answers[0], answers[1]);
 }
 
 /// The same hash the index uses to choose a shard.

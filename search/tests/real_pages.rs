@@ -10,7 +10,7 @@ use std::sync::Arc;
 use common::{build, hits, options};
 use futures::{StreamExt, stream};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use search::{RetrieveOptions, Searcher};
+use search::{PageFilters, RetrieveOptions, Searcher};
 
 const PAGES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data/web.parquet");
 
@@ -37,8 +37,8 @@ fn real_pages_make_a_small_index_with_sensible_answers() {
         ("philosophy", "Philosophy", "Ethics & Moral Philosophy", Some("Kant")),
         ("cooking", "Cooking", "Courses & Dishes", Some("Chocolate cake")),
     ];
-    let options =
-        RetrieveOptions { pages_per_topic: 50, min_language_score: Some(0.65), ..RetrieveOptions::default() };
+    let filters = PageFilters { min_language_score: Some(0.65), ..PageFilters::default() };
+    let options = RetrieveOptions { pages_per_topic: 50, filters, ..RetrieveOptions::default() };
     let (found, summary) = hits(&searcher, &options, &topics);
     println!("{summary:?}");
     assert_eq!(found.len(), 150);

@@ -9,7 +9,11 @@ use arrow::array::{ArrayRef, RecordBatch, StringArray, StringViewArray};
 use arrow::error::ArrowError;
 use common::{build, hits, hits_of_batch, index_of, options, page, page_stream, runtime, topic_batch};
 use futures::{StreamExt, TryStreamExt, stream};
-use search::{RetrieveOptions, Searcher, retrieve};
+use search::{LocalBackend, PageFilters, RetrieveOptions, SearchBackend, Searcher, retrieve};
+
+fn local(searcher: &Arc<Searcher>, options: &RetrieveOptions) -> Arc<dyn SearchBackend> {
+    Arc::new(LocalBackend::new(searcher.clone(), options).unwrap())
+}
 
 fn wanted(pages_per_topic: u32) -> RetrieveOptions {
     RetrieveOptions { pages_per_topic, ..RetrieveOptions::default() }
@@ -104,7 +108,9 @@ fn filters_act_before_ranking() {
     pages.push(page("without", "cats"));
     let (_dir, searcher) = index_of(&pages, 2);
     let topics = [("t", "cats", "", None)];
-    let options = RetrieveOptions { min_language_score: Some(0.5), max_tokens: Some(120), ..wanted(10) };
+    let filters =
+        PageFilters { min_language_score: Some(0.5), max_tokens: Some(120), ..PageFilters::default() };
+    let options = RetrieveOptions { filters, ..wanted(10) };
     let ids = |options| -> Vec<String> {
         let (found, _) = hits(&searcher, options, &topics);
         found.into_iter().map(|hit| hit.doc_id).collect()
@@ -112,6 +118,41 @@ fn filters_act_before_ranking() {
     assert_eq!(ids(&options), ["p10", "p11", "p12"]);
     let options = RetrieveOptions { max_pages_per_host: Some(1), ..wanted(10) };
     assert_eq!(ids(&options), ["p00", "p01", "without"]);
+    let found = searcher.search_filtered("cats", 3, &PageFilters::default(), Some(1)).unwrap();
+    assert_eq!(found.iter().map(|hit| hit.doc_id.as_str()).collect::<Vec<_>>(), ["p00", "p01", "without"]);
+}
+
+#[test]
+fn languages_match_in_any_case_and_pages_without_one_fail() {
+    let language = |id: &str, language: Option<&str>| common::Page {
+        language: language.map(str::to_owned),
+        ..page(id, "cats")
+    };
+    let pages = [language("a", Some("en")), language("b", Some("de")), language("c", None)];
+    let (_dir, searcher) = index_of(&pages, 2);
+    let ids = |languages: &[&str]| -> Vec<String> {
+        let languages = languages.iter().map(|l| l.to_string()).collect();
+        let filters = PageFilters { languages, ..PageFilters::default() };
+        let found = searcher.search_filtered("cats", 5, &filters, None).unwrap();
+        found.into_iter().map(|hit| hit.doc_id).collect()
+    };
+    assert_eq!(ids(&["EN"]), ["a"]);
+    assert_eq!(ids(&["en", "de"]), ["a", "b"]);
+    assert_eq!(ids(&["fr"]), [""; 0]);
+    assert_eq!(ids(&[]), ["a", "b", "c"]);
+}
+
+#[test]
+fn a_filter_of_a_column_that_no_page_has_is_an_error() {
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["cats"]));
+    let batch = RecordBatch::try_from_iter([("id", text.clone()), ("text", text)]);
+    let dir = tempfile::tempdir().unwrap();
+    build(dir.path(), &options(1), stream::iter([batch]).boxed()).result.unwrap();
+    let searcher = Arc::new(Searcher::open(dir.path()).unwrap());
+    let filters = PageFilters { min_edu_score: Some(3), ..PageFilters::default() };
+    let error = searcher.search_filtered("cats", 1, &filters, None).unwrap_err().to_string();
+    assert!(error.contains("`int_score`"), "{error}");
+    assert!(LocalBackend::new(searcher, &RetrieveOptions { filters, ..wanted(1) }).is_err());
 }
 
 #[test]
@@ -141,7 +182,7 @@ fn the_stream_is_lazy_and_reports_bad_topics() {
         (Err(ArrowError::ComputeError("upstream".into())), "upstream"),
     ] {
         let topics = stream::iter([Ok(good.clone()), bad]).boxed();
-        let retrieval = retrieve(searcher.clone(), &wanted(1), topics).unwrap();
+        let retrieval = retrieve(local(&searcher, &wanted(1)), &wanted(1), topics).unwrap();
         let results: Vec<_> = runtime().block_on(retrieval.hits.collect());
         let error = results.iter().find_map(|r| r.as_ref().err()).unwrap();
         assert!(error.to_string().contains(says), "{error}");
@@ -159,12 +200,12 @@ fn works_ahead_across_batches_but_not_without_end() {
             Ok(topic_batch(&[(&format!("t{n}"), "word0 word1", "", None)]))
         })
         .boxed();
-    let options = RetrieveOptions { threads: Some(2), ..wanted(40) };
-    let mut retrieval = retrieve(searcher, &options, topics).unwrap();
+    let options = RetrieveOptions { threads: Some(2), topics_per_batch: 3, ..wanted(40) };
+    let mut retrieval = retrieve(local(&searcher, &options), &options, topics).unwrap();
     let first = runtime().block_on(retrieval.hits.try_next()).unwrap().unwrap();
     let first = hits_of_batch(&first);
     assert_eq!(first[0].topic_id, "t0");
     let answered = first.iter().filter(|hit| hit.rank == 1).count() as u32;
     let asked = asked.load(std::sync::atomic::Ordering::SeqCst);
-    assert!(asked <= answered + 2 * 2 + 2, "{asked} asked for {answered}");
+    assert!(asked <= answered + 3 * 3 + 1, "{asked} asked for {answered}");
 }

@@ -75,7 +75,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Assets(command) => assets::assets(&command),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Trace { run, id } => trace::trace(&run, &id),
-        Command::Search { query, index, k } => search::search(&query, &index, k),
+        Command::Search(args) => search::search(&args),
         Command::Classifier(command) => classifier::classifier(&command),
         Command::Prompts(command) => prompts::prompts(&command),
         Command::Llm(command) => llm::llm(&command),

@@ -10,8 +10,8 @@ use arrow::error::ArrowError;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
 use search::{
-    IndexError, IndexOptions, IndexSummary, Reject, RetrieveOptions, RetrieveSummary, Searcher, build_index,
-    retrieve,
+    IndexError, IndexOptions, IndexSummary, LocalBackend, Reject, RetrieveOptions, RetrieveSummary, Searcher,
+    build_index, retrieve,
 };
 
 pub type Batches = BoxStream<'static, Result<RecordBatch, ArrowError>>;
@@ -23,6 +23,8 @@ pub struct Page {
     pub url: Option<String>,
     pub language_score: Option<f64>,
     pub token_count: Option<i64>,
+    pub language: Option<String>,
+    pub int_score: Option<i64>,
 }
 
 pub fn page(id: &str, text: &str) -> Page {
@@ -35,12 +37,15 @@ pub fn page_batch(pages: &[Page]) -> RecordBatch {
     };
     let language_score: Float64Array = pages.iter().map(|p| p.language_score).collect();
     let token_count: Int64Array = pages.iter().map(|p| p.token_count).collect();
+    let int_score: Int64Array = pages.iter().map(|p| p.int_score).collect();
     RecordBatch::try_from_iter_with_nullable([
         ("text", strings(&|p| Some(p.text.clone())), true),
         ("id", strings(&|p| Some(p.id.clone())), true),
         ("url", strings(&|p| p.url.clone()), true),
         ("language_score", Arc::new(language_score) as ArrayRef, true),
         ("token_count", Arc::new(token_count) as ArrayRef, true),
+        ("language", strings(&|p| p.language.clone()), true),
+        ("int_score", Arc::new(int_score) as ArrayRef, true),
     ])
     .unwrap()
 }
@@ -76,6 +81,22 @@ pub fn index_of(pages: &[Page], shards: u32) -> (tempfile::TempDir, Arc<Searcher
     (dir, searcher)
 }
 
+/// The pages of each group as an index of its own, opened as one.
+pub fn indexes_of(groups: &[&[Page]], shards: &[u32]) -> (Vec<tempfile::TempDir>, Arc<Searcher>) {
+    let dirs: Vec<_> = groups
+        .iter()
+        .zip(shards)
+        .map(|(pages, &shards)| {
+            let dir = tempfile::tempdir().unwrap();
+            build(dir.path(), &options(shards), page_stream(pages, 7)).result.unwrap();
+            dir
+        })
+        .collect();
+    let paths: Vec<_> = dirs.iter().map(|dir| dir.path()).collect();
+    let searcher = Arc::new(Searcher::open_all(&paths).unwrap());
+    (dirs, searcher)
+}
+
 /// Topics as (id, top category, subcategory, subtopic).
 pub type TopicRow<'a> = (&'a str, &'a str, &'a str, Option<&'a str>);
 
@@ -107,7 +128,8 @@ pub fn hits(
     topics: &[TopicRow],
 ) -> (Vec<Hit>, RetrieveSummary) {
     let batches: Vec<_> = topics.chunks(3).map(topic_batch).map(Ok).collect();
-    let retrieval = retrieve(searcher.clone(), options, stream::iter(batches).boxed()).unwrap();
+    let backend = Arc::new(LocalBackend::new(searcher.clone(), options).unwrap());
+    let retrieval = retrieve(backend, options, stream::iter(batches).boxed()).unwrap();
     let batches: Vec<RecordBatch> = runtime().block_on(retrieval.hits.try_collect()).unwrap();
     let hits = batches.iter().flat_map(hits_of_batch).collect();
     (hits, retrieval.summary.get())
@@ -191,6 +213,8 @@ pub fn random_pages(count: usize, seed: u64) -> Vec<Page> {
             url: Some(format!("https://host{}.org/{number}", random.below(20))),
             language_score: Some(random.below(1_000) as f64 / 1_000.0),
             token_count: Some(random.below(3_000) as i64),
+            language: [None, Some("en"), Some("en"), Some("de")][random.below(4) as usize].map(str::to_owned),
+            int_score: Some(random.below(6) as i64),
         });
     }
     pages

@@ -1,0 +1,38 @@
+//! Pages with every one of the terms.
+
+use tantivy::{DocId, TERMINATED};
+
+use super::best::Best;
+use super::cursor::Cursor;
+use super::fixed;
+
+/// Offers every page that has all terms and may be among the best to `best`: reads the rarest
+/// term's postings and looks the others up, the rarer first.
+pub(super) fn rank(mut cursors: Vec<Cursor>, best: &mut Best, admit: &dyn Fn(DocId) -> bool) {
+    cursors.sort_by_key(Cursor::pages);
+    let Some((lead, others)) = cursors.split_first_mut() else {
+        return;
+    };
+    let others_bound: i64 = others.iter().map(|cursor| cursor.bound()).sum();
+    let mut page = lead.page();
+    'pages: while page != TERMINATED {
+        let mut sum = lead.score();
+        let floor = best.floor();
+        if floor > 0.0 && sum + others_bound < fixed(floor.next_down()) {
+            page = lead.advance();
+            continue;
+        }
+        for cursor in &mut *others {
+            let found = cursor.seek(page);
+            if found != page {
+                page = lead.seek(found);
+                continue 'pages;
+            }
+            sum += cursor.score();
+        }
+        if best.may_enter(sum) && admit(page) {
+            best.push(page, sum);
+        }
+        page = lead.advance();
+    }
+}
