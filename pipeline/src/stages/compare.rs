@@ -347,7 +347,8 @@ mod tests {
             frame: ctx.session().read_batch(testing::batch(rows.clone())).unwrap(),
             rows: None,
         };
-        let tables = [("tables".to_owned(), tables.iter().map(table).collect())].into();
+        let tables: Vec<InputTable> = tables.iter().map(table).collect();
+        let tables = BTreeMap::from([("tables".to_owned(), tables)]);
         let task = Task { name: "all".into(), slice: None };
         let rows = config.plan(&ctx, &task, &Inputs::new(tables, BTreeMap::new())).await?;
         rows.collect().await.map_err(|error| ctx.plan_error(&error))
