@@ -154,7 +154,7 @@ fn our_own_client_and_a_generate_stage_are_answered() {
         let said = run(pipeline().arg("run").arg(&workflow).arg("--runs").arg(&runs));
         assert_eq!(said.code, Some(0), "{}", said.err);
         let query = "SELECT prompt_id, completion FROM data ORDER BY prompt_id";
-        let stage = runs.join("w/default/answers");
+        let stage = runs.join("w/sample/answers");
         let said = run(pipeline().arg("inspect").arg(stage).args(["--sql", query, "--json"]));
         assert_eq!(said.code, Some(0), "{}", said.err);
         said.out

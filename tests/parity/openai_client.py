@@ -53,7 +53,8 @@ for chunk in client.chat.completions.create(
 check("stream", "".join(pieces) == text and len(pieces) > 4, len(pieces))
 check("usage of the stream", usage == whole.usage, usage)
 
-with client.chat.completions.stream(model=MODEL, messages=QUESTION, max_tokens=8) as stream:
+# An answer that ends by itself: the helper refuses one that was cut.
+with client.chat.completions.stream(model=MODEL, messages=QUESTION, max_tokens=300, stop=["."], seed=7) as stream:
     final = stream.get_final_completion()
 check("stream helper", bool(final.choices[0].message.content), final.choices[0].message.content)
 

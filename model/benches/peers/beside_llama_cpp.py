@@ -18,7 +18,7 @@ import time
 
 import llama_cpp as api
 
-ROUNDS = 2
+ROUNDS = 3
 THREADS = int(os.environ.get("CORPUSMITH_BENCH_THREADS", os.cpu_count()))
 SHAPES = [(1, 512, 128), (8, 128, 128), (32, 300, 300)]
 ASSETS = os.environ.get("CORPUSMITH_ASSETS", os.path.expanduser("~/.cache/corpusmith/assets"))
