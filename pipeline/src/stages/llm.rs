@@ -9,9 +9,8 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use synth::answer_log::AnswerLog;
 use synth::chat::{Api, ChatAnswer, ChatError, ChatModel, ChatRequest, ExtraFields, FinishReason, Role};
-use synth::client::{BudgetOptions, Capped, ClientOptions, EndpointOptions, OpenAiClient, ServerKind};
+use synth::client::{BudgetOptions, Capped, ClientOptions, EndpointOptions, ServerKind};
 
-use super::llm_session::Session;
 use super::{External, asset_external};
 use crate::assets::Asset;
 use crate::runner::context::StageContext;
