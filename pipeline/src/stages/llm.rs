@@ -21,7 +21,7 @@ use crate::runner::error::{StageError, chain};
 /// The embedded model's name.
 pub const EMBEDDED_MODEL: &str = "SmolLM2-135M-Instruct";
 
-/// Memory of the embedded model: f32 weights, and the caches of its sequences.
+/// Memory of the embedded model: its weights, the caches of its sequences and of shared beginnings.
 pub const EMBEDDED_MEMORY_BYTES: u64 = 1300 << 20;
 
 /// 25 billion tokens in 10,000 H100 hours [huggingface/cosmopedia].

@@ -304,6 +304,7 @@ mod tests {
             paths: vec![path.display().to_string()],
             columns: Vec::new(),
             piece_bytes: default_piece_bytes(),
+            expected_rows: None,
         }
     }
 
