@@ -106,14 +106,18 @@ def run_bm25s(folder, count, figures):
     for k in KS:
 
         def search(query):
-            tokens = bm25s.tokenize([query], stopwords="en", stemmer=stemmer, show_progress=False)
+            tokens = bm25s.tokenize(
+                [query], stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
+            )
             best, _ = index.retrieve(tokens, k=k, show_progress=False, n_threads=1)
             return names[best[0]]
 
         figures.search(f"any term, k = {k}, one thread", search)
 
         def all_at_once():
-            tokens = bm25s.tokenize(figures.queries, stopwords="en", stemmer=stemmer, show_progress=False)
+            tokens = bm25s.tokenize(
+                figures.queries, stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
+            )
             best, _ = index.retrieve(tokens, k=k, show_progress=False, n_threads=multiprocessing.cpu_count())
             return names[best]
 
