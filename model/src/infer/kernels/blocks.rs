@@ -4,7 +4,7 @@
 //! error of at most 1.6e-5 of the block's largest value, a thirtieth of what rounding the keys and
 //! values to f16 costs. A block's products and their sum are then whole numbers and exact whatever
 //! their order, which is what lets each instruction set use its own instructions for them.
-//! (8 bits, as llama.cpp rounds them, err by 4e-3: then the model no longer ranks tokens as in f32.)
+//! (8 bits, as llama.cpp rounds them, err by up to 4e-3 of it.)
 
 use super::{LANES, by_isa};
 
