@@ -109,6 +109,8 @@ def run_bm25s(folder, count, figures):
             tokens = bm25s.tokenize(
                 [query], stopwords="en", stemmer=stemmer, return_ids=False, show_progress=False
             )
+            if not tokens[0]:  # Stop words only: the library refuses such a query.
+                return []
             best, _ = index.retrieve(tokens, k=k, show_progress=False, n_threads=1)
             return names[best[0]]
 
