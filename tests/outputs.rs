@@ -25,7 +25,7 @@ fn every_stage_leaves_something_to_look_at() {
         "evaluation/evaluation.json",
         "export/model/config.json",
         "export/model/tokenizer.json",
-        "card/README.md",
+        "dataset/README.md",
         "report.html",
     ] {
         assert!(folder.join(path).exists(), "{path} is missing");
