@@ -121,11 +121,37 @@ fn every_workflow_checks_in_every_profile() {
         if path.extension().is_none_or(|extension| extension != "toml") {
             continue;
         }
-        for profile in ["sample", "full", "tiny"] {
+        let text: toml::Table = std::fs::read_to_string(&path).unwrap().parse().unwrap();
+        let profiles = text.get("profile").and_then(toml::Value::as_table);
+        let profiles = profiles.into_iter().flat_map(toml::Table::keys).map(String::as_str);
+        for profile in profiles.chain(["sample"]) {
             let said = run(pipeline().arg("check").arg(&path).args(["--profile", profile]));
             assert_eq!(said.code, Some(0), "{}: {}", path.display(), said.err);
         }
     }
+}
+
+#[test]
+fn pages_are_clustered_named_and_written_about() {
+    let folder = tempfile::tempdir().unwrap();
+    let workflow = repository().join("workflows/cosmopedia_v1.toml");
+    let said = run(pipeline()
+        .arg("run")
+        .arg(workflow)
+        .args(["--profile", "tiny", "--set", "stage.topics.max_retries=6", "--runs"])
+        .arg(folder.path()));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let run_folder = folder.path().join("cosmopedia_v1/tiny");
+    let sql = "SELECT topic_id, count(*) AS pages, max(rank) AS last FROM data GROUP BY 1 ORDER BY 1";
+    let clusters =
+        run(pipeline().arg("inspect").arg(run_folder.join("clusters")).args(["--sql", sql, "--json"]));
+    let rows: Vec<serde_json::Value> =
+        clusters.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(rows.len(), 3, "{}", clusters.out);
+    assert!(rows.iter().all(|row| row["pages"] == row["last"]), "{}", clusters.out);
+    let report = std::fs::read_to_string(run_folder.join("report.html")).unwrap();
+    assert!(report.contains("Map of the clusters") && report.contains("<circle"));
+    assert!(run_folder.join("dataset/data/web_samples/train-00000-of-00001.parquet").exists());
 }
 
 #[test]
@@ -147,7 +173,7 @@ fn a_dry_run_writes_nothing() {
     let folder = tempfile::tempdir().unwrap();
     let said = run(pipeline().args(support::tiny(folder.path())).arg("--dry-run"));
     assert_eq!(said.code, Some(0), "{}", said.err);
-    assert!(said.out.contains("├─") && said.out.contains("no earlier run"), "{}", said.out);
+    assert!(said.out.contains("├─") && said.out.contains("have never run"), "{}", said.out);
     let files = support::digests(folder.path());
     assert!(files.is_empty(), "{files:?}");
 }

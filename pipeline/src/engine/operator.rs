@@ -15,7 +15,7 @@ use datafusion::error::Result;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::physical_expr::expressions::Column;
-use datafusion::physical_expr::{EquivalenceProperties, PhysicalExpr};
+use datafusion::physical_expr::{EquivalenceProperties, OrderingRequirements, PhysicalExpr};
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::{
@@ -91,6 +91,9 @@ pub struct OperatorExec {
     input: Arc<dyn ExecutionPlan>,
     name: &'static str,
     function: Arc<StreamFunction>,
+    /// The order in which the input came when it was planned: the function may count on it, so no
+    /// rule of the optimizer may take its sort away.
+    order: Option<OrderingRequirements>,
     properties: Arc<PlanProperties>,
 }
 
@@ -107,7 +110,13 @@ impl OperatorExec {
             EmissionType::Incremental,
             Boundedness::Bounded,
         ));
-        Self { input, name, function, properties }
+        let order = input.output_ordering().cloned().map(OrderingRequirements::from);
+        Self { input, name, function, order, properties }
+    }
+
+    fn over(&self, input: Arc<dyn ExecutionPlan>) -> Arc<dyn ExecutionPlan> {
+        let new = Self::new(input, self.name, self.schema(), self.function.clone());
+        Arc::new(Self { order: self.order.clone(), ..new })
     }
 }
 
@@ -136,9 +145,14 @@ impl ExecutionPlan for OperatorExec {
         vec![&self.input]
     }
 
-    /// The order of rows is a promise of the shards, so no repartitioning may stand below.
+    fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {
+        vec![self.order.clone()]
+    }
+
+    /// A function may do anything to the order and to the columns, so a sort of its rows must not be
+    /// pushed below it.
     fn maintains_input_order(&self) -> Vec<bool> {
-        vec![true]
+        vec![false]
     }
 
     fn benefits_from_input_partitioning(&self) -> Vec<bool> {
@@ -157,16 +171,14 @@ impl ExecutionPlan for OperatorExec {
         mut children: Vec<Arc<dyn ExecutionPlan>>,
         _options: ReplaceChildrenOptions,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = self.schema();
-        Ok(Arc::new(Self::new(children.swap_remove(0), self.name, schema, self.function.clone())))
+        Ok(self.over(children.swap_remove(0)))
     }
 
     fn with_new_children(
         self: Arc<Self>,
         mut children: Vec<Arc<dyn ExecutionPlan>>,
     ) -> Result<Arc<dyn ExecutionPlan>> {
-        let schema = self.schema();
-        Ok(Arc::new(Self::new(children.swap_remove(0), self.name, schema, self.function.clone())))
+        Ok(self.over(children.swap_remove(0)))
     }
 
     fn execute(&self, partition: usize, context: Arc<TaskContext>) -> Result<SendableRecordBatchStream> {
@@ -182,6 +194,37 @@ mod tests {
 
     use super::*;
     use crate::engine::streams::{from_domain, to_domain};
+
+    #[tokio::test]
+    async fn sorts_stay_where_they_are_below_and_above_an_operator() {
+        let session = SessionContext::new();
+        let values: ArrayRef = Arc::new(Int64Array::from(vec![2, 9, 4, 7]));
+        let batch = RecordBatch::try_from_iter([("x", values)]).unwrap();
+        let schema = batch.schema();
+        let input = session.read_batch(batch).unwrap().sort(vec![col("x").sort(true, false)]).unwrap();
+        let out_schema = schema.clone();
+        // 2, 4, 7, 9 come in; each is taken from the one before, the first from 0.
+        let differences = Arc::new(move |stream| {
+            let mut last = 0;
+            let rows = to_domain(stream).map(move |batch| {
+                let batch = batch?;
+                let values =
+                    arrow::array::AsArray::as_primitive::<arrow::datatypes::Int64Type>(batch.column(0));
+                let next = values.values().iter().map(|value| value - std::mem::replace(&mut last, *value));
+                RecordBatch::try_new(batch.schema(), vec![Arc::new(Int64Array::from_iter_values(next))])
+            });
+            Ok(from_domain(out_schema.clone(), rows))
+        });
+        let rows = apply(&session, input, "differences", schema.clone(), differences).unwrap();
+        let sorted = rows.sort(vec![col("x").sort(false, false)]).unwrap();
+        let out_schema = schema.clone();
+        let same = Arc::new(move |stream| Ok(from_domain(out_schema.clone(), to_domain(stream))));
+        let rows = apply(&session, sorted, "same", schema, same).unwrap().collect().await.unwrap();
+        assert_eq!(
+            rows[0].column(0).as_ref(),
+            &Int64Array::from(vec![3, 2, 2, 2]) as &dyn arrow::array::Array
+        );
+    }
 
     #[tokio::test]
     async fn an_operator_is_a_node_whose_columns_can_be_projected() {
