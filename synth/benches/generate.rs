@@ -130,7 +130,7 @@ fn log_appends(runtime: &Runtime, log: &Arc<AnswerLog>) {
 
 fn json_files(runtime: &Runtime, dir: &Path) {
     let write = |dir: std::path::PathBuf| {
-        let key = fresh_key();
+        let key = fresh_key().id;
         let (temporary, path) = (dir.join(format!("{key}.tmp")), dir.join(format!("{key}.json")));
         fs::write(&temporary, serde_json::to_vec(&answer()).unwrap()).unwrap();
         File::open(&temporary).unwrap().sync_all().unwrap();

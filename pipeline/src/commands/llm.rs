@@ -1,6 +1,5 @@
 //! `pipeline llm serve`: the embedded model behind an OpenAI-compatible server.
 
-use std::future::Future;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -87,16 +86,14 @@ fn read_key(variable: &str) -> Result<String, Failure> {
 }
 
 /// Until Ctrl-C, or the signal that asks a program to end.
-fn interrupted() -> impl Future<Output = ()> + Send {
-    async {
-        #[cfg(unix)]
-        if let Ok(mut ended) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
-            tokio::select! {
-                _ = tokio::signal::ctrl_c() => {}
-                _ = ended.recv() => {}
-            }
-            return;
+async fn interrupted() {
+    #[cfg(unix)]
+    if let Ok(mut ended) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
+        tokio::select! {
+            _ = tokio::signal::ctrl_c() => {}
+            _ = ended.recv() => {}
         }
-        tokio::signal::ctrl_c().await.ok();
+        return;
     }
+    tokio::signal::ctrl_c().await.ok();
 }

@@ -3,7 +3,7 @@
 //! may be asked again: at most `max_in_flight` requests a kill.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 
 use super::super::request::row_request;
@@ -51,7 +51,7 @@ fn start_child(dir: &Path, url: &str) -> Child {
 }
 
 /// The rows whose answers are on disk.
-fn rows_on_disk(dir: &PathBuf, row_of_request: &HashMap<String, usize>) -> HashSet<usize> {
+fn rows_on_disk(dir: &Path, row_of_request: &HashMap<String, usize>) -> HashSet<usize> {
     let mut rows = HashSet::new();
     survey(dir, |answer| {
         assert_eq!(answer.answer.text, format!("echo: write {}", row_of_request[&answer.request]));
