@@ -94,11 +94,9 @@ impl PromptSample {
         sample
     }
 
-    /// Prompts of which but the mean length is known, in tokens.
-    pub fn of_one(counting: Counting, tokens: f64) -> Self {
-        let mut sample = Self::new(counting);
-        sample.add(tokens);
-        sample
+    /// A sample of which the number, the sum of the tokens and that of their squares are known.
+    pub fn of_sums(counting: Counting, prompts: u64, tokens: f64, tokens_squared: f64) -> Self {
+        Self { counting, prompts, tokens, tokens_squared }
     }
 
     /// Adds a prompt's tokens.
@@ -224,10 +222,11 @@ pub fn estimate(outlook: &Outlook) -> Estimate {
         Counting::Tokenizer => "counted by the tokenizer",
         Counting::Guess => "a quarter of the characters, give or take a quarter",
     };
-    assumptions.push(format!(
-        "{:.0} tokens a prompt, from a sample of {} ({how})",
-        prompt_length.expected, outlook.sample.prompts
-    ));
+    let from = match outlook.sample.prompts {
+        0 | 1 => "none of which has been seen".to_owned(),
+        prompts => format!("from a sample of {prompts}"),
+    };
+    assumptions.push(format!("{:.0} tokens a prompt, {from} ({how})", prompt_length.expected));
     let answer_length = outlook.answers.mean(outlook.max_new_tokens);
     assumptions.push(match outlook.answers {
         AnswerLength::Measured(totals) => {

@@ -88,10 +88,14 @@ impl<'a> Forecaster<'a> {
         let own = node.stage.expect(&before);
         let rows_in = node.kind.inputs.first().and_then(|input| before.rows(input.role));
         let kept = past.and_then(Past::rows_out_per_row_in);
-        let rows = own.rows.or_else(|| Some(rows_in? * kept?));
+        let same_kind = past.filter(|past| past.manifest.kind == node.kind.name);
+        // A stage that reads no other makes what it made, unless it is told otherwise.
+        let again =
+            same_kind.filter(|past| node.kind.inputs.is_empty() && past.manifest.config == node.config);
+        let again = again.map(|past| past.manifest.rows_out as f64);
+        let rows = own.rows.or_else(|| Some(rows_in? * kept?)).or(again);
         self.rows.insert(&node.id, rows);
 
-        let same_kind = past.filter(|past| past.manifest.kind == node.kind.name);
         let times = own.work.or_else(|| {
             let past = same_kind?;
             // Work follows what comes in, or what goes out where nothing comes in.

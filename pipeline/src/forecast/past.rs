@@ -27,15 +27,15 @@ pub struct Spread {
 }
 
 impl Spread {
+    /// One figure, of which nothing more is known.
+    pub fn of_one(value: f64) -> Self {
+        Self { rows: 1, sum: value, sum_of_squares: value * value }
+    }
+
     fn add(&mut self, value: f64) {
         self.rows += 1;
         self.sum += value;
         self.sum_of_squares += value * value;
-    }
-
-    /// The mean.
-    pub fn mean(&self) -> f64 {
-        self.sum / self.rows.max(1) as f64
     }
 }
 

@@ -19,7 +19,7 @@ use super::asker::{Asker, Sampling};
 use super::columns::{require, text_column};
 use super::llm::{ExpectedAsks, LlmConfig};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
-use crate::forecast::{Before, Expectation};
+use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -105,7 +105,7 @@ impl Stage for ClusterTopicsConfig {
     fn expect(&self, before: &Before<'_>) -> Expectation {
         let asks = ExpectedAsks {
             requests: before.past.map(|past| past.manifest.rows_out as f64),
-            prompt_chars: (PAGES_SHOWN * EXTRACT_CHARS) as f64,
+            prompt_chars: Spread::of_one((PAGES_SHOWN * EXTRACT_CHARS) as f64),
             max_new_tokens: self.max_new_tokens,
             max_tries: 1 + self.max_retries,
         };

@@ -20,7 +20,7 @@ use super::llm::{ExpectedAsks, LlmConfig};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
-use crate::forecast::{Before, Expectation};
+use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::progress::group;
@@ -165,7 +165,7 @@ impl Stage for GenerateConfig {
     fn expect(&self, before: &Before<'_>) -> Expectation {
         let asks = ExpectedAsks {
             requests: before.rows("prompts"),
-            prompt_chars: before.spread("prompt").map_or(PROMPT_CHARS, |spread| spread.mean()),
+            prompt_chars: before.spread("prompt").unwrap_or(Spread::of_one(PROMPT_CHARS)),
             max_new_tokens: self.max_new_tokens,
             max_tries: self.max_tries,
         };

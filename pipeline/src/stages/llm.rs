@@ -14,7 +14,7 @@ use synth::estimate::{AnswerLength, CHARACTERS_A_TOKEN, Counting, Outlook, Price
 
 use super::{External, asset_external};
 use crate::assets::Asset;
-use crate::forecast::{Before, Expectation};
+use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
 use crate::runner::error::{StageError, chain};
 
@@ -31,8 +31,8 @@ const PUBLISHED_TOKENS_PER_GPU_SECOND: f64 = 694.0;
 pub struct ExpectedAsks {
     /// How many; `None` when not known.
     pub requests: Option<f64>,
-    /// Length of a prompt, in characters.
-    pub prompt_chars: f64,
+    /// Lengths of prompts, in characters.
+    pub prompt_chars: Spread,
     /// Longest answer, in tokens.
     pub max_new_tokens: u32,
     /// Tries for an answer that will do.
@@ -181,8 +181,14 @@ impl LlmConfig {
         });
         let measured = |column| before.spread(column).filter(|_| alike);
         let sample = match measured("prompt_tokens") {
-            Some(spread) => PromptSample::of_one(Counting::Tokenizer, spread.mean()),
-            None => PromptSample::of_one(Counting::Guess, asks.prompt_chars / CHARACTERS_A_TOKEN),
+            Some(seen) => {
+                PromptSample::of_sums(Counting::Tokenizer, seen.rows, seen.sum, seen.sum_of_squares)
+            }
+            None => {
+                let Spread { rows, sum, sum_of_squares } = asks.prompt_chars;
+                let squares = sum_of_squares / CHARACTERS_A_TOKEN.powi(2);
+                PromptSample::of_sums(Counting::Guess, rows, sum / CHARACTERS_A_TOKEN, squares)
+            }
         };
         let answers = measured("completion_tokens").map(|spread| Totals {
             answers: spread.rows,

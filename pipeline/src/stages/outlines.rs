@@ -16,7 +16,7 @@ use super::llm::{ExpectedAsks, LlmConfig};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
-use crate::forecast::{Before, Expectation};
+use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -111,7 +111,7 @@ impl Stage for OutlinesConfig {
         });
         let asks = ExpectedAsks {
             requests: courses,
-            prompt_chars: PROMPT_CHARS,
+            prompt_chars: Spread::of_one(PROMPT_CHARS),
             max_new_tokens: self.max_new_tokens,
             max_tries: 1 + self.max_retries,
         };

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::assets::Asset;
 use crate::engine::scan::{self, FileSlice};
-use crate::forecast::{Before, Expectation};
+use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::inputs;
@@ -217,7 +217,7 @@ impl Stage for TopicsConfig {
         let asks = ExpectedAsks {
             // A heading is asked at least once where it is to have subtopics.
             requests: Some((subtopics / per_request).max(headings.min(subtopics))),
-            prompt_chars: PROMPT_CHARS,
+            prompt_chars: Spread::of_one(PROMPT_CHARS),
             max_new_tokens: self.max_new_tokens,
             max_tries: 1 + self.max_retries,
         };

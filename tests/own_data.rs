@@ -1,0 +1,94 @@
+//! A user's own pages, dumps and topics.
+#![allow(clippy::unwrap_used, reason = "a step that fails is the result of the test")]
+
+mod support;
+
+use serde_json::{Value as Json, json};
+use support::{pipeline, run};
+
+/// Pages about a few subjects, numbered from `first`.
+fn pages(first: usize, pages: usize) -> String {
+    let subjects = ["baking bread with sourdough", "sharp knives and whetstones", "the roots of old trees"];
+    let page = |number: usize| {
+        let subject = subjects[number % subjects.len()];
+        json!({
+            "id": format!("p{number}"), "url": format!("https://site{}.org/{number}", number % 2),
+            "text": format!("Page {number} tells of {subject}. It is written for people who like {subject}."),
+            "language": if number % 4 == 3 { "de" } else { "en" },
+            "language_score": 0.9, "token_count": 20 + number as i64,
+        })
+        .to_string()
+    };
+    (first..first + pages).map(page).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn two_dumps_are_searched_as_one_for_the_topics_of_a_table() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = |name: &str, text: &str| std::fs::write(folder.path().join(name), text).unwrap();
+    // The second dump repeats three pages of the first.
+    file("old.jsonl", &pages(0, 12));
+    file("new.jsonl", &pages(9, 12));
+    file("topics.csv", "top_category,subtopic\nCooking,Baking bread\nTools,\"Knives, sharp\"\n");
+    file(
+        "w.toml",
+        r#"
+        name = "own"
+        [stage.old]
+        kind = "read"
+        paths = ["${env:OWN}/old.jsonl"]
+        [stage.new]
+        kind = "read"
+        paths = ["${env:OWN}/new.jsonl"]
+        [stage.topics]
+        kind = "topics"
+        tables = ["${env:OWN}/topics.csv"]
+        [stage.old_index]
+        kind = "index"
+        input = "old"
+        shards = 2
+        [stage.new_index]
+        kind = "index"
+        input = "new"
+        shards = 1
+        [stage.seeds]
+        kind = "retrieve"
+        inputs = { topics = "topics", index = ["old_index", "new_index"], pages = ["old", "new"] }
+        pages_per_topic = 20
+        filters = { languages = ["en"], max_tokens = 38 }
+        "#,
+    );
+    let runs = folder.path().join("runs");
+    let program = || {
+        let mut program = pipeline();
+        program.env("OWN", folder.path());
+        program
+    };
+    let said = run(program().arg("run").arg(folder.path().join("w.toml")).arg("--runs").arg(&runs));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let seeds = runs.join("own/sample/seeds");
+    let sql = "SELECT topic_id, doc_id, token_count FROM data ORDER BY topic_id, rank";
+    let said = run(program().arg("inspect").arg(&seeds).args(["--sql", sql, "--json"]));
+    let rows: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    // Pages 0, 3, …, 18 tell of bread; 3 and 15 are German. Page 9 and 12 stand in one dump only or in
+    // both, and count once.
+    let topic = &rows.iter().find(|row| row["doc_id"] == "p0").unwrap()["topic_id"];
+    let mut bread: Vec<&str> = rows
+        .iter()
+        .filter(|row| row["topic_id"] == *topic)
+        .map(|row| row["doc_id"].as_str().unwrap())
+        .collect();
+    bread.sort_unstable();
+    assert_eq!(bread, ["p0", "p12", "p18", "p6", "p9"], "{}", said.out);
+    assert!(rows.iter().all(|row| row["token_count"].as_i64().unwrap() <= 38), "{}", said.out);
+
+    let index = |stage: &str| runs.join("own/sample").join(stage);
+    let found = run(program()
+        .args(["search", "whetstone", "-k", "3", "--language", "en", "--json", "--index"])
+        .arg(index("old_index"))
+        .arg("--index")
+        .arg(index("new_index")));
+    assert_eq!(found.code, Some(0), "{}", found.err);
+    assert_eq!(found.out.lines().count(), 3, "{}", found.out);
+    assert!(found.out.contains("**whetstones**"), "{}", found.out);
+}
