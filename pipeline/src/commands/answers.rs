@@ -8,6 +8,7 @@ use synth::answer_log::{Compaction, LogStats, compact, segments_exist, survey};
 
 use super::Failure;
 use crate::cli::AnswersCommand;
+use crate::durable::{self, WriteContext};
 use crate::runner::ANSWERS_FOLDER;
 use crate::runner::progress::{group, size};
 
@@ -125,14 +126,12 @@ fn export(path: &Path, output: Option<&Path>, dry_run: bool) -> Result<(), Failu
         }
         return write_all(&logs, &mut BufWriter::new(std::io::stdout().lock())).map(drop);
     };
-    // Under another name until it is whole.
-    let mut name = output.as_os_str().to_owned();
-    name.push(".partial");
-    let partial = PathBuf::from(name);
-    let file = File::create(&partial).map_err(Failure::run)?;
+    let partial = durable::temporary_name(output);
+    let file = File::create(&partial).doing("create", &partial).map_err(Failure::run)?;
     let mut out = BufWriter::new(file);
     let answers = write_all(&logs, &mut out)?;
-    out.get_ref().sync_all().and_then(|()| std::fs::rename(&partial, output)).map_err(Failure::run)?;
+    out.get_ref().sync_all().doing("sync", &partial).map_err(Failure::run)?;
+    durable::publish(&partial, output).map_err(Failure::run)?;
     println!("{} answers in {}", group(answers), output.display());
     Ok(())
 }

@@ -1,21 +1,18 @@
 //! `pipeline inspect`: look into Parquet outputs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use arrow::json::LineDelimitedWriter;
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::error::DataFusionError;
-use datafusion::prelude::{DataFrame, SessionContext};
 
 use super::{Failure, runtime};
 use crate::cli::InspectArgs;
-use crate::engine::scan::{self, FileSlice};
 use crate::inspect;
 use crate::manifest::Manifest;
 use crate::runner::error::StageError;
-use crate::runner::inputs::schema_of;
 use crate::runner::progress::{group, size};
-use crate::{engine, units};
+use crate::units;
 
 /// Rows shown when nothing is asked for.
 const DEFAULT_ROWS: usize = 5;
@@ -37,9 +34,8 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         show_run(&args.path, &stages);
         return Ok(());
     }
-    let spill = std::env::temp_dir();
-    let session = engine::session(units::machine_memory_bytes() / 4, &spill).map_err(Failure::run)?;
-    let frame = open(&session, &files)?;
+    let session = inspect::session().map_err(Failure::run)?;
+    let frame = inspect::open(&session, &files).map_err(|message| Failure::message(message, ""))?;
     if args.schema {
         for field in frame.schema().fields() {
             let null = if field.is_nullable() { "" } else { " not null" };
@@ -70,12 +66,6 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let shortened: Vec<_> = batches.iter().map(inspect::shorten).collect();
     println!("{}", pretty_format_batches(&shortened).map_err(Failure::run)?);
     Ok(())
-}
-
-fn open(session: &SessionContext, files: &[(PathBuf, u64)]) -> Result<DataFrame, Failure> {
-    let schema = schema_of(&files[0].0).map_err(|message| Failure::message(message, ""))?;
-    let slices: Vec<FileSlice> = files.iter().map(|(path, _)| FileSlice::of(path)).collect();
-    scan::parquet(session, schema, &slices).map_err(Failure::run)
 }
 
 fn show_run(path: &Path, stages: &[Manifest]) {

@@ -8,11 +8,9 @@ use synth::prompts::{PromptSet, lint};
 
 use super::{Failure, runtime};
 use crate::cli::PromptsCommand;
-use crate::engine::scan::{self, FileSlice};
-use crate::inspect::{generated, parquet_files};
-use crate::runner::inputs::schema_of;
+use crate::inspect::{self, generated};
 use crate::stages::text_column;
-use crate::{engine, units};
+use crate::units;
 
 /// Runs a `prompts` command.
 ///
@@ -68,8 +66,7 @@ fn list(templates: Option<&Path>) -> Result<(), Failure> {
 fn statistics(generate: &Path, clean: &Path, json: bool) -> Result<(), Failure> {
     let wrong =
         |message: String| Failure::message(message, "run the workflow first, up to its `clean` stage");
-    let session =
-        engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
+    let session = inspect::session().map_err(Failure::run)?;
     let groups = runtime(units::machine_threads())?
         .block_on(generated::of_run(&session, generate, clean))
         .map_err(wrong)?;
@@ -111,15 +108,8 @@ fn preview(run: &Path, topic: Option<&str>, style: Option<&str>, n: usize) -> Re
     let wrong = |message: String| {
         Failure::message(message, "run the workflow first: `pipeline run <workflow> --until prompts`")
     };
-    let files = parquet_files(&run.join("prompts").join("data")).map_err(wrong)?;
-    let Some((first, _)) = files.first() else {
-        return Err(wrong(format!("{} has no prompts", run.display())));
-    };
-    let schema = schema_of(first).map_err(wrong)?;
-    let session =
-        engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
-    let slices: Vec<FileSlice> = files.iter().map(|(path, _)| FileSlice::of(path)).collect();
-    let mut rows = scan::parquet(&session, schema, &slices).map_err(Failure::run)?;
+    let session = inspect::session().map_err(Failure::run)?;
+    let mut rows = inspect::table(&session, &run.join("prompts")).map_err(wrong)?;
     if let Some(topic) = topic {
         let pattern = format!("%{topic}%");
         rows = rows.filter(col("topic_id").like(lit(pattern))).map_err(Failure::run)?;

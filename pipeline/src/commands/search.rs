@@ -10,12 +10,10 @@ use serde_json::json;
 
 use super::{Failure, runtime};
 use crate::cli::SearchArgs;
-use crate::engine::scan::{self, FileSlice};
-use crate::inspect::parquet_files;
+use crate::inspect;
 use crate::manifest::Manifest;
-use crate::runner::inputs::schema_of;
 use crate::stages::text_column;
-use crate::{engine, units};
+use crate::units;
 
 /// What a found page says.
 struct Page {
@@ -75,8 +73,7 @@ fn indexed_pages(folder: &Path) -> Option<Vec<PathBuf>> {
 /// a page in several is taken from the first.
 async fn read_pages(sources: &[PathBuf], hits: &[SearchHit]) -> Result<HashMap<String, Page>, Failure> {
     let mut pages = HashMap::new();
-    let session =
-        engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
+    let session = inspect::session().map_err(Failure::run)?;
     for source in sources {
         let missing: Vec<&str> =
             hits.iter().map(|hit| hit.doc_id.as_str()).filter(|id| !pages.contains_key(*id)).collect();
@@ -96,19 +93,14 @@ async fn read_source(
     ids: &[&str],
 ) -> Result<Vec<(String, Page)>, Failure> {
     let wrong = |message: String| Failure::message(message, "give Parquet files with `id` and `text`");
-    let files = parquet_files(source).map_err(wrong)?;
-    let Some((first, _)) = files.first() else {
-        return Err(wrong(format!("{} holds no Parquet file", source.display())));
-    };
-    let schema = schema_of(first).map_err(wrong)?;
-    let wanted: Vec<&str> =
-        ["id", "text", "url"].into_iter().filter(|name| schema.index_of(name).is_ok()).collect();
+    let rows = inspect::table(session, source).map_err(wrong)?;
+    let has = |name: &&str| rows.schema().has_column_with_unqualified_name(name);
+    let wanted: Vec<&str> = ["id", "text", "url"].into_iter().filter(has).collect();
     if !wanted.starts_with(&["id", "text"]) {
-        return Err(wrong(format!("{} has no columns `id` and `text`", first.display())));
+        return Err(wrong(format!("{} has no columns `id` and `text`", source.display())));
     }
-    let slices: Vec<FileSlice> = files.iter().map(|(path, _)| FileSlice::of(path)).collect();
-    let rows = scan::parquet(session, schema, &slices)
-        .and_then(|rows| rows.select_columns(&wanted))
+    let rows = rows
+        .select_columns(&wanted)
         .and_then(|rows| rows.filter(col("id").in_list(ids.iter().map(|id| lit(*id)).collect(), false)))
         .map_err(Failure::run)?;
     let mut pages = Vec::new();

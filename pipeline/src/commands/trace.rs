@@ -3,16 +3,15 @@
 use std::path::Path;
 
 use super::{Failure, runtime};
-use crate::inspect::trace;
-use crate::{engine, units};
+use crate::inspect::{self, trace};
+use crate::units;
 
 /// Shows where a document stands in a run's outputs, and where it was dropped.
 ///
 /// # Errors
 /// The folder is no run, or the document is nowhere in it.
 pub fn trace(run_folder: &Path, id: &str) -> Result<(), Failure> {
-    let session =
-        engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir()).map_err(Failure::run)?;
+    let session = inspect::session().map_err(Failure::run)?;
     let runtime = runtime(units::machine_threads())?;
     let sightings = runtime.block_on(trace::trace(&session, run_folder, id));
     let sightings = sightings.map_err(|message| Failure::message(message, ""))?;

@@ -17,6 +17,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use crate::engine::scan::{self, FileSlice};
 use crate::manifest::Manifest;
 use crate::runner::inputs::schema_of;
+use crate::{engine, units};
 
 /// Characters of a text that are shown in a table.
 const SHOWN_CHARS: usize = 100;
@@ -59,10 +60,29 @@ pub fn parquet_files(path: &Path) -> Result<Vec<(PathBuf, u64)>, String> {
 /// # Errors
 /// A text that names what cannot be read.
 pub fn table(session: &SessionContext, folder: &Path) -> Result<DataFrame, String> {
-    let files = parquet_files(folder)?;
-    let (first, _) = files.first().ok_or_else(|| format!("{} holds no table", folder.display()))?;
+    match parquet_files(folder)? {
+        files if files.is_empty() => Err(format!("{} holds no table", folder.display())),
+        files => open(session, &files),
+    }
+}
+
+/// The rows of Parquet files of one schema, at least one.
+///
+/// # Errors
+/// A text that names what cannot be read.
+pub fn open(session: &SessionContext, files: &[(PathBuf, u64)]) -> Result<DataFrame, String> {
+    let (first, _) = files.first().ok_or("there is no file to open")?;
     let slices: Vec<FileSlice> = files.iter().map(|(path, _)| FileSlice::of(path)).collect();
     scan::parquet(session, schema_of(first)?, &slices).map_err(|error| error.to_string())
+}
+
+/// A session for the commands that look into outputs: a quarter of the machine's memory, then it
+/// spills.
+///
+/// # Errors
+/// The folder for temporary files cannot be used.
+pub fn session() -> datafusion::error::Result<SessionContext> {
+    engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir())
 }
 
 /// The manifests of a run's stages.

@@ -105,20 +105,20 @@ async fn write_stage(
         page.push_str(&bars(&lost));
     }
     match kind {
-        "topics" => histogram(page, folder, "top_category", "Topics by top category"),
-        "score" => histogram(page, folder, "int_score", "Pages by educational score"),
+        "topics" => histogram(page, outputs, &node.id, "top_category", "Topics by top category").await,
+        "score" => histogram(page, outputs, &node.id, "int_score", "Pages by educational score").await,
         "retrieve" => {
-            histogram(page, folder, "matched", "Pages by the query that found them");
+            histogram(page, outputs, &node.id, "matched", "Pages by the query that found them").await;
             topics::write(page, outputs, node).await?;
         }
         "cluster" => clusters::write(page, outputs, workflow, node).await?,
         "clean" => generated::write(page, outputs, node, manifest).await?,
         "prompts" => {
-            histogram(page, folder, "audience", "Prompts by audience");
-            histogram(page, folder, "style", "Prompts by style");
+            histogram(page, outputs, &node.id, "audience", "Prompts by audience").await;
+            histogram(page, outputs, &node.id, "style", "Prompts by style").await;
         }
-        "generate" => histogram(page, folder, "finish_reason", "Answers by their end"),
-        "mix" => histogram(page, folder, "subset", "Documents by subset"),
+        "generate" => histogram(page, outputs, &node.id, "finish_reason", "Answers by their end").await,
+        "mix" => histogram(page, outputs, &node.id, "subset", "Documents by subset").await,
         "pretrain" => loss_curve(page, folder),
         _ => {}
     }
@@ -148,8 +148,8 @@ async fn write_stage(
     Ok(())
 }
 
-fn histogram(page: &mut String, folder: &Path, column: &str, title: &str) {
-    let counts = samples::counts(folder, column);
+async fn histogram(page: &mut String, outputs: &Outputs, stage: &str, column: &str, title: &str) {
+    let counts = samples::counts(outputs, stage, column).await;
     if !counts.is_empty() {
         let counts: Vec<Bar> =
             counts.into_iter().map(|(label, rows)| Bar { label, value: rows as f64 }).collect();

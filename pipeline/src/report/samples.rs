@@ -5,10 +5,9 @@ use std::fs::File;
 use std::path::Path;
 
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use crate::inspect::parquet_files;
+use super::outputs::Outputs;
 use crate::manifest::Manifest;
 
 /// Rows shown of a table.
@@ -39,26 +38,12 @@ pub fn first_rows(folder: &Path, manifest: &Manifest) -> Option<Vec<Row>> {
     Some(rows)
 }
 
-/// How many rows have each value of a column, the commonest first.
-pub fn counts(folder: &Path, column: &str) -> Vec<(String, u64)> {
-    let mut counts: BTreeMap<String, u64> = BTreeMap::new();
-    for (path, _) in parquet_files(&folder.join("data")).unwrap_or_default() {
-        let Some(reader) =
-            File::open(path).ok().and_then(|file| ParquetRecordBatchReaderBuilder::try_new(file).ok())
-        else {
-            continue;
-        };
-        let mask = ProjectionMask::columns(reader.parquet_schema(), [column]);
-        let Ok(reader) = reader.with_projection(mask).build() else { continue };
-        for batch in reader.map_while(Result::ok) {
-            let Some(values) = batch.column_by_name(column) else { continue };
-            let options = FormatOptions::default().with_null("(none)");
-            let Ok(format) = ArrayFormatter::try_new(values, &options) else { continue };
-            for row in 0..batch.num_rows() {
-                *counts.entry(format.value(row).to_string()).or_insert(0) += 1;
-            }
-        }
-    }
+/// How many rows of a stage have each value of a column, the commonest first.
+pub async fn counts(outputs: &Outputs, stage: &str, column: &str) -> Vec<(String, u64)> {
+    let sql = format!("SELECT coalesce(CAST({column} AS VARCHAR), '(none)'), count(*) FROM data GROUP BY 1");
+    let Some(rows) = outputs.query(&[("data", stage)], &sql).await else { return Vec::new() };
+    let counts: BTreeMap<String, u64> =
+        rows.map(|row| (row.text(0), row.number(1) as u64)).into_iter().collect();
     let numeric = counts.keys().all(|value| value.parse::<f64>().is_ok());
     let mut counts: Vec<(String, u64)> = counts.into_iter().collect();
     if !numeric {
