@@ -7,12 +7,14 @@
 //! the CPU seconds beside them tell how far to trust them on a busy machine.
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
+mod common;
+
 use std::hint::black_box;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use common::{Random, Taken, timed};
 use criterion::Criterion;
 use futures::{StreamExt, stream};
 use search::{IndexOptions, LocalBackend, RetrieveOptions, Searcher, build_index, retrieve};
@@ -43,7 +45,7 @@ fn main() {
         our_time.cpu_seconds,
         text_mb / peer_time.wall_seconds,
         peer_time.cpu_seconds,
-        our_time.ratio(&peer_time)
+        ratio(&our_time, &peer_time)
     );
     println!("index bytes per byte of text: {:.3}", summary.index_bytes as f64 / summary.text_bytes as f64);
 
@@ -54,18 +56,18 @@ fn main() {
         let peer_time = pass(&queries, |query| peer.search(query, k));
         println!(
             "any-term queries, k = {k}, one thread: ours {:.0}/s, tantivy {:.0}/s, {}",
-            our_time.rate(),
-            peer_time.rate(),
-            our_time.ratio(&peer_time)
+            rate(&our_time),
+            rate(&peer_time),
+            ratio(&our_time, &peer_time)
         );
         let (our_time, hits) = timed(|| runtime.block_on(retrieve_ours(&ours, &queries, k as u32)));
         let peer_time = pass(&queries, |query| peer.two_step(query, k));
         println!(
             "two-step topics, k = {k}: ours {:.0}/s on all processors ({hits} hits), \
              tantivy with stored ids {:.0}/s on one, {}",
-            our_time.rate(),
-            peer_time.rate(),
-            our_time.ratio(&peer_time)
+            rate(&our_time),
+            rate(&peer_time),
+            ratio(&our_time, &peer_time)
         );
     }
 
@@ -85,44 +87,18 @@ fn main() {
     criterion.final_summary();
 }
 
-/// What a piece of work took.
-struct Taken {
-    wall_seconds: f64,
-    cpu_seconds: f64,
+/// Queries a second of a pass.
+fn rate(taken: &Taken) -> f64 {
+    QUERIES as f64 / taken.wall_seconds
 }
 
-impl Taken {
-    /// Queries a second of a pass.
-    fn rate(&self) -> f64 {
-        QUERIES as f64 / self.wall_seconds
-    }
-
-    /// How many times faster than the peer.
-    fn ratio(&self, peer: &Self) -> String {
-        format!(
-            "ratio {:.2} by wall clock, {:.2} by CPU time",
-            peer.wall_seconds / self.wall_seconds,
-            peer.cpu_seconds / self.cpu_seconds
-        )
-    }
-}
-
-fn timed<T>(work: impl FnOnce() -> T) -> (Taken, T) {
-    let (started, cpu) = (Instant::now(), cpu_seconds());
-    let result = work();
-    let taken = Taken { wall_seconds: started.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds() - cpu };
-    (taken, result)
-}
-
-/// CPU seconds of this process so far, user and system (Linux; not a number elsewhere).
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = |field| after_name.split_whitespace().nth(field).and_then(|ticks| ticks.parse::<f64>().ok());
-    match (ticks(11), ticks(12)) {
-        (Some(user), Some(system)) => (user + system) / 100.0,
-        _ => f64::NAN,
-    }
+/// How many times faster than the peer.
+fn ratio(taken: &Taken, peer: &Taken) -> String {
+    format!(
+        "ratio {:.2} by wall clock, {:.2} by CPU time",
+        peer.wall_seconds / taken.wall_seconds,
+        peer.cpu_seconds / taken.cpu_seconds
+    )
 }
 
 /// One pass over the queries, after a pass to warm up.
@@ -272,27 +248,5 @@ impl Peer {
             }
         }
         ids.len().min(k)
-    }
-}
-
-/// SplitMix64: small, and the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn word(&mut self) -> String {
-        let length = 3 + self.next() % 8;
-        (0..length).map(|_| char::from(b'a' + (self.next() % 26) as u8)).collect()
     }
 }

@@ -7,7 +7,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
-use crate::query::Matching;
+use crate::query::{Matching, Topic};
 
 /// A page of a topic.
 #[derive(Clone, Debug, PartialEq)]
@@ -27,6 +27,20 @@ pub struct Answer {
     pub report: TopicReport,
     /// Its pages.
     pub hits: Vec<Hit>,
+}
+
+impl Answer {
+    /// The answer to a topic of so many terms.
+    pub(crate) fn new(topic: &Topic, terms: usize, hits: Vec<Hit>) -> Self {
+        let pages_all = hits.iter().filter(|hit| hit.matching == Matching::All).count();
+        let report = TopicReport {
+            topic_id: topic.topic_id.clone(),
+            terms: terms as u32,
+            pages_all: pages_all as u32,
+            pages_any: (hits.len() - pages_all) as u32,
+        };
+        Self { report, hits }
+    }
 }
 
 /// What a topic got.

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashSet};
 use rayon::prelude::*;
 use tantivy::DocId;
 
-use crate::answer::{Answer, Hit, TopicReport};
+use crate::answer::{Answer, Hit};
 use crate::error::SearchError;
 use crate::filter::Admitted;
 use crate::host::HostLimit;
@@ -80,7 +80,6 @@ struct TopicSearch<'a> {
     options: &'a RetrieveOptions,
     topic: &'a Topic,
     terms: usize,
-    pages_all: usize,
     hits: Vec<Hit>,
     taken: HashSet<(usize, DocId)>,
     hosts: HostLimit,
@@ -93,7 +92,6 @@ impl<'a> TopicSearch<'a> {
             options,
             topic,
             terms: topic_terms(topic, Matching::All).len(),
-            pages_all: 0,
             hits: Vec::new(),
             taken: HashSet::new(),
             hosts: HostLimit::new(options.max_pages_per_host),
@@ -126,21 +124,12 @@ impl<'a> TopicSearch<'a> {
         if !self.hosts.admits(|| self.searcher.shards()[found.shard].url(found.page))? {
             return Ok(());
         }
-        self.pages_all += usize::from(matching == Matching::All);
         self.taken.insert((found.shard, found.page));
         self.hits.push(Hit { doc_id: found.id, score: found.score, matching });
         Ok(())
     }
 
     fn finish(self) -> Answer {
-        Answer {
-            report: TopicReport {
-                topic_id: self.topic.topic_id.clone(),
-                terms: self.terms as u32,
-                pages_all: self.pages_all as u32,
-                pages_any: (self.hits.len() - self.pages_all) as u32,
-            },
-            hits: self.hits,
-        }
+        Answer::new(self.topic, self.terms, self.hits)
     }
 }

@@ -10,6 +10,8 @@ use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use super::common::Random;
+
 const VOCABULARY: usize = 200_000;
 const QUERIES: usize = 200;
 
@@ -48,7 +50,7 @@ pub fn write(folder: &Path, pages: usize) -> (PathBuf, u64) {
             }
             match real {
                 true => {
-                    let sentence = &sentences[random.below(sentences.len())];
+                    let sentence = &sentences[below(&mut random, sentences.len())];
                     so_far += sentence.split(' ').count();
                     text.push_str(sentence);
                 }
@@ -72,17 +74,17 @@ fn write_queries(folder: &Path, words: &[String], sentences: &[String]) {
     let mut random = Random(2);
     let mut file = File::create(folder.join("queries.txt")).unwrap();
     for query in 0..QUERIES {
-        let length = 3 + random.below(4);
+        let length = 3 + below(&mut random, 4);
         let chosen: Vec<&str> = match query % 2 == 0 && !sentences.is_empty() {
             true => {
-                let sentence = &sentences[random.below(sentences.len())];
+                let sentence = &sentences[below(&mut random, sentences.len())];
                 let plain = |word: &&str| word.chars().all(char::is_alphanumeric);
                 sentence.split(' ').filter(plain).skip(2).take(length).collect()
             }
             false => Vec::new(),
         };
         let chosen = match chosen.len() < 3 {
-            true => (0..length).map(|_| words[20 + random.below(3_000)].as_str()).collect(),
+            true => (0..length).map(|_| words[20 + below(&mut random, 3_000)].as_str()).collect(),
             false => chosen,
         };
         writeln!(file, "{}", chosen.join(" ")).unwrap();
@@ -138,28 +140,7 @@ impl Zipf {
     }
 }
 
-/// SplitMix64: small, and the same on every machine.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn unit(&mut self) -> f64 {
-        (self.next() >> 11) as f64 / (1_u64 << 53) as f64
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.unit() * limit as f64) as usize
-    }
-
-    fn word(&mut self) -> String {
-        let length = 3 + self.next() % 8;
-        (0..length).map(|_| char::from(b'a' + (self.next() % 26) as u8)).collect()
-    }
+/// A number below the limit.
+fn below(random: &mut Random, limit: usize) -> usize {
+    (random.unit() * limit as f64) as usize
 }

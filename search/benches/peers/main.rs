@@ -10,15 +10,17 @@
 //! - `CORPUSMITH_BENCH_SHARDS`: shards of our index, 4 by default
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod corpus;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Instant;
 
 use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use common::Taken;
 use futures::{StreamExt, stream};
 use search::{IndexOptions, LocalBackend, RetrieveOptions, Searcher, build_index, retrieve};
 use serde_json::json;
@@ -93,30 +95,10 @@ fn setting(name: &str, default: &str) -> String {
     std::env::var(name).unwrap_or_else(|_| default.to_owned())
 }
 
-/// What a piece of work took.
-struct Taken {
-    wall_seconds: f64,
-    cpu_seconds: f64,
-}
-
+/// As [`common::timed`], with the peak of memory counted anew (Linux).
 fn timed<T>(work: impl FnOnce() -> T) -> (Taken, T) {
-    // The peak of memory starts anew (Linux).
     let _ = std::fs::write("/proc/self/clear_refs", "5");
-    let (started, cpu) = (Instant::now(), cpu_seconds());
-    let result = work();
-    let taken = Taken { wall_seconds: started.elapsed().as_secs_f64(), cpu_seconds: cpu_seconds() - cpu };
-    (taken, result)
-}
-
-/// CPU seconds of this process so far, user and system (Linux; not a number elsewhere).
-fn cpu_seconds() -> f64 {
-    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
-    let after_name = stat.rsplit(')').next().unwrap_or_default();
-    let ticks = |field| after_name.split_whitespace().nth(field).and_then(|ticks| ticks.parse::<f64>().ok());
-    match (ticks(11), ticks(12)) {
-        (Some(user), Some(system)) => (user + system) / 100.0,
-        _ => f64::NAN,
-    }
+    common::timed(work)
 }
 
 /// Largest resident memory since `timed` began, mapped index files that are in memory among it.

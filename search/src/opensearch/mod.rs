@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::answer::{Answer, Hit, TopicReport};
+use crate::answer::{Answer, Hit};
 use crate::backend::SearchBackend;
 use crate::error::{RetrieveError, ServerError};
 use crate::filter::PageFilters;
@@ -293,7 +293,6 @@ struct Picked<'a> {
     topic: &'a Topic,
     options: &'a RetrieveOptions,
     terms: usize,
-    pages_all: usize,
     hits: Vec<Hit>,
     /// Pages seen, those that a host limit dropped among them.
     taken: std::collections::HashSet<String>,
@@ -306,7 +305,6 @@ impl<'a> Picked<'a> {
             topic,
             options,
             terms: topic_terms(topic, Matching::All).len(),
-            pages_all: 0,
             hits: Vec::new(),
             taken: std::collections::HashSet::new(),
             hosts: HostLimit::new(options.max_pages_per_host),
@@ -337,20 +335,11 @@ impl<'a> Picked<'a> {
         if !matches!(within, Ok(true)) {
             return;
         }
-        self.pages_all += usize::from(matching == Matching::All);
         self.taken.insert(hit.id.clone());
         self.hits.push(Hit { doc_id: hit.id, score: hit.score, matching });
     }
 
     fn finish(self) -> Answer {
-        Answer {
-            report: TopicReport {
-                topic_id: self.topic.topic_id.clone(),
-                terms: self.terms as u32,
-                pages_all: self.pages_all as u32,
-                pages_any: (self.hits.len() - self.pages_all) as u32,
-            },
-            hits: self.hits,
-        }
+        Answer::new(self.topic, self.terms, self.hits)
     }
 }
