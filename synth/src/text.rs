@@ -1,4 +1,14 @@
-//! Sentences: where they end, for the cut of seed pages and the clean-up of answers.
+//! Sentences: where they end, for the cut of seed pages and the clean-up of answers. And patterns.
+
+/// A regular expression that is compiled once, on its first use.
+macro_rules! pattern {
+    ($name:ident, $text:literal) => {
+        #[allow(clippy::expect_used)] // A constant pattern: every test of its file would fail.
+        static $name: std::sync::LazyLock<regex::Regex> =
+            std::sync::LazyLock::new(|| regex::Regex::new($text).expect("constant pattern"));
+    };
+}
+pub(crate) use pattern;
 
 /// What ends a sentence, in the scripts that most pages are written in.
 pub(crate) const SENTENCE_ENDS: [char; 13] =

@@ -4,14 +4,13 @@
 //! 1 to 10; clusters of adult, commercial or promotional pages are left out
 //! [huggingface/cosmopedia, huggingface/text-clustering].
 
-use std::sync::LazyLock;
-
 use minijinja::context;
 use regex::Regex;
 
 use super::names::{NameBounds, check_name};
 use crate::cleanup::is_refusal;
 use crate::prompts::{TemplateError, body_error, environment};
+use crate::text::pattern;
 
 const TEMPLATE: &str = include_str!("../../templates/topics/cluster_name.jinja");
 const TEMPLATE_NAME: &str = "topics/cluster_name";
@@ -71,13 +70,6 @@ pub fn cluster_prompt(extracts: &[String]) -> Result<String, TemplateError> {
     environment.add_template(TEMPLATE_NAME, TEMPLATE).map_err(wrong)?;
     let template = environment.get_template(TEMPLATE_NAME).map_err(wrong)?;
     template.render(context! { extracts => extracts.to_vec() }).map_err(wrong)
-}
-
-macro_rules! pattern {
-    ($name:ident, $text:literal) => {
-        #[allow(clippy::expect_used)] // A constant pattern: every test of this file would fail.
-        static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($text).expect("constant pattern"));
-    };
 }
 
 pattern!(TOPIC, r#"(?im)^[\s*#\-\d.]*(?:the\s+)?topic[\s*]*(?::|is)[\s*"']*(.+?)[\s*"'.]*$"#);

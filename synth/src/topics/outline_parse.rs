@@ -1,12 +1,9 @@
 //! The units of a course out of an answer, however the model laid out the table of contents.
 
-use std::sync::LazyLock;
-
-use regex::Regex;
-
 use super::names::{NameBounds, Rejection, check_name, dedupe_key};
 use super::parse::{Verdict, clean_item, plain_signs};
 use crate::cleanup::is_refusal;
+use crate::text::pattern;
 
 /// A table of contents, read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,13 +37,6 @@ enum Mark {
 struct Level {
     mark: Mark,
     indent: usize,
-}
-
-macro_rules! pattern {
-    ($name:ident, $text:literal) => {
-        #[allow(clippy::expect_used)] // A constant pattern: every test of this file would fail.
-        static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($text).expect("constant pattern"));
-    };
 }
 
 pattern!(HEADING, r"^(#{1,6})\s*(\S.*)$");

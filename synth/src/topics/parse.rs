@@ -1,12 +1,11 @@
 //! Subtopics out of an answer, however the model laid it out.
 
-use std::sync::LazyLock;
-
 use regex::Regex;
 
 use super::heading::Heading;
 use super::names::{NameBounds, Rejection, Rejections, check_name, dedupe_key};
 use crate::cleanup::is_refusal;
+use crate::text::pattern;
 
 /// What an answer was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -100,13 +99,6 @@ pub(super) fn plain_signs(text: &str) -> String {
         c => Some(c),
     };
     text.chars().filter_map(sign).collect()
-}
-
-macro_rules! pattern {
-    ($name:ident, $text:literal) => {
-        #[allow(clippy::expect_used)] // A constant pattern: every test of this file would fail.
-        static $name: LazyLock<Regex> = LazyLock::new(|| Regex::new($text).expect("constant pattern"));
-    };
 }
 
 pattern!(NUMBERED, r"^\s*(?:\*\*|#+ *)?\(?\d{1,3}(?:\.\)|[.):\]])\s*(\S.*)$");
