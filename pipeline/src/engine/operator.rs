@@ -19,7 +19,8 @@ use datafusion::physical_expr::{Distribution, EquivalenceProperties, OrderingReq
 use datafusion::physical_plan::execution_plan::{Boundedness, EmissionType, ReplaceChildrenOptions};
 use datafusion::physical_plan::projection::{ProjectionExec, ProjectionExpr};
 use datafusion::physical_plan::{
-    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
+    DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, InputDistributionRequirements,
+    PlanProperties,
 };
 use datafusion::prelude::{DataFrame, SessionContext};
 
@@ -146,8 +147,8 @@ impl ExecutionPlan for OperatorExec {
     }
 
     /// A function sees all rows, in one order, also where a union below has several partitions.
-    fn required_input_distribution(&self) -> Vec<Distribution> {
-        vec![Distribution::SinglePartition]
+    fn input_distribution_requirements(&self) -> InputDistributionRequirements {
+        InputDistributionRequirements::new(vec![Distribution::SinglePartition])
     }
 
     fn required_input_ordering(&self) -> Vec<Option<OrderingRequirements>> {

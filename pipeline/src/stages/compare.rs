@@ -19,7 +19,10 @@ use synth::cleanup::{Lengths, RepetitionLimits, find_repetition, is_refusal};
 use super::columns::{require, text_column};
 use super::minhash::cluster::{Keeper, Sketches, Unsigned, duplicates};
 use super::minhash::signature::{Scratch, SignatureOptions, Signer, Sketch};
-use super::{ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
+use super::{
+    ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task,
+    foreign_stages,
+};
 use crate::engine::streams::to_domain;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -100,16 +103,8 @@ impl Stage for CompareConfig {
 
     fn validate(&self, inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
         let tables = inputs.get("tables").map_or(&[][..], Vec::as_slice);
-        let stages =
-            self.generators.iter().flat_map(|(name, of)| of.stages().map(move |stage| (name, stage)));
-        let mut mistakes: Vec<ConfigMistake> = stages
-            .filter(|(_, stage)| !tables.contains(stage))
-            .map(|(name, stage)| ConfigMistake {
-                field: "generators",
-                message: format!("generator `{name}` takes stage `{stage}`, which is not one of the inputs"),
-                help: format!("the inputs are: {}", tables.join(", ")),
-            })
-            .collect();
+        let named = self.generators.iter().flat_map(|(name, of)| of.stages().map(move |stage| (name, stage)));
+        let mut mistakes = foreign_stages("generators", named, "generator", tables, "inputs");
         if self.generators.is_empty() {
             mistakes.push(ConfigMistake {
                 field: "generators",

@@ -18,6 +18,7 @@ use serde_json::{Value as Json, json};
 use super::columns::require;
 use super::{
     ConfigMistake, InputCount, InputRole, InputTable, Inputs, Outcome, OutputKind, Shape, Stage, StageKind,
+    foreign_stages,
 };
 use crate::durable::{self, WriteContext, WriteError};
 use crate::manifest::Manifest;
@@ -108,17 +109,8 @@ impl Stage for DatasetConfig {
 
     fn validate(&self, inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
         let sources = inputs.get("sources").map_or(&[][..], Vec::as_slice);
-        let strange = self.subsets.iter().filter(|(_, subset)| !sources.contains(&subset.stage));
-        let mut mistakes: Vec<ConfigMistake> = strange
-            .map(|(name, subset)| ConfigMistake {
-                field: "subsets",
-                message: format!(
-                    "subset `{name}` takes stage `{}`, which is not one of the sources",
-                    subset.stage
-                ),
-                help: format!("the sources are: {}", sources.join(", ")),
-            })
-            .collect();
+        let named = self.subsets.iter().map(|(name, subset)| (name, &subset.stage));
+        let mut mistakes = foreign_stages("subsets", named, "subset", sources, "sources");
         let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
         let odd = |name: &&String| name.starts_with('.') || !name.chars().all(is_plain);
         mistakes.extend(self.subsets.keys().filter(odd).map(|name| ConfigMistake {

@@ -14,7 +14,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use super::columns::{require, text_column};
-use super::{ConfigMistake, InputCount, InputRole, Inputs, OutputKind, Shape, Stage, StageKind, Task};
+use super::{
+    ConfigMistake, InputCount, InputRole, Inputs, OutputKind, Shape, Stage, StageKind, Task, foreign_stages,
+};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
 use crate::runner::context::StageContext;
@@ -94,17 +96,8 @@ impl Stage for MixConfig {
 
     fn validate(&self, inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
         let sources = inputs.get("sources").map_or(&[][..], Vec::as_slice);
-        let mut mistakes = Vec::new();
-        for (name, subset) in self.subsets.iter().filter(|(_, subset)| !sources.contains(&subset.stage)) {
-            mistakes.push(ConfigMistake {
-                field: "subsets",
-                message: format!(
-                    "subset `{name}` takes stage `{}`, which is not one of the sources",
-                    subset.stage
-                ),
-                help: format!("the sources are: {}", sources.join(", ")),
-            });
-        }
+        let named = self.subsets.iter().map(|(name, subset)| (name, &subset.stage));
+        let mut mistakes = foreign_stages("subsets", named, "subset", sources, "sources");
         if !(0.0..1.0).contains(&self.heldout_share) {
             mistakes.push(ConfigMistake {
                 field: "heldout_share",

@@ -154,6 +154,24 @@ pub struct ConfigMistake {
     pub help: String,
 }
 
+/// Of the stages that a config names beside what they serve as, those that are not among its inputs.
+fn foreign_stages<'a>(
+    field: &'static str,
+    named: impl IntoIterator<Item = (&'a String, &'a String)>,
+    what: &str,
+    inputs: &[String],
+    inputs_are: &str,
+) -> Vec<ConfigMistake> {
+    let foreign = named.into_iter().filter(|(_, stage)| !inputs.contains(stage));
+    foreign
+        .map(|(name, stage)| ConfigMistake {
+            field,
+            message: format!("{what} `{name}` takes stage `{stage}`, which is not one of the {inputs_are}"),
+            help: format!("the {inputs_are} are: {}", inputs.join(", ")),
+        })
+        .collect()
+}
+
 /// How a stage's work is cut into tasks, the unit of resume: a finished task is never run again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shape {
