@@ -190,8 +190,7 @@ async fn standings(
 
 fn export(target: &BatchTarget, output: &Path, limits: BatchLimits, dry_run: bool) -> Result<(), Failure> {
     let opened = Opened::new(target)?;
-    let kind =
-        serde_json::from_value(opened.config()?.llm.server_kind.clone().into()).map_err(Failure::run)?;
+    let kind = opened.config()?.llm.server_kind;
     let log = opened.log()?;
     let mut writer = match dry_run {
         true => None,

@@ -8,10 +8,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Failure, runtime};
 use crate::cli::{PlanArgs, ResourceArgs, WorkflowArgs};
 use crate::forecast::{Forecaster, Outlook, Past};
-use crate::manifest::{Fingerprint, Manifest};
 use crate::runner::error::{Fault, RunError, StageError};
 use crate::runner::progress::{StageProgress, count, duration, group, money, size};
-use crate::runner::stage_run::{StageRun, stage_folder};
+use crate::runner::stage_run::StageRun;
 use crate::runner::{self, RunOptions};
 use crate::workflow::{self, OutputMode, StageNode, Workflow};
 use crate::{dag, table};
@@ -105,6 +104,7 @@ fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Fore
     for node in nodes {
         let inputs_are_fresh = node.upstream().iter().all(|id| fresh.contains(id));
         let (mut state, mut doubt) = (State::AfterInputs, None);
+        let last = Past::of_profile(&env.run_folder, &node.id).map_err(RunError::from)?;
         if node.output == OutputMode::Fuse {
             state = State::Fused;
         } else if inputs_are_fresh {
@@ -113,8 +113,11 @@ fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Fore
             let inputs = runner::resolver(workflow, &env, node, &progress);
             let run = StageRun { env: env.clone(), node, inputs, progress };
             match runtime.block_on(run.fingerprint()) {
-                Ok(print) if is_finished(&env.run_folder, node, &print)? => state = State::UpToDate,
-                Ok(_) => {}
+                Ok(print) => {
+                    if last.as_ref().is_some_and(|last| last.manifest.fingerprint == print) {
+                        state = State::UpToDate;
+                    }
+                }
                 // The network may be back when the run starts.
                 Err(StageError { fault: Fault::Run, message, .. }) => doubt = Some(message),
                 Err(error) => return Err(RunError::from(error).into()),
@@ -123,26 +126,19 @@ fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Fore
         if inputs_are_fresh && matches!(state, State::UpToDate | State::Fused) {
             fresh.push(&node.id);
         }
-        let past = Past::find(&env.run_folder, &node.id);
-        let outlook = match past {
-            Some(past) if state == State::UpToDate => {
-                forecaster.done(node, past.manifest.rows_out);
-                Outlook { rows: Some(past.manifest.rows_out as f64), ..Outlook::default() }
+        let outlook = match last {
+            Some(last) if state == State::UpToDate => {
+                forecaster.done(node, last.manifest.rows_out);
+                Outlook { rows: Some(last.manifest.rows_out as f64), ..Outlook::default() }
             }
-            past => forecaster.expect(node, past.as_ref()),
+            last => {
+                let past = last.or_else(|| Past::of_another(&env.run_folder, &node.id));
+                forecaster.expect(node, past.as_ref())
+            }
         };
         forecasts.push(Forecast { node, state, outlook, doubt });
     }
     Ok(forecasts)
-}
-
-fn is_finished(
-    run_folder: &std::path::Path,
-    node: &StageNode,
-    fingerprint: &Fingerprint,
-) -> Result<bool, RunError> {
-    let manifest = Manifest::read(&stage_folder(run_folder, &node.id))?;
-    Ok(manifest.is_some_and(|manifest| manifest.fingerprint == *fingerprint))
 }
 
 impl Forecast<'_> {

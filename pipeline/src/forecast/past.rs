@@ -9,7 +9,7 @@ use arrow::datatypes::{DataType, Float64Type};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use crate::manifest::Manifest;
+use crate::manifest::{Manifest, ManifestError};
 use crate::runner::stage_run::stage_folder;
 
 /// Rows that a spread is taken over: enough for an estimate, and quick on any output.
@@ -49,19 +49,22 @@ pub struct Past {
 }
 
 impl Past {
-    /// The last run of a stage under a profile; failing that, the largest under another profile of
-    /// the same workflow. Manifests that cannot be read tell nothing.
-    pub fn find(run_folder: &Path, stage: &str) -> Option<Self> {
-        let read = |run: &Path| {
-            let folder = stage_folder(run, stage);
-            let manifest = Manifest::read(&folder).ok().flatten()?;
-            let profile = run.file_name()?.to_string_lossy().into_owned();
-            Some(Self { profile, manifest, folder })
-        };
-        read(run_folder).or_else(|| {
-            let profiles = std::fs::read_dir(run_folder.parent()?).ok()?.flatten();
-            profiles.filter_map(|entry| read(&entry.path())).max_by_key(|past| past.manifest.rows_out)
-        })
+    /// The last run of a stage under a profile.
+    ///
+    /// # Errors
+    /// Its manifest is damaged.
+    pub fn of_profile(run_folder: &Path, stage: &str) -> Result<Option<Self>, ManifestError> {
+        let folder = stage_folder(run_folder, stage);
+        let profile = run_folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        Ok(Manifest::read(&folder)?.map(|manifest| Self { profile, manifest, folder }))
+    }
+
+    /// Its largest run under another profile of the same workflow. Manifests that cannot be read tell
+    /// nothing.
+    pub fn of_another(run_folder: &Path, stage: &str) -> Option<Self> {
+        let profiles = std::fs::read_dir(run_folder.parent()?).ok()?.flatten();
+        let runs = profiles.filter_map(|entry| Self::of_profile(&entry.path(), stage).ok().flatten());
+        runs.max_by_key(|past| past.manifest.rows_out)
     }
 
     /// The share of rows that it kept (above 1 for a stage that makes several of one).

@@ -53,7 +53,7 @@ pub struct LlmConfig {
     /// The environment variable that holds the API key, which stands in no file, log or error.
     pub api_key_env: Option<String>,
     /// The dialect of the servers: `vllm`, `llama_server` or `open_ai`.
-    pub server_kind: String,
+    pub server_kind: ServerKind,
     /// How the servers are asked: `chat`, or `completions` for models without a chat template.
     pub api: Api,
     /// Further fields of each request's JSON body, for example `{ min_p = 0.05 }`; they count for the
@@ -112,7 +112,7 @@ impl Default for LlmConfig {
             endpoints: Vec::new(),
             model: EMBEDDED_MODEL.to_owned(),
             api_key_env: None,
-            server_kind: "vllm".to_owned(),
+            server_kind: ServerKind::default(),
             api: Api::Chat,
             extra: ExtraFields::new(),
             max_in_flight: 32,
@@ -159,16 +159,6 @@ impl LlmConfig {
             identity["extra"] = serde_json::json!(self.extra);
         }
         identity
-    }
-
-    /// The dialect of the servers.
-    ///
-    /// # Errors
-    /// `server_kind` names none.
-    pub fn dialect(&self, ctx: &StageContext) -> Result<ServerKind, StageError> {
-        serde_json::from_value(self.server_kind.clone().into()).map_err(|_| {
-            ctx.input(format!("llm.server_kind `{}` is not vllm, llama_server or open_ai", self.server_kind))
-        })
     }
 
     /// What requests will take. The lengths are those of the last run where this model answered within
@@ -245,12 +235,12 @@ impl LlmConfig {
         })
     }
 
-    pub(super) fn client_options(&self, ctx: &StageContext) -> Result<ClientOptions, StageError> {
-        Ok(ClientOptions {
+    pub(super) fn client_options(&self) -> ClientOptions {
+        ClientOptions {
             base_urls: self.base_urls.clone(),
             endpoints: self.endpoints.clone(),
             model: self.model.clone(),
-            server_kind: self.dialect(ctx)?,
+            server_kind: self.server_kind,
             api_key_env: self.api_key_env.clone(),
             max_in_flight: self.max_in_flight,
             start_in_flight: self.max_in_flight.min(16),
@@ -266,7 +256,7 @@ impl LlmConfig {
             breaker_open_seconds: self.breaker_open_seconds,
             down_after_seconds: self.down_after_seconds,
             ..ClientOptions::default()
-        })
+        }
     }
 
     pub(super) fn budget_options(&self) -> BudgetOptions {

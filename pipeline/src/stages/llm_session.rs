@@ -66,7 +66,7 @@ impl Session {
         let client = if config.is_embedded() {
             None
         } else {
-            let client = OpenAiClient::new(&config.client_options(ctx)?, budget.clone())
+            let client = OpenAiClient::new(&config.client_options(), budget.clone())
                 .map_err(|error| ctx.input(error.to_string()))?;
             Some(Arc::new(client))
         };
