@@ -5,15 +5,18 @@ mod support;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use support::{pipeline, run};
+use support::{Said, pipeline, run};
 use synth::chat::{ChatModel, ChatRequest, Message};
 use synth::client::{Budget, BudgetOptions, ClientOptions, OpenAiClient};
 
 const MODEL: &str = "SmolLM2-135M-Instruct";
+/// The key of servers that ask for one.
+const KEY: &str = "sk-neither-told-nor-written-41c7";
 /// Far longer than any wait here; only a server that hangs reaches it.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -27,7 +30,7 @@ impl Served {
     fn start(arguments: &[&str]) -> Self {
         let mut command = pipeline();
         command.args(["llm", "serve", "embedded", "--port", "0", "--threads", "2"]).args(arguments);
-        command.env("CORPUSMITH_TEST_KEY", "a secret").stdout(Stdio::piped());
+        command.env("CORPUSMITH_TEST_KEY", KEY).stdout(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
@@ -166,6 +169,54 @@ fn our_own_client_and_a_generate_stage_are_answered() {
 }
 
 #[test]
+fn an_api_key_is_neither_logged_nor_written() {
+    let served = Served::start(&["--api-key-env", "CORPUSMITH_TEST_KEY"]);
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("prompts.jsonl"), "{\"prompt_id\":\"a\",\"prompt\":\"What is rain?\"}\n")
+        .unwrap();
+    let text = format!(
+        "name = \"w\"\n[stage.prompts]\nkind = \"read\"\npaths = [\"{}/prompts.jsonl\"]\n[stage.answers]\nkind = \"generate\"\ninput = \"prompts\"\nmax_new_tokens = 8\nmin_tokens = 1\nllm = {{ base_urls = [\"http://{}/v1\"], api_key_env = \"CORPUSMITH_TEST_KEY\", max_attempts = 1 }}\n",
+        folder.path().display(),
+        served.address
+    );
+    let workflow = folder.path().join("w.toml");
+    std::fs::write(&workflow, text).unwrap();
+    let untold = |said: &Said, key: &str| {
+        assert!(!said.out.contains(key) && !said.err.contains(key), "{}\n{}", said.out, said.err);
+        for (path, bytes) in files(folder.path()) {
+            assert!(!bytes.windows(key.len()).any(|part| part == key.as_bytes()), "{}", path.display());
+        }
+    };
+    // Every line that any library would log.
+    let with_key = |key: &str| {
+        let mut command = pipeline();
+        command.arg("run").arg(&workflow).arg("--runs").arg(folder.path().join("runs"));
+        run(command.env("CORPUSMITH_TEST_KEY", key).env("CORPUSMITH_LOG", "trace"))
+    };
+    let refused = with_key("sk-wrong-8d20");
+    assert_eq!(refused.code, Some(1), "{}", refused.out);
+    assert!(refused.err.contains("API key"), "{}", refused.err);
+    untold(&refused, "sk-wrong-8d20");
+    let answered = with_key(KEY);
+    assert_eq!(answered.code, Some(0), "{}", answered.err);
+    assert!(answered.err.contains("TRACE"), "the log tells all");
+    untold(&answered, KEY);
+}
+
+/// Every file under a folder, with its bytes.
+fn files(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        match path.is_dir() {
+            true => found.extend(files(&path)),
+            false => found.push((path.clone(), std::fs::read(&path).unwrap())),
+        }
+    }
+    found
+}
+
+#[test]
 fn streams_say_the_same_as_whole_answers() {
     let served = Served::start(&[]);
     for (path, whole_text, piece_text, body) in [
@@ -240,9 +291,9 @@ fn what_is_wrong_is_said_in_openais_error_object() {
     let ask = |headers: &str| locked.exchange("GET", "/v1/models", headers, "");
     let (status, _, body) = ask("");
     assert_eq!(status, 401);
-    assert!(body.contains("invalid_api_key") && !body.contains("a secret"), "{body}");
+    assert!(body.contains("invalid_api_key") && !body.contains(KEY), "{body}");
     assert_eq!(ask("Authorization: Bearer wrong\r\n").0, 401);
-    assert_eq!(ask("Authorization: Bearer a secret\r\n").0, 200);
+    assert_eq!(ask(&format!("Authorization: Bearer {KEY}\r\n")).0, 200);
     assert_eq!(locked.get("/health").0, 200);
     let said = run(pipeline().args(["llm", "serve", "embedded", "--api-key-env", "CORPUSMITH_NO_SUCH_KEY"]));
     assert_eq!(said.code, Some(2));

@@ -163,6 +163,8 @@ fn every_kind_is_listed_and_explained() {
         let said = run(pipeline().args(["explain", kind]));
         assert!(said.out.contains("Fields:"), "{kind}: {}", said.err);
     }
+    let generate = run(pipeline().args(["explain", "generate"])).out;
+    assert!(generate.contains("\n    max_in_flight = 32\n"), "fields inside `llm`: {generate}");
     let said = run(pipeline().args(["explain", "scroe"]));
     assert_eq!(said.code, Some(2));
     assert!(said.err.contains("did you mean `score`?"), "{}", said.err);

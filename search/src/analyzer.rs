@@ -4,10 +4,10 @@
 //! (Snowball English). The published search tool does the same with Manticore's `stem_en`
 //! morphology and English stop words [cosmo: huggingface/cosmopedia `fulltext_search/`].
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use rustc_hash::FxHashMap;
 use tantivy::tokenizer::{
     Language, LowerCaser, SimpleTokenizer, Stemmer, StopWordFilter, TextAnalyzer, Token, TokenStream,
     Tokenizer,
@@ -47,7 +47,7 @@ pub fn analyze(text: &str) -> Vec<String> {
 #[derive(Clone)]
 pub(crate) struct English {
     chain: TextAnalyzer,
-    memo: HashMap<Box<str>, Option<Box<str>>>,
+    memo: FxHashMap<Box<str>, Option<Box<str>>>,
     token: Token,
     terms_in_last_text: Arc<AtomicU32>,
 }
@@ -56,7 +56,7 @@ impl English {
     pub(crate) fn new() -> Self {
         Self {
             chain: chain(),
-            memo: HashMap::new(),
+            memo: FxHashMap::default(),
             token: Token::default(),
             terms_in_last_text: Arc::default(),
         }
@@ -129,13 +129,33 @@ pub(crate) struct EnglishStream<'a> {
 impl EnglishStream<'_> {
     /// Start and end of the next run of alphanumeric characters.
     fn next_word(&mut self) -> Option<(usize, usize)> {
-        let rest = &self.text[self.at..];
-        let start = self.at + rest.find(char::is_alphanumeric)?;
-        let word = &self.text[start..];
-        let end = word.find(|c: char| !c.is_alphanumeric()).map_or(self.text.len(), |length| start + length);
-        self.at = end;
-        Some((start, end))
+        let start = next_alphanumeric(self.text, self.at, true);
+        if start == self.text.len() {
+            return None;
+        }
+        self.at = next_alphanumeric(self.text, start, false);
+        Some((start, self.at))
     }
+}
+
+/// Where, from a character's start on, the next character is alphanumeric (or, with `false`, is not); the
+/// text's length if none is. Bytes of ASCII are not decoded first: they are nearly all there is.
+fn next_alphanumeric(text: &str, mut at: usize, wanted: bool) -> usize {
+    let bytes = text.as_bytes();
+    while let Some(byte) = bytes.get(at) {
+        let (is_alphanumeric, length) = match byte.is_ascii() {
+            true => (byte.is_ascii_alphanumeric(), 1),
+            false => match text[at..].chars().next() {
+                Some(character) => (character.is_alphanumeric(), character.len_utf8()),
+                None => break,
+            },
+        };
+        if is_alphanumeric == wanted {
+            return at;
+        }
+        at += length;
+    }
+    text.len()
 }
 
 impl TokenStream for EnglishStream<'_> {

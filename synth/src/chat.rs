@@ -87,6 +87,8 @@ pub struct ChatRequest {
     pub top_p: f64,
     /// Number of likeliest tokens sampled from.
     pub top_k: u32,
+    /// Tokens below this share of the likeliest one's probability are not drawn; 0 keeps all.
+    pub min_p: f64,
     /// Divisor of the scores of tokens already present; 1 changes nothing.
     pub repetition_penalty: f64,
     /// Texts that end the answer.
@@ -109,6 +111,7 @@ impl ChatRequest {
             temperature: TEMPERATURE,
             top_p: TOP_P,
             top_k: TOP_K,
+            min_p: 0.0,
             repetition_penalty: REPETITION_PENALTY,
             stop: vec![STOP.to_owned()],
             seed: 0,

@@ -54,21 +54,43 @@ pub fn explain(name: &str) -> Result<(), Failure> {
             OutputKind::Folder => "a folder",
         }
     );
-    let schema = Json::from((kind.schema)());
-    let properties = schema.get("properties").and_then(Json::as_object);
     println!("\nFields:");
-    for (field, property) in properties.into_iter().flatten() {
-        let default = property.get("default").map(|value| format!(" = {value}")).unwrap_or_default();
-        println!("  {field}{default}");
-        let about = property.get("description").and_then(Json::as_str).unwrap_or_default();
-        for line in about.lines() {
-            println!("      {line}");
-        }
-    }
-    if properties.is_none_or(serde_json::Map::is_empty) {
-        println!("  none");
+    match print_fields(&Json::from((kind.schema)()), 1) {
+        0 => println!("  none"),
+        _ => println!("\nA field inside another is set as `llm.max_in_flight = 8` or `llm = {{ max_in_flight = 8 }}`."),
     }
     Ok(())
+}
+
+/// Prints the fields of an object's schema, those of fields that are objects indented below them; how
+/// many the object has.
+fn print_fields(schema: &Json, depth: usize) -> usize {
+    let indent = "  ".repeat(depth);
+    let properties = schema.get("properties").and_then(Json::as_object);
+    for (field, property) in properties.into_iter().flatten() {
+        // The default of an object is told by its fields.
+        let inner = inner_object(property);
+        let default = property.get("default").filter(|_| inner.is_none());
+        let default = default.map(|value| format!(" = {value}")).unwrap_or_default();
+        println!("{indent}{field}{default}");
+        let about = property.get("description").and_then(Json::as_str).unwrap_or_default();
+        for line in about.lines() {
+            println!("{indent}    {line}");
+        }
+        if let Some(inner) = inner {
+            print_fields(inner, depth + 1);
+        }
+    }
+    properties.map_or(0, serde_json::Map::len)
+}
+
+/// The schema of the object that a field is, holds a list of, or may be.
+fn inner_object(property: &Json) -> Option<&Json> {
+    if property.get("properties").is_some() {
+        return Some(property);
+    }
+    let one_of = ["anyOf", "oneOf"].into_iter().filter_map(|key| property.get(key)?.as_array()).flatten();
+    property.get("items").into_iter().chain(one_of).find_map(inner_object)
 }
 
 /// Prints the JSON schema of workflow files.

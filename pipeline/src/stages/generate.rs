@@ -66,6 +66,8 @@ pub struct GenerateConfig {
     pub top_p: f64,
     /// Number of likeliest tokens sampled from.
     pub top_k: u32,
+    /// Tokens below this share of the likeliest one's probability are not drawn; 0 keeps all.
+    pub min_p: f64,
     /// Divisor of the scores of tokens that are there already.
     pub repetition_penalty: f64,
     /// Texts that end an answer.
@@ -89,6 +91,7 @@ impl Default for GenerateConfig {
             temperature: chat::TEMPERATURE,
             top_p: chat::TOP_P,
             top_k: chat::TOP_K,
+            min_p: 0.0,
             repetition_penalty: chat::REPETITION_PENALTY,
             stop: options.stop,
             seed: 1,
@@ -107,6 +110,7 @@ impl GenerateConfig {
             temperature: self.temperature,
             top_p: self.top_p,
             top_k: self.top_k,
+            min_p: self.min_p,
             repetition_penalty: self.repetition_penalty,
             stop: self.stop.clone(),
             api: self.llm.api,

@@ -56,7 +56,7 @@ pub struct LlmConfig {
     pub server_kind: ServerKind,
     /// How the servers are asked: `chat`, or `completions` for models without a chat template.
     pub api: Api,
-    /// Further fields of each request's JSON body, for example `{ min_p = 0.05 }`; they count for the
+    /// Further fields of each request's JSON body, for example `{ presence_penalty = 0.5 }`; they count for the
     /// answers as the prompt does.
     pub extra: ExtraFields,
     /// Requests in flight at one server at most; the embedded model's sequences side by side. How many
@@ -341,8 +341,8 @@ impl ChatModel for EmbeddedModel {
             temperature: request.temperature as f32,
             top_p: request.top_p as f32,
             top_k: request.top_k,
+            min_p: request.min_p as f32,
             repetition_penalty: request.repetition_penalty as f32,
-            ..SamplingOptions::default()
         };
         job.stop = request.stop.clone();
         job.seed = request.seed;

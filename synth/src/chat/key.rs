@@ -60,6 +60,7 @@ impl ChatRequest {
             temperature,
             top_p,
             top_k,
+            min_p,
             repetition_penalty,
             stop,
             seed,
@@ -93,6 +94,10 @@ impl ChatRequest {
         // Only what is there: a setting that came later leaves the ids of requests without it as they were.
         if *api == Api::Completions {
             hash_text(&mut hasher, "completions");
+        }
+        if *min_p > 0.0 {
+            hash_text(&mut hasher, "min_p");
+            hasher.update(&min_p.to_bits().to_le_bytes());
         }
         if !extra.is_empty() {
             hash_fields(&mut hasher, extra);
@@ -146,6 +151,7 @@ mod tests {
             ChatRequest { temperature: 0.7, ..base.clone() },
             ChatRequest { top_p: 0.6, ..base.clone() },
             ChatRequest { top_k: 1, ..base.clone() },
+            ChatRequest { min_p: 0.1, ..base.clone() },
             ChatRequest { repetition_penalty: 1.0, ..base.clone() },
             ChatRequest { stop: vec![], ..base.clone() },
             ChatRequest { stop: vec!["<|".into(), "endoftext|>".into()], ..base.clone() },

@@ -22,6 +22,8 @@ struct Body<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     top_k: Option<u32>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    min_p: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     repetition_penalty: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     repeat_penalty: Option<f64>,
@@ -70,6 +72,8 @@ pub fn encode(request: &ChatRequest, kind: ServerKind) -> Bytes {
         temperature: request.temperature,
         top_p: request.top_p,
         top_k,
+        // Sent only where it is set: not every server knows it.
+        min_p: (request.min_p > 0.0 && kind != ServerKind::OpenAi).then_some(request.min_p),
         repetition_penalty,
         repeat_penalty,
         stop: &request.stop,
@@ -202,6 +206,18 @@ mod tests {
     }
 
     #[test]
+    fn min_p_is_sent_where_it_is_set_and_known() {
+        let request = ChatRequest { min_p: 0.05, ..ChatRequest::new("m", vec![Message::user("hi")]) };
+        let sent = |kind| {
+            let body: serde_json::Value = serde_json::from_slice(&encode(&request, kind)).unwrap();
+            body.get("min_p").cloned()
+        };
+        assert_eq!(sent(ServerKind::Vllm), Some(0.05.into()));
+        assert_eq!(sent(ServerKind::LlamaServer), Some(0.05.into()));
+        assert_eq!(sent(ServerKind::OpenAi), None);
+    }
+
+    #[test]
     fn completions_have_one_text() {
         let request = ChatRequest {
             api: Api::Completions,
@@ -219,12 +235,12 @@ mod tests {
     fn extra_fields_go_into_the_body() {
         let fields = |json: serde_json::Value| json.as_object().unwrap().clone();
         let extra = fields(
-            serde_json::json!({"min_p": 0.1, "stop": null, "chat_template_kwargs": {"enable_thinking": false}}),
+            serde_json::json!({"presence_penalty": 0.1, "stop": null, "chat_template_kwargs": {"enable_thinking": false}}),
         );
         check_extra(&extra).unwrap();
         let request = ChatRequest { extra, ..ChatRequest::new("m", vec![Message::user("hi")]) };
         let body: serde_json::Value = serde_json::from_slice(&encode(&request, ServerKind::Vllm)).unwrap();
-        assert_eq!((&body["min_p"], body.get("stop"), &body["top_k"]), (&0.1.into(), None, &50.into()));
+        assert_eq!((&body["presence_penalty"], body.get("stop"), &body["top_k"]), (&0.1.into(), None, &50.into()));
         assert_eq!(body["chat_template_kwargs"]["enable_thinking"], false);
         for wrong in [serde_json::json!({"stream": true}), serde_json::json!({"max_tokens": 5})] {
             assert!(matches!(check_extra(&fields(wrong)), Err(ClientError::BadExtra { .. })));

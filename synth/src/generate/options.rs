@@ -53,6 +53,8 @@ pub struct GenerateOptions {
     pub top_p: f64,
     /// Number of likeliest tokens sampled from.
     pub top_k: u32,
+    /// Tokens below this share of the likeliest one's probability are not drawn; 0 keeps all.
+    pub min_p: f64,
     /// Divisor of the scores of tokens already present; 1 changes nothing.
     pub repetition_penalty: f64,
     /// Texts that end an answer.
@@ -92,6 +94,7 @@ impl Default for GenerateOptions {
             temperature: chat::TEMPERATURE,
             top_p: chat::TOP_P,
             top_k: chat::TOP_K,
+            min_p: 0.0,
             repetition_penalty: chat::REPETITION_PENALTY,
             stop: vec![chat::STOP.into()],
             api: Api::Chat,
@@ -139,6 +142,7 @@ impl GenerateOptions {
         let finite = [
             ("temperature", self.temperature),
             ("top_p", self.top_p),
+            ("min_p", self.min_p),
             ("repetition_penalty", self.repetition_penalty),
         ];
         for (option, value) in finite {

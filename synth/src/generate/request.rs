@@ -23,6 +23,7 @@ pub(super) fn row_request(
         temperature: options.temperature,
         top_p: options.top_p,
         top_k: options.top_k,
+        min_p: options.min_p,
         repetition_penalty: options.repetition_penalty,
         stop: options.stop.clone(),
         seed: seed(options.seed, id, number_of_try),
