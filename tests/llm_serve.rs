@@ -172,8 +172,11 @@ fn our_own_client_and_a_generate_stage_are_answered() {
 fn an_api_key_is_neither_logged_nor_written() {
     let served = Served::start(&["--api-key-env", "CORPUSMITH_TEST_KEY"]);
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("prompts.jsonl"), "{\"prompt_id\":\"a\",\"prompt\":\"What is rain?\"}\n")
-        .unwrap();
+    std::fs::write(
+        folder.path().join("prompts.jsonl"),
+        "{\"prompt_id\":\"a\",\"prompt\":\"What is rain?\"}\n",
+    )
+    .unwrap();
     let text = format!(
         "name = \"w\"\n[stage.prompts]\nkind = \"read\"\npaths = [\"{}/prompts.jsonl\"]\n[stage.answers]\nkind = \"generate\"\ninput = \"prompts\"\nmax_new_tokens = 8\nmin_tokens = 1\nllm = {{ base_urls = [\"http://{}/v1\"], api_key_env = \"CORPUSMITH_TEST_KEY\", max_attempts = 1 }}\n",
         folder.path().display(),

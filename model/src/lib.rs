@@ -27,3 +27,4 @@ pub mod shards;
 pub mod tokenizer;
 
 mod exp;
+mod isa;

@@ -4,8 +4,8 @@
 //! over blocks of query rows and keeps `BLOCK × context` scores, so memory is linear in the context and
 //! nothing but the logarithms of the softmax sums is kept for the backward pass.
 
-use super::AttentionShape;
-use super::math::{dot, exp_in_place, maximum, vectorised};
+use super::{AttentionShape, rows as row_kernels};
+use crate::isa::Isa;
 use gemm::Parallelism;
 use rayon::prelude::*;
 
@@ -117,6 +117,7 @@ pub fn forward(shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &
     let (context, d) = (shape.context, shape.head_dim);
     let (in_width, out_width) = (shape.qkv_width(), shape.out_width());
     let scale = 1.0 / (d as f32).sqrt();
+    let isa = Isa::detect();
     let out = SharedOut(out.as_mut_ptr());
     log_sums.par_chunks_mut(context).enumerate().for_each(|(task, log_sums)| {
         let place = Place::new(shape, task / shape.heads, task % shape.heads);
@@ -130,16 +131,13 @@ pub fn forward(shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &
             // SAFETY: the queries and keys of one sequence lie inside `qkv`, the scores hold rows × keys.
             unsafe { product((rows, keys, d), block, super::Write::Replace, q, k.transposed(), scale) };
             let mut inverse_sums = [0f32; BLOCK];
-            vectorised(|| {
-                for (r, row) in scores[..rows * keys].chunks_exact_mut(keys).enumerate() {
-                    let (seen, future) = row.split_at_mut(first + r + 1);
-                    let top = maximum(seen);
-                    let sum = exp_in_place(seen, top);
-                    future.fill(0.0);
-                    log_sums[first + r] = top + sum.ln();
-                    inverse_sums[r] = 1.0 / sum;
-                }
-            });
+            row_kernels::causal_softmax(
+                isa,
+                first,
+                &mut scores[..rows * keys],
+                &mut log_sums[first..first + rows],
+                &mut inverse_sums[..rows],
+            );
             let target = ViewMut { start: out.at(place.out + first * out_width), row: out_width as isize };
             let p = View { start: scores.as_ptr(), row: keys as isize, column: 1 };
             let v = view(qkv, place.value, in_width);
@@ -194,6 +192,7 @@ fn head_backward(
     let (context, d) = (shape.context, shape.head_dim);
     let (in_width, out_width) = (shape.qkv_width(), shape.out_width());
     let scale = 1.0 / (d as f32).sqrt();
+    let isa = Isa::detect();
     let k = view(qkv, place.key, in_width);
     let v = view(qkv, place.value, in_width);
     let target = |offset| ViewMut { start: grad_qkv.at(offset), row: in_width as isize };
@@ -216,22 +215,20 @@ fn head_backward(
             product((rows, keys, d), square(probabilities), super::Write::Replace, q, k.transposed(), scale);
             product((rows, keys, d), square(grad_scores), super::Write::Replace, g, v.transposed(), 1.0);
         }
-        vectorised(|| {
-            let p_rows = probabilities[..rows * keys].chunks_exact_mut(keys);
-            let g_rows = grad_scores[..rows * keys].chunks_exact_mut(keys);
-            for (r, (p_row, g_row)) in p_rows.zip(g_rows).enumerate() {
-                let at = place.out + (first + r) * out_width;
-                let inner = dot(&out[at..][..d], &grad_out[at..][..d]);
-                let (p_seen, p_future) = p_row.split_at_mut(first + r + 1);
-                let (g_seen, g_future) = g_row.split_at_mut(first + r + 1);
-                exp_in_place(p_seen, log_sums[place.log_sums + first + r]);
-                for (grad, p) in g_seen.iter_mut().zip(&*p_seen) {
-                    *grad = p * (*grad - inner) * scale;
-                }
-                p_future.fill(0.0);
-                g_future.fill(0.0);
-            }
-        });
+        let mut inner = [0f32; BLOCK];
+        for (r, inner) in inner[..rows].iter_mut().enumerate() {
+            let at = place.out + (first + r) * out_width;
+            *inner = row_kernels::dot_product(isa, &out[at..][..d], &grad_out[at..][..d]);
+        }
+        row_kernels::causal_softmax_backward(
+            isa,
+            first,
+            scale,
+            &mut probabilities[..rows * keys],
+            &mut grad_scores[..rows * keys],
+            &log_sums[place.log_sums + first..][..rows],
+            &inner[..rows],
+        );
         let matrix = |buffer: &[f32]| View { start: buffer.as_ptr(), row: keys as isize, column: 1 };
         let (p, s) = (matrix(probabilities), matrix(grad_scores));
         // SAFETY: query columns belong to this head, key and value columns to this task's key head.

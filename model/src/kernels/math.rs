@@ -1,20 +1,7 @@
-//! Element-wise arithmetic that compilers vectorise, with the same bits on every instruction set.
-//!
-//! Sums run over sixteen fixed lanes and no multiply-add is fused (but in [`exp`], where it always is), so
-//! widening the vectors changes speed and nothing else.
-
-use std::sync::LazyLock;
+//! Arithmetic that compilers vectorise, as the bodies of the row kernels use it: sums run over sixteen fixed
+//! lanes, whatever the vectors' width.
 
 use crate::exp::exp;
-
-/// The widest instruction set of this processor.
-static ARCH: LazyLock<pulp::Arch> = LazyLock::new(pulp::Arch::new);
-
-/// Runs `body` compiled for the widest instruction set present.
-#[inline(always)]
-pub fn vectorised<R>(body: impl FnOnce() -> R) -> R {
-    ARCH.dispatch(body)
-}
 
 /// Lanes of the fixed-order sums below.
 const LANES: usize = 16;
@@ -93,20 +80,4 @@ pub fn exp_in_place(x: &mut [f32], shift: f32) -> f32 {
 #[inline(always)]
 pub fn sigmoid(x: f32) -> f32 {
     1.0 / (1.0 + exp(-x))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn vectorised_bits_equal_scalar_bits() {
-        let x: Vec<f32> = (0..1_003).map(|i| ((i * 7919) % 1000) as f32 / 37.0 - 13.0).collect();
-        let run = || {
-            let mut copy = x.clone();
-            let sum = exp_in_place(&mut copy, 3.0);
-            (copy, sum, dot(&x, &x), maximum(&x))
-        };
-        assert_eq!(run(), vectorised(run));
-    }
 }

@@ -10,6 +10,7 @@ mod contract;
 mod cpu;
 mod math;
 mod naive;
+mod rows;
 
 pub use cpu::Cpu;
 pub use naive::Naive;

@@ -57,7 +57,9 @@ pub fn explain(name: &str) -> Result<(), Failure> {
     println!("\nFields:");
     match print_fields(&Json::from((kind.schema)()), 1) {
         0 => println!("  none"),
-        _ => println!("\nA field inside another is set as `llm.max_in_flight = 8` or `llm = {{ max_in_flight = 8 }}`."),
+        _ => println!(
+            "\nA field inside another is set as `llm.max_in_flight = 8` or `llm = {{ max_in_flight = 8 }}`."
+        ),
     }
     Ok(())
 }

@@ -240,7 +240,10 @@ mod tests {
         check_extra(&extra).unwrap();
         let request = ChatRequest { extra, ..ChatRequest::new("m", vec![Message::user("hi")]) };
         let body: serde_json::Value = serde_json::from_slice(&encode(&request, ServerKind::Vllm)).unwrap();
-        assert_eq!((&body["presence_penalty"], body.get("stop"), &body["top_k"]), (&0.1.into(), None, &50.into()));
+        assert_eq!(
+            (&body["presence_penalty"], body.get("stop"), &body["top_k"]),
+            (&0.1.into(), None, &50.into())
+        );
         assert_eq!(body["chat_template_kwargs"]["enable_thinking"], false);
         for wrong in [serde_json::json!({"stream": true}), serde_json::json!({"max_tokens": 5})] {
             assert!(matches!(check_extra(&fields(wrong)), Err(ClientError::BadExtra { .. })));

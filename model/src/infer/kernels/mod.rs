@@ -22,7 +22,7 @@ mod vector;
 pub(crate) use blocks::{BLOCK, BlockFormat, QuantRows, quantise};
 pub(crate) use math::{add_assign, log_sum_exp, rms_norm, rope, softmax_unscaled, swiglu};
 
-use std::sync::OnceLock;
+pub(crate) use crate::isa::{Isa, by_isa};
 
 /// Columns of a weight panel.
 pub(crate) const PANEL: usize = 32;
@@ -32,83 +32,6 @@ pub(crate) const TILE: usize = 12;
 pub(crate) const LANES: usize = 16;
 /// Most queries that [`f16_chain`] takes at once.
 pub(crate) const QUERIES: usize = 12;
-
-/// The instruction sets that have kernels of their own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Isa {
-    Portable,
-    #[cfg(target_arch = "x86_64")]
-    Avx2,
-    #[cfg(target_arch = "x86_64")]
-    Avx512,
-    #[cfg(target_arch = "aarch64")]
-    Neon,
-}
-
-impl Isa {
-    /// The best set that this processor has. The kernels below are `unsafe` to reach with a set
-    /// that it lacks, so values come from here only (tests: from [`Isa::available`]).
-    pub(crate) fn detect() -> Self {
-        static BEST: OnceLock<Isa> = OnceLock::new();
-        *BEST.get_or_init(|| Self::available().last().copied().unwrap_or(Self::Portable))
-    }
-
-    /// All sets that this processor has, the best last.
-    pub(crate) fn available() -> Vec<Self> {
-        #[allow(unused_mut)]
-        let mut sets = vec![Self::Portable];
-        #[cfg(target_arch = "x86_64")]
-        {
-            let avx2 = is_x86_feature_detected!("avx2")
-                && is_x86_feature_detected!("fma")
-                && is_x86_feature_detected!("f16c");
-            if avx2 {
-                sets.push(Self::Avx2);
-            }
-            if avx2
-                && is_x86_feature_detected!("avx512f")
-                && is_x86_feature_detected!("avx512bw")
-                && is_x86_feature_detected!("avx512dq")
-                && is_x86_feature_detected!("avx512vl")
-            {
-                sets.push(Self::Avx512);
-            }
-        }
-        #[cfg(target_arch = "aarch64")]
-        sets.push(Self::Neon);
-        sets
-    }
-}
-
-/// Compiles an `#[inline(always)]` body once per instruction set and picks by `Isa`. The compiler
-/// then uses that set's vectors and fused multiply-add, without changing any result.
-macro_rules! by_isa {
-    ($(#[$doc:meta])* $name:ident = $body:path; ($($arg:ident: $ty:ty),*) $(-> $ret:ty)?) => {
-        $(#[$doc])*
-        pub(crate) fn $name(isa: $crate::infer::kernels::Isa, $($arg: $ty),*) $(-> $ret)? {
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx2,fma,f16c")]
-            fn avx2($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
-            #[cfg(target_arch = "x86_64")]
-            #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,f16c")]
-            fn avx512($($arg: $ty),*) $(-> $ret)? { $body($($arg),*) }
-            match isa {
-                $crate::infer::kernels::Isa::Portable => $body($($arg),*),
-                // SAFETY: an `Isa` other than `Portable` comes from detection.
-                #[cfg(target_arch = "x86_64")]
-                $crate::infer::kernels::Isa::Avx2 => unsafe { avx2($($arg),*) },
-                #[cfg(target_arch = "x86_64")]
-                $crate::infer::kernels::Isa::Avx512 => unsafe {
-                    avx512($($arg),*)
-                },
-                // Every such processor has it, so that the compiler uses it already.
-                #[cfg(target_arch = "aarch64")]
-                $crate::infer::kernels::Isa::Neon => $body($($arg),*),
-            }
-        }
-    };
-}
-pub(crate) use by_isa;
 
 /// Calls the function of that name in the module of the instruction set.
 macro_rules! on_isa {
