@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test setup build assets bench bench-search lint schema clean
+.PHONY: run test parity setup build assets bench bench-search lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -50,8 +50,18 @@ BENCH_SEARCH := $(or $(CARGO_TARGET_DIR),target)/bench-search
 bench-search:
 	python3 -m venv $(BENCH_SEARCH)/venv
 	$(BENCH_SEARCH)/venv/bin/pip install -q -r search/benches/peers/requirements.txt
-	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SEARCH)) $(CARGO) bench -p corpusmith-search --bench peers
+	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SEARCH)) $(CARGO) bench --workspace --bench peers
 	$(BENCH_SEARCH)/venv/bin/python search/benches/peers/peers.py $(BENCH_SEARCH)
+
+# What other programs make of ours: `datasets` opens the sample run's dataset, OpenAI's client asks the
+# embedded model's server.
+PARITY := $(or $(CARGO_TARGET_DIR),target)/parity
+parity: run
+	python3 -m venv $(PARITY)
+	$(PARITY)/bin/pip install -q -r tests/parity/requirements.txt
+	$(PARITY)/bin/python tests/parity/load_dataset.py runs/cosmopedia_v2/sample/dataset
+	$(PIPELINE) llm serve embedded --port 8097 & trap "kill $$!" EXIT; \
+	$(PARITY)/bin/python tests/parity/openai_client.py http://127.0.0.1:8097/v1
 
 # The JSON schema that editors complete workflow files with.
 schema: build

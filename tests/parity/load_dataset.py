@@ -1,6 +1,6 @@
 """Opens the folder of a `dataset` stage with Hugging Face's own library, as a user of the dataset would.
 
-    pip install datasets==5.*
+    make parity     or by hand, with the packages of requirements.txt:
     python tests/parity/load_dataset.py runs/cosmopedia_v2/sample/dataset
 """
 

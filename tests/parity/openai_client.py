@@ -1,6 +1,6 @@
 """Asks `pipeline llm serve` through OpenAI's own Python client.
 
-    pip install openai==3.57.0
+    make parity     or by hand, with the packages of requirements.txt:
     pipeline llm serve embedded --port 8080 &
     python tests/parity/openai_client.py http://127.0.0.1:8080/v1
 
@@ -31,7 +31,8 @@ def fails_with(kind, **arguments):
 
 client = openai.OpenAI(base_url=sys.argv[1], api_key="unused", max_retries=0)
 
-models = [model.id for model in client.models.list()]
+# The server may still be reading its model.
+models = [model.id for model in client.with_options(max_retries=10).models.list()]
 check("models", models == [MODEL], models)
 check("model", client.models.retrieve(MODEL).id == MODEL, MODEL)
 
