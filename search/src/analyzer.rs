@@ -4,6 +4,7 @@
 //! (Snowball English). The published search tool does the same with Manticore's `stem_en`
 //! morphology and English stop words [cosmo: huggingface/cosmopedia `fulltext_search/`].
 
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -34,13 +35,18 @@ pub fn clean_query(query: &str) -> String {
 
 /// The terms of a text in reading order, repeats included.
 pub fn analyze(text: &str) -> Vec<String> {
-    let mut english = English::new();
-    let mut stream = english.token_stream(text);
-    let mut terms = Vec::new();
-    while stream.advance() {
-        terms.push(stream.token().text.clone());
+    thread_local! {
+        /// Making one costs more than most queries; and topics of one category share their words.
+        static ENGLISH: RefCell<English> = RefCell::new(English::new());
     }
-    terms
+    ENGLISH.with_borrow_mut(|english| {
+        let mut stream = english.token_stream(text);
+        let mut terms = Vec::new();
+        while stream.advance() {
+            terms.push(stream.token().text.clone());
+        }
+        terms
+    })
 }
 
 /// The analyser as a Tantivy tokenizer, with a memory of stems.

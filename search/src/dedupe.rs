@@ -28,10 +28,6 @@ impl OpenRun {
         Ok(Self { reader, ids })
     }
 
-    pub(crate) fn ids(&self) -> &StrColumn {
-        &self.ids
-    }
-
     fn pages(&self) -> u32 {
         self.reader.max_doc()
     }

@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::IndexError;
 
 /// Version of this layout. Raised when an older index can no longer be read.
-pub(crate) const FORMAT_VERSION: u32 = 2;
+pub(crate) const FORMAT_VERSION: u32 = 3;
 /// Name of the text analysis; terms of different analyses do not match each other.
 pub(crate) const ANALYZER: &str = "english-1";
 

@@ -11,6 +11,7 @@ use tantivy::{Index, IndexBuilder, SingleSegmentIndexWriter, TantivyDocument};
 use crate::analyzer::English;
 use crate::columns::PageBatch;
 use crate::error::IndexError;
+use crate::ids::IdWriter;
 use crate::layout::{self, LENGTHS_FILE, RUN_FILE, RunRecord};
 use crate::schema::{self, Fields};
 
@@ -27,6 +28,7 @@ pub(crate) struct RunWriter {
     fields: Fields,
     folder: PathBuf,
     lengths: Vec<PageLength>,
+    ids: IdWriter,
     terms_in_last_text: Arc<AtomicU32>,
 }
 
@@ -34,6 +36,7 @@ impl RunWriter {
     /// Starts a run in `folder`, which is emptied first.
     pub(crate) fn create(folder: &Path, memory_bytes: usize) -> Result<Self, IndexError> {
         let directory = fresh_directory(folder)?;
+        let ids = IdWriter::create(folder).map_err(IndexError::io(folder))?;
         let english = English::new();
         let terms_in_last_text = english.terms_in_last_text();
         let fields = Fields::new();
@@ -43,7 +46,7 @@ impl RunWriter {
             .tokenizers(schema::tokenizers(english))
             .single_segment_index_writer(directory, memory_bytes)
             .map_err(IndexError::tantivy(folder))?;
-        Ok(Self { writer, fields, folder: folder.to_owned(), lengths: Vec::new(), terms_in_last_text })
+        Ok(Self { writer, fields, folder: folder.to_owned(), lengths: Vec::new(), ids, terms_in_last_text })
     }
 
     /// Adds the page in `row`.
@@ -68,6 +71,7 @@ impl RunWriter {
             document.add_i64(self.fields.int_score, score);
         }
         self.writer.add_document(document).map_err(IndexError::tantivy(&self.folder))?;
+        self.ids.push(pages.id.value(row)).map_err(IndexError::io(self.ids.path()))?;
         self.lengths.push(PageLength {
             terms: self.terms_in_last_text.load(Ordering::Relaxed),
             text_bytes: u32::try_from(text.len()).unwrap_or(u32::MAX),
@@ -80,7 +84,7 @@ impl RunWriter {
     }
 
     pub(crate) fn memory_bytes(&self) -> usize {
-        self.writer.mem_usage() + self.lengths.len() * size_of::<PageLength>()
+        self.writer.mem_usage() + self.lengths.len() * size_of::<PageLength>() + self.ids.memory_bytes()
     }
 
     /// Writes the segment and publishes the folder as `to`.
@@ -90,6 +94,7 @@ impl RunWriter {
         drop(index);
         name_segment(&folder, number)?;
         write_lengths(&folder, &self.lengths)?;
+        self.ids.finish().map_err(IndexError::io(&folder))?;
         layout::write_record(&folder.join(RUN_FILE), record)?;
         layout::publish_folder(&folder, to)
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::columns::PageBatch;
 use crate::dedupe::{self, OpenRun};
 use crate::error::IndexError;
-use crate::ids::{self, IDS_FILE};
+use crate::ids::{IDS_FILE, IdTable, IdWriter};
 use crate::layout::{
     self, ANALYZER, FORMAT_VERSION, LENGTHS_FILE, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord,
     StreamMark,
@@ -154,10 +154,6 @@ impl ShardWorker {
         }
         let (folder, mut record) = self.merge()?;
         if record.pages > 0 {
-            let segment = only_segment(&folder)?;
-            let reader = SegmentReader::open(&segment).map_err(IndexError::tantivy(&folder))?;
-            let run = OpenRun::new(&folder, reader)?;
-            ids::write(&folder, run.ids()).map_err(IndexError::io(&folder))?;
             for name in [IDS_FILE, LENGTHS_FILE] {
                 let path = folder.join(name);
                 let digest = layout::digest(&path).map_err(IndexError::io(&path))?;
@@ -210,13 +206,11 @@ impl ShardWorker {
             });
         })
         .map_err(IndexError::io(&self.place.partial()))?;
+        let kept = |number: usize, page: u32| keep[number].as_ref().is_none_or(|keep| keep.contains(page));
         let mut lengths = Vec::new();
-        for (number, keep) in keep.iter().enumerate() {
-            for (page, length) in run::read_lengths(&self.place.run(number))?.into_iter().enumerate() {
-                if keep.as_ref().is_none_or(|keep| keep.contains(page as u32)) {
-                    lengths.push(length);
-                }
-            }
+        for number in 0..keep.len() {
+            let of_run = run::read_lengths(&self.place.run(number))?;
+            lengths.extend((0..).zip(of_run).filter(|(page, _)| kept(number, *page)).map(|(_, length)| length));
         }
         record.pages = lengths.len() as u64;
         record.text_terms = lengths.iter().map(|length| u64::from(length.terms)).sum();
@@ -236,6 +230,15 @@ impl ShardWorker {
             run::name_segment(&folder, MERGED_SEGMENT)?;
             // Merging keeps the order of runs and pages.
             run::write_lengths(&folder, &lengths)?;
+            let mut ids = IdWriter::create(&folder).map_err(IndexError::io(&folder))?;
+            for number in 0..keep.len() {
+                let run = self.place.run(number);
+                let of_run = IdTable::open(&run).map_err(IndexError::io(&run.join(IDS_FILE)))?;
+                for page in (0..of_run.pages()).filter(|page| kept(number, *page)) {
+                    ids.push(of_run.get(page)).map_err(IndexError::io(ids.path()))?;
+                }
+            }
+            ids.finish().map_err(IndexError::io(&folder))?;
         }
         Ok((folder, record))
     }

@@ -11,7 +11,7 @@ use tantivy::schema::IndexRecordOption;
 use tantivy::{BitSet, DocId, Index, SegmentReader, TERMINATED, Term};
 
 use crate::error::{IndexError, SearchError};
-use crate::ids::IdTable;
+use crate::ids::{IDS_FILE, IdTable};
 use crate::layout::{self, ANALYZER, FORMAT_VERSION, SHARD_FILE, ShardPlace, ShardRecord};
 use crate::run;
 use crate::schema::{Fields, ID, INT_SCORE, LANGUAGE, LANGUAGE_SCORE, TOKEN_COUNT, URL};
@@ -57,7 +57,10 @@ impl ShardReader {
         match record.pages {
             0 => Ok(None),
             _ => {
-                let id_table = IdTable::open(&folder)?;
+                let id_table = IdTable::open(&folder).map_err(|error| SearchError::Damaged {
+                    path: folder.join(IDS_FILE),
+                    problem: error.to_string(),
+                })?;
                 Self::open_segment(&folder, fields, id_table, record.digests)
                     .map(Some)
                     .map_err(SearchError::tantivy(&folder))
@@ -110,7 +113,13 @@ impl ShardReader {
 
     /// The id of a page.
     pub(crate) fn id(&self, page: DocId) -> &str {
-        self.id_table.get(self.id_ord(page))
+        self.id_table.get(page)
+    }
+
+    /// The bytes of a page's id, see [`IdTable::bytes_of`].
+    #[inline]
+    pub(crate) fn id_bytes(&self, page: DocId) -> &[u8] {
+        self.id_table.bytes_of(page)
     }
 
     /// The URL of a page.

@@ -1,8 +1,9 @@
 //! The two-step query for a batch of topics: which pages each gets, in which order.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::BTreeSet;
 
 use rayon::prelude::*;
+use rustc_hash::FxHashSet;
 use tantivy::DocId;
 
 use crate::answer::{Answer, Hit};
@@ -81,7 +82,7 @@ struct TopicSearch<'a> {
     topic: &'a Topic,
     terms: usize,
     hits: Vec<Hit>,
-    taken: HashSet<(usize, DocId)>,
+    taken: FxHashSet<(usize, DocId)>,
     hosts: HostLimit,
 }
 
@@ -93,7 +94,7 @@ impl<'a> TopicSearch<'a> {
             topic,
             terms: topic_terms(topic, Matching::All).len(),
             hits: Vec::new(),
-            taken: HashSet::new(),
+            taken: FxHashSet::default(),
             hosts: HostLimit::new(options.max_pages_per_host),
         }
     }

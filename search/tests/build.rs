@@ -183,7 +183,7 @@ fn a_foreign_or_damaged_folder_is_named() {
 
     let record = dir.path().join("index.json");
     let text = fs::read_to_string(&record).unwrap();
-    fs::write(&record, text.replace("\"format_version\": 2", "\"format_version\": 9")).unwrap();
+    fs::write(&record, text.replace("\"format_version\": 3", "\"format_version\": 9")).unwrap();
     let error = Searcher::open(dir.path()).err().unwrap().to_string();
     assert!(error.contains("format 9"), "{error}");
     fs::write(&record, "{").unwrap();

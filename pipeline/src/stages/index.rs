@@ -20,7 +20,7 @@ use crate::runner::error::StageError;
 pub const KIND: StageKind = StageKind {
     name: "index",
     summary: "Builds a full-text index of pages: a sharded Tantivy index, or one on a search server.",
-    version: 2,
+    version: 3,
     inputs: &[InputRole {
         role: "pages",
         about: "pages with `id` and `text`; `url`, `language`, `language_score`, `token_count` and `int_score` for filters",
