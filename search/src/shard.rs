@@ -210,7 +210,8 @@ impl ShardWorker {
         let mut lengths = Vec::new();
         for number in 0..keep.len() {
             let of_run = run::read_lengths(&self.place.run(number))?;
-            lengths.extend((0..).zip(of_run).filter(|(page, _)| kept(number, *page)).map(|(_, length)| length));
+            lengths
+                .extend((0..).zip(of_run).filter(|(page, _)| kept(number, *page)).map(|(_, length)| length));
         }
         record.pages = lengths.len() as u64;
         record.text_terms = lengths.iter().map(|length| u64::from(length.terms)).sum();
