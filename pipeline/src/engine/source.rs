@@ -19,8 +19,14 @@ use crate::durable;
 pub enum Format {
     /// Parquet.
     Parquet,
-    /// One JSON object a line, plain or gzipped.
+    /// One JSON object a line.
     JsonLines,
+    /// Comma- or tab-separated values under a line of column names.
+    Csv,
+    /// Arrow IPC, file or stream.
+    ArrowIpc,
+    /// WARC or WET.
+    Warc,
 }
 
 /// A file to read.
@@ -61,7 +67,10 @@ pub enum SourceError {
         source: std::io::Error,
     },
     /// A file whose name tells no format.
-    #[error("{0}: the name must end in .parquet, .jsonl or .jsonl.gz")]
+    #[error(
+        "{0}: the name must end in .parquet, .jsonl, .csv, .tsv (these also with .gz or .zst), .arrow, .feather, \
+         .warc, .warc.gz, .wet or .wet.gz"
+    )]
     Format(String),
     /// The hub does not give it.
     #[error(transparent)]
@@ -120,14 +129,26 @@ pub fn local_parquet_rows(patterns: &[String]) -> Option<u64> {
     Some(rows)
 }
 
-fn format_of(name: &str) -> Result<Format, SourceError> {
-    let name = name.to_ascii_lowercase();
-    if name.ends_with(".parquet") {
+/// How a file is encoded, by its name.
+///
+/// # Errors
+/// The name tells no format.
+pub fn format_of(name: &str) -> Result<Format, SourceError> {
+    let lower = name.to_ascii_lowercase();
+    let plain = lower.strip_suffix(".gz").or_else(|| lower.strip_suffix(".zst")).unwrap_or(&lower);
+    let ends_in = |ends: &[&str]| ends.iter().any(|end| plain.ends_with(end));
+    if lower.ends_with(".parquet") {
         Ok(Format::Parquet)
-    } else if [".jsonl", ".jsonl.gz", ".ndjson", ".json.gz"].iter().any(|end| name.ends_with(end)) {
+    } else if ends_in(&[".jsonl", ".ndjson"]) || lower.ends_with(".json.gz") {
         Ok(Format::JsonLines)
+    } else if ends_in(&[".csv", ".tsv"]) {
+        Ok(Format::Csv)
+    } else if [".arrow", ".feather"].iter().any(|end| lower.ends_with(end)) {
+        Ok(Format::ArrowIpc)
+    } else if ends_in(&[".warc", ".wet"]) && !lower.ends_with(".zst") {
+        Ok(Format::Warc)
     } else {
-        Err(SourceError::Format(name))
+        Err(SourceError::Format(name.to_owned()))
     }
 }
 

@@ -1,15 +1,14 @@
-//! `read`: rows from Parquet and JSONL files, local or on the Hugging Face hub.
+//! `read`: rows from files: Parquet, JSONL, CSV, Arrow IPC, WARC and WET. A module a format.
 
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
+mod arrow_ipc;
+mod compressed;
+mod csv;
+mod json_lines;
+mod warc;
 
-use arrow::array::RecordBatch;
+use std::path::PathBuf;
+
 use arrow::datatypes::SchemaRef;
-use arrow::error::ArrowError;
-use arrow::json::ReaderBuilder;
-use arrow::json::reader::infer_json_schema_from_iterator;
 use async_trait::async_trait;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
@@ -33,7 +32,7 @@ use crate::runner::ledger::RowSink;
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "read",
-    summary: "Reads Parquet and JSONL files, local or from the Hugging Face hub.",
+    summary: "Reads Parquet (local or from the Hugging Face hub), JSONL, CSV, Arrow IPC, WARC and WET files.",
     version: 1,
     inputs: &[],
     output: OutputKind::Table,
@@ -41,15 +40,18 @@ pub const KIND: StageKind = StageKind {
     build: super::build_from::<ReadConfig>,
 };
 
-/// Lines from which the columns of a JSONL file are inferred.
-const INFERENCE_LINES: usize = 1000;
+/// Rows from which the columns of a JSONL or CSV file are inferred.
+const INFERENCE_ROWS: usize = 1000;
 
-/// Reads files into the line. All columns pass through untouched.
+/// Reads files into the line. All columns pass through untouched. A page of a WARC or WET file has the
+/// columns `text` (HTML, or the text of a WET file), `id`, `dump`, `url`, `date`, `file_path` and
+/// `mime_type`; records that are no page are dropped with a reason, damaged ones set aside by their offset.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadConfig {
     /// Paths and globs, in order: local ones, or `hf://datasets/<owner>/<name>/<path>`. Files end in
-    /// `.parquet`, `.jsonl` or `.jsonl.gz`.
+    /// `.parquet`, `.jsonl`, `.ndjson`, `.csv` or `.tsv` (each also with `.gz` or `.zst`), `.arrow`,
+    /// `.feather`, `.warc`, `.warc.gz`, `.wet` or `.wet.gz`.
     pub paths: Vec<String>,
     /// Columns to keep; all of them when empty.
     #[serde(default)]
@@ -114,7 +116,7 @@ impl Stage for ReadConfig {
         for file in files {
             let pieces = match file.format {
                 Format::Parquet => file.slice.cut(self.piece_bytes),
-                Format::JsonLines => vec![file.slice.clone()],
+                _ => vec![file.slice.clone()],
             };
             for piece in pieces {
                 let name = display_name(&piece.store, &piece.path);
@@ -128,22 +130,42 @@ impl Stage for ReadConfig {
         let slice = task.slice.as_ref().and_then(|slices| slices.first());
         let slice = slice.ok_or_else(|| ctx.internal("a read task without a file"))?;
         let path = PathBuf::from(format!("/{}", slice.path));
-        let frame = if slice.path.to_ascii_lowercase().ends_with(".parquet") {
-            let schema = if slice.store == "file:///" {
-                inputs::schema_of(&path).map_err(|message| ctx.input(message))?
-            } else {
-                remote_schema(ctx, slice).await?
-            };
-            scan::parquet(ctx.session(), schema, std::slice::from_ref(slice))
-                .map_err(|e| ctx.plan_error(&e))?
-        } else if slice.store == "file:///" {
-            let schema = infer_schema(&path).map_err(|message| ctx.input(message))?;
-            let (sink, lines_schema) = (ctx.ledger.quarantine_sink(), schema.clone());
-            super::from_batches(ctx, schema, move || {
-                read_lines(path.clone(), lines_schema.clone(), sink.clone())
-            })?
-        } else {
-            return Err(ctx.input(format!("{}: JSONL is read from local files only", task.name)));
+        let format = source::format_of(&slice.path).map_err(|error| ctx.input(error.to_string()))?;
+        if slice.store != "file:///" && format != Format::Parquet {
+            let message = format!("{}: only Parquet is read from the hub, other files are local", task.name);
+            return Err(ctx.input(message).help("download the file and give its path"));
+        }
+        let wrong = |message| ctx.input(message);
+        let frame = match format {
+            Format::Parquet => {
+                let schema = match slice.store == "file:///" {
+                    true => inputs::schema_of(&path).map_err(wrong)?,
+                    false => remote_schema(ctx, slice).await?,
+                };
+                scan::parquet(ctx.session(), schema, std::slice::from_ref(slice))
+                    .map_err(|e| ctx.plan_error(&e))?
+            }
+            Format::JsonLines => {
+                let schema = json_lines::schema(&path).map_err(wrong)?;
+                let (sink, columns) = (ctx.ledger.quarantine_sink(), schema.clone());
+                let rows = move || json_lines::rows(path.clone(), columns.clone(), sink.clone());
+                super::from_batches(ctx, schema, rows)?
+            }
+            Format::Csv => {
+                let schema = csv::schema(&path).map_err(wrong)?;
+                let (sink, columns) = (ctx.ledger.quarantine_sink(), schema.clone());
+                let rows = move || csv::rows(path.clone(), columns.clone(), sink.clone());
+                super::from_batches(ctx, schema, rows)?
+            }
+            Format::ArrowIpc => {
+                let schema = arrow_ipc::schema(&path).map_err(wrong)?;
+                super::from_batches(ctx, schema, move || arrow_ipc::rows(path.clone()))?
+            }
+            Format::Warc => {
+                let sinks =
+                    warc::Sinks { dropped: ctx.ledger.drop_sink(), damaged: ctx.ledger.quarantine_sink() };
+                super::from_batches(ctx, warc::schema(), move || warc::rows(path.clone(), sinks.clone()))?
+            }
         };
         if self.columns.is_empty() {
             return Ok(frame);
@@ -168,189 +190,5 @@ async fn remote_schema(ctx: &StageContext, slice: &scan::FileSlice) -> Result<Sc
     schema.map_err(|error| StageError::plan(&ctx.stage, &display_name(&slice.store, &slice.path), &error))
 }
 
-fn open_lines(path: &Path) -> std::io::Result<BufReader<Box<dyn Read + Send>>> {
-    let file = File::open(path)?;
-    let gzipped = path.extension().is_some_and(|extension| extension.eq_ignore_ascii_case("gz"));
-    let reader: Box<dyn Read + Send> =
-        if gzipped { Box::new(flate2::read::MultiGzDecoder::new(file)) } else { Box::new(file) };
-    Ok(BufReader::with_capacity(1 << 20, reader))
-}
-
-/// A line as a JSON object, or what is wrong with it.
-fn parse_line(line: &[u8]) -> Result<Option<Json>, (&'static str, String)> {
-    let text = std::str::from_utf8(line)
-        .map_err(|error| ("not_utf8", format!("not UTF-8 at byte {}", error.valid_up_to())))?;
-    if text.trim().is_empty() {
-        return Ok(None);
-    }
-    match serde_json::from_str::<Json>(text) {
-        Ok(value @ Json::Object(_)) => Ok(Some(value)),
-        Ok(_) => Err(("not_an_object", "the line is JSON but not an object".to_owned())),
-        Err(error) => Err(("bad_json", error.to_string())),
-    }
-}
-
-fn infer_schema(path: &Path) -> Result<SchemaRef, String> {
-    let name = path.display();
-    let lines = open_lines(path).map_err(|error| format!("cannot open {name}: {error}"))?;
-    let mut rows = Vec::new();
-    for line in lines.split(b'\n').take(INFERENCE_LINES) {
-        let line = line.map_err(|error| format!("cannot read {name}: {error}"))?;
-        if let Ok(Some(row)) = parse_line(&line) {
-            rows.push(row);
-        }
-    }
-    if rows.is_empty() {
-        return Err(format!("{name}: none of the first {INFERENCE_LINES} lines is a JSON object"));
-    }
-    let schema = infer_json_schema_from_iterator(rows.iter().map(Ok));
-    schema.map(Arc::new).map_err(|error| format!("{name}: the lines do not agree on their columns: {error}"))
-}
-
-/// The rows of a JSONL file in batches; a line that cannot be read goes to `sink` as `file:line`.
-fn read_lines(
-    path: PathBuf,
-    schema: SchemaRef,
-    sink: RowSink,
-) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
-    let mut lines = None;
-    let mut number = 0_u64;
-    let mut finished = false;
-    std::iter::from_fn(move || {
-        if finished {
-            return None;
-        }
-        let result = (|| {
-            let lines = match &mut lines {
-                Some(lines) => lines,
-                slot => slot.insert(open_lines(&path)?.split(b'\n')),
-            };
-            let mut rows = Vec::with_capacity(BATCH_ROWS);
-            while rows.len() < BATCH_ROWS {
-                let Some(line) = lines.next() else {
-                    finished = true;
-                    break;
-                };
-                number += 1;
-                match parse_line(&line?) {
-                    Ok(Some(row)) => rows.push((number, row)),
-                    Ok(None) => {}
-                    Err((reason, detail)) => {
-                        sink(format!("{}:{number}", path.display()), reason.to_owned(), detail)
-                    }
-                }
-            }
-            decode(&schema, &rows, &path, &sink)
-        })();
-        match result {
-            Ok(batch) if finished && batch.num_rows() == 0 => None,
-            other => {
-                finished |= other.is_err();
-                Some(other)
-            }
-        }
-    })
-}
-
-/// Decodes rows at once; when one has a wrong type, row by row to find which.
-fn decode(
-    schema: &SchemaRef,
-    rows: &[(u64, Json)],
-    path: &Path,
-    sink: &RowSink,
-) -> Result<RecordBatch, ArrowError> {
-    let decode_rows = |rows: &[&Json]| {
-        let mut decoder = ReaderBuilder::new(schema.clone()).with_batch_size(BATCH_ROWS).build_decoder()?;
-        decoder.serialize(rows)?;
-        decoder.flush()
-    };
-    let all: Vec<&Json> = rows.iter().map(|(_, row)| row).collect();
-    let whole = decode_rows(&all);
-    if let Ok(batch) = whole {
-        return Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())));
-    }
-    let mut good = Vec::with_capacity(rows.len());
-    for (number, row) in rows {
-        match decode_rows(&[row]) {
-            Ok(_) => good.push(row),
-            Err(error) => {
-                sink(format!("{}:{number}", path.display()), "wrong_type".to_owned(), error.to_string())
-            }
-        }
-    }
-    Ok(decode_rows(&good)?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::testing;
-    use super::*;
-
-    async fn read(
-        config: &ReadConfig,
-    ) -> Result<(Vec<RecordBatch>, Vec<crate::runner::ledger::LostRow>), StageError> {
-        let ctx = testing::context();
-        let mut rows = Vec::new();
-        for task in config.tasks(&ctx).await?.unwrap() {
-            let inputs = Inputs::new(Default::default(), Default::default());
-            let frame = config.plan(&ctx, &task, &inputs).await?;
-            rows.extend(frame.collect().await.map_err(|error| ctx.plan_error(&error))?);
-        }
-        Ok((rows, ctx.ledger.quarantined()))
-    }
-
-    fn config(path: &Path) -> ReadConfig {
-        ReadConfig {
-            paths: vec![path.display().to_string()],
-            columns: Vec::new(),
-            piece_bytes: default_piece_bytes(),
-            expected_rows: None,
-        }
-    }
-
-    #[tokio::test]
-    async fn bad_lines_are_set_aside_with_their_number() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.jsonl");
-        std::fs::write(&path, b"{\"id\":\"a\",\"n\":1}\n\xff\xfe\n{\"id\":\n{\"id\":\"b\",\"n\":\"x\"}\n\n[1]\n{\"id\":\"c\",\"n\":3}\n").unwrap();
-        let (rows, bad) = read(&config(&path)).await.unwrap();
-        // A column that is a number in one line and a text in another is read as text by inference,
-        // so "x" is kept; the broken lines are not.
-        assert_eq!(testing::strings(&rows, "id").len() + bad.len(), 6);
-        let reasons: Vec<&str> = bad.iter().map(|row| row.reason.as_str()).collect();
-        assert!(
-            reasons.contains(&"not_utf8")
-                && reasons.contains(&"bad_json")
-                && reasons.contains(&"not_an_object")
-        );
-        assert!(bad.iter().any(|row| row.id.ends_with("a.jsonl:2")), "{bad:?}");
-    }
-
-    #[tokio::test]
-    async fn a_truncated_parquet_file_is_named() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.parquet");
-        let batch = testing::batch(serde_json::json!([{"id": "a"}]));
-        crate::runner::shards::write_table(&path, &batch).unwrap();
-        let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        let error = read(&config(&path)).await.unwrap_err();
-        assert!(error.to_string().contains("a.parquet"), "{error}");
-        assert_eq!(error.fault, crate::runner::error::Fault::Input);
-    }
-
-    #[tokio::test]
-    async fn gzipped_lines_are_read_and_columns_chosen() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("a.jsonl.gz");
-        let mut encoder =
-            flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
-        std::io::Write::write_all(&mut encoder, b"{\"id\":\"a\",\"n\":1}\n{\"id\":\"b\",\"n\":2}\n").unwrap();
-        encoder.finish().unwrap();
-        let mut config = config(&path);
-        config.columns = vec!["id".into()];
-        let (rows, _) = read(&config).await.unwrap();
-        assert_eq!(testing::strings(&rows, "id"), ["a", "b"]);
-        assert_eq!(rows[0].num_columns(), 1);
-    }
-}
+mod tests;

@@ -1,0 +1,173 @@
+//! CSV and TSV with a line of column names, plain, gzipped or zstd-compressed.
+
+use std::io::Read;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringBuilder};
+use arrow::compute::{CastOptions, cast_with_options, filter_record_batch};
+use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use arrow::error::ArrowError;
+use csv::{Reader, ReaderBuilder, StringRecord};
+
+use super::INFERENCE_ROWS;
+use super::compressed::{in_file, open};
+use crate::engine::BATCH_ROWS;
+use crate::runner::ledger::RowSink;
+
+/// Types that a column is tried for, in this order; text takes everything.
+const TYPES: [DataType; 3] = [DataType::Int64, DataType::Float64, DataType::Boolean];
+
+fn reader(path: &Path) -> Result<Reader<impl Read + use<>>, ArrowError> {
+    let file = open(path).map_err(in_file(path))?;
+    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let delimiter = if name.contains(".tsv") { b'\t' } else { b',' };
+    Ok(ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(file))
+}
+
+/// The columns of a CSV file: their names, and types that fit its first rows. An empty field is NULL.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn schema(path: &Path) -> Result<SchemaRef, String> {
+    let name = path.display();
+    let failed = |error: String| format!("{name}: {error}");
+    let mut reader = reader(path).map_err(|error| error.to_string())?;
+    let names = reader.headers().map_err(|error| failed(error.to_string()))?.clone();
+    if names.is_empty() {
+        return Err(failed("it has no line of column names".to_owned()));
+    }
+    if let Some(column) = names
+        .iter()
+        .enumerate()
+        .find_map(|(i, column)| names.iter().take(i).any(|before| before == column).then_some(column))
+    {
+        return Err(failed(format!("two columns are called `{column}`")));
+    }
+    let rows: Vec<StringRecord> = reader.records().take(INFERENCE_ROWS).flatten().collect();
+    let type_of = |column: usize| {
+        let fits = |data_type: &DataType| {
+            let mut fields = rows.iter().filter_map(|row| row.get(column)).filter(|field| !field.is_empty());
+            let mut any = false;
+            fields.all(|field| {
+                any = true;
+                parses_as(field, data_type)
+            }) && any
+        };
+        TYPES.iter().find(|data_type| fits(data_type)).cloned().unwrap_or(DataType::Utf8)
+    };
+    let fields: Vec<Field> =
+        names.iter().enumerate().map(|(i, name)| Field::new(name, type_of(i), true)).collect();
+    Ok(Arc::new(Schema::new(fields)))
+}
+
+fn parses_as(field: &str, data_type: &DataType) -> bool {
+    match data_type {
+        // `007` is a name, not a number.
+        DataType::Int64 => {
+            let digits = field.strip_prefix('-').unwrap_or(field);
+            field.parse::<i64>().is_ok() && (digits == "0" || !digits.starts_with('0'))
+        }
+        DataType::Float64 => field.parse::<f64>().is_ok_and(f64::is_finite),
+        _ => matches!(field, "true" | "false"),
+    }
+}
+
+/// The rows of a CSV file in batches. A row with another number of fields, or with a field that is not
+/// of its column's type, goes to `sink` as `file:line`.
+pub fn rows(
+    path: PathBuf,
+    schema: SchemaRef,
+    sink: RowSink,
+) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
+    let mut records = None;
+    let mut finished = false;
+    std::iter::from_fn(move || {
+        if finished {
+            return None;
+        }
+        let result = (|| {
+            let records = match &mut records {
+                Some(records) => records,
+                slot => slot.insert(reader(&path)?.into_records()),
+            };
+            let mut lines = Vec::with_capacity(BATCH_ROWS);
+            let mut columns: Vec<StringBuilder> =
+                schema.fields().iter().map(|_| StringBuilder::new()).collect();
+            while lines.len() < BATCH_ROWS {
+                let Some(record) = records.next() else {
+                    finished = true;
+                    break;
+                };
+                match record {
+                    Ok(row) => {
+                        let line = row.position().map_or(0, csv::Position::line);
+                        if row.len() != columns.len() {
+                            let detail = format!("{} fields, not {}", row.len(), columns.len());
+                            sink(
+                                format!("{}:{line}", path.display()),
+                                "wrong_number_of_fields".to_owned(),
+                                detail,
+                            );
+                            continue;
+                        }
+                        lines.push(line);
+                        for (column, field) in columns.iter_mut().zip(&row) {
+                            column.append_option((!field.is_empty()).then_some(field));
+                        }
+                    }
+                    Err(error) => set_aside_or_fail(error, &path, &sink)?,
+                }
+            }
+            typed(&schema, columns, &lines, &path, &sink)
+        })();
+        match result {
+            Ok(batch) if finished && batch.num_rows() == 0 => None,
+            other => {
+                finished |= other.is_err();
+                Some(other)
+            }
+        }
+    })
+}
+
+/// A row that is not UTF-8 is set aside; an error of the disk ends the reading.
+fn set_aside_or_fail(error: csv::Error, path: &Path, sink: &RowSink) -> Result<(), ArrowError> {
+    let line = error.position().map_or(0, csv::Position::line);
+    match error.into_kind() {
+        csv::ErrorKind::Utf8 { err, .. } => {
+            sink(format!("{}:{line}", path.display()), "not_utf8".to_owned(), err.to_string());
+            Ok(())
+        }
+        csv::ErrorKind::Io(error) => Err(in_file(path)(error)),
+        other => Err(ArrowError::CsvError(format!("{}:{line}: {other:?}", path.display()))),
+    }
+}
+
+/// Texts as columns of the schema's types, without the rows in which one does not fit.
+fn typed(
+    schema: &SchemaRef,
+    columns: Vec<StringBuilder>,
+    lines: &[u64],
+    path: &Path,
+    sink: &RowSink,
+) -> Result<RecordBatch, ArrowError> {
+    let mut good = vec![true; lines.len()];
+    let mut arrays: Vec<ArrayRef> = Vec::with_capacity(columns.len());
+    let unfitting_is_null = CastOptions { safe: true, ..CastOptions::default() };
+    for (mut column, field) in columns.into_iter().zip(schema.fields()) {
+        let texts: ArrayRef = Arc::new(column.finish());
+        let typed = cast_with_options(&texts, field.data_type(), &unfitting_is_null)?;
+        for (row, good) in good.iter_mut().enumerate().filter(|(row, _)| texts.is_valid(*row)) {
+            if *good && typed.is_null(row) {
+                *good = false;
+                let text = texts.as_string::<i32>().value(row);
+                let detail = format!("column `{}`: `{text}` is no {}", field.name(), field.data_type());
+                sink(format!("{}:{}", path.display(), lines[row]), "wrong_type".to_owned(), detail);
+            }
+        }
+        arrays.push(typed);
+    }
+    let batch = RecordBatch::try_new(schema.clone(), arrays)?;
+    filter_record_batch(&batch, &BooleanArray::from(good))
+}

@@ -1,0 +1,126 @@
+//! JSON lines: one object a line, plain, gzipped or zstd-compressed.
+
+use std::io::BufRead;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use arrow::datatypes::SchemaRef;
+use arrow::error::ArrowError;
+use arrow::json::ReaderBuilder;
+use arrow::json::reader::infer_json_schema_from_iterator;
+use serde_json::Value as Json;
+
+use super::INFERENCE_ROWS;
+use super::compressed::{in_file, open};
+use crate::engine::BATCH_ROWS;
+use crate::runner::ledger::RowSink;
+
+/// A line as a JSON object, or what is wrong with it.
+fn parse_line(line: &[u8]) -> Result<Option<Json>, (&'static str, String)> {
+    let text = std::str::from_utf8(line)
+        .map_err(|error| ("not_utf8", format!("not UTF-8 at byte {}", error.valid_up_to())))?;
+    if text.trim().is_empty() {
+        return Ok(None);
+    }
+    match serde_json::from_str::<Json>(text) {
+        Ok(value @ Json::Object(_)) => Ok(Some(value)),
+        Ok(_) => Err(("not_an_object", "the line is JSON but not an object".to_owned())),
+        Err(error) => Err(("bad_json", error.to_string())),
+    }
+}
+
+/// The columns of a JSONL file, by its first lines.
+///
+/// # Errors
+/// A sentence that names the file.
+pub fn schema(path: &Path) -> Result<SchemaRef, String> {
+    let name = path.display();
+    let lines = open(path).map_err(|error| format!("cannot open {name}: {error}"))?;
+    let mut rows = Vec::new();
+    for line in lines.split(b'\n').take(INFERENCE_ROWS) {
+        let line = line.map_err(|error| format!("cannot read {name}: {error}"))?;
+        if let Ok(Some(row)) = parse_line(&line) {
+            rows.push(row);
+        }
+    }
+    if rows.is_empty() {
+        return Err(format!("{name}: none of the first {INFERENCE_ROWS} lines is a JSON object"));
+    }
+    let schema = infer_json_schema_from_iterator(rows.iter().map(Ok));
+    schema.map(Arc::new).map_err(|error| format!("{name}: the lines do not agree on their columns: {error}"))
+}
+
+/// The rows of a JSONL file in batches; a line that cannot be read goes to `sink` as `file:line`.
+pub fn rows(
+    path: PathBuf,
+    schema: SchemaRef,
+    sink: RowSink,
+) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
+    let mut lines = None;
+    let mut number = 0_u64;
+    let mut finished = false;
+    std::iter::from_fn(move || {
+        if finished {
+            return None;
+        }
+        let result = (|| {
+            let lines = match &mut lines {
+                Some(lines) => lines,
+                slot => slot.insert(open(&path).map_err(in_file(&path))?.split(b'\n')),
+            };
+            let mut rows = Vec::with_capacity(BATCH_ROWS);
+            while rows.len() < BATCH_ROWS {
+                let Some(line) = lines.next() else {
+                    finished = true;
+                    break;
+                };
+                number += 1;
+                match parse_line(&line.map_err(in_file(&path))?) {
+                    Ok(Some(row)) => rows.push((number, row)),
+                    Ok(None) => {}
+                    Err((reason, detail)) => {
+                        sink(format!("{}:{number}", path.display()), reason.to_owned(), detail)
+                    }
+                }
+            }
+            decode(&schema, &rows, &path, &sink)
+        })();
+        match result {
+            Ok(batch) if finished && batch.num_rows() == 0 => None,
+            other => {
+                finished |= other.is_err();
+                Some(other)
+            }
+        }
+    })
+}
+
+/// Decodes rows at once; when one has a wrong type, row by row to find which.
+fn decode(
+    schema: &SchemaRef,
+    rows: &[(u64, Json)],
+    path: &Path,
+    sink: &RowSink,
+) -> Result<RecordBatch, ArrowError> {
+    let decode_rows = |rows: &[&Json]| {
+        let mut decoder = ReaderBuilder::new(schema.clone()).with_batch_size(BATCH_ROWS).build_decoder()?;
+        decoder.serialize(rows)?;
+        decoder.flush()
+    };
+    let all: Vec<&Json> = rows.iter().map(|(_, row)| row).collect();
+    let whole = decode_rows(&all);
+    if let Ok(batch) = whole {
+        return Ok(batch.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())));
+    }
+    let mut good = Vec::with_capacity(rows.len());
+    for (number, row) in rows {
+        match decode_rows(&[row]) {
+            Ok(_) => good.push(row),
+            Err(error) => {
+                sink(format!("{}:{number}", path.display()), "wrong_type".to_owned(), error.to_string())
+            }
+        }
+    }
+    Ok(decode_rows(&good)?.unwrap_or_else(|| RecordBatch::new_empty(schema.clone())))
+}

@@ -1,0 +1,142 @@
+use std::fs::File;
+use std::path::Path;
+
+use arrow::array::RecordBatch;
+
+use super::super::testing;
+use super::*;
+
+async fn read(
+    config: &ReadConfig,
+) -> Result<(Vec<RecordBatch>, Vec<crate::runner::ledger::LostRow>), StageError> {
+    let ctx = testing::context();
+    let mut rows = Vec::new();
+    for task in config.tasks(&ctx).await?.unwrap() {
+        let inputs = Inputs::new(Default::default(), Default::default());
+        let frame = config.plan(&ctx, &task, &inputs).await?;
+        rows.extend(frame.collect().await.map_err(|error| ctx.plan_error(&error))?);
+    }
+    Ok((rows, ctx.ledger.quarantined()))
+}
+
+fn config(path: &Path) -> ReadConfig {
+    ReadConfig {
+        paths: vec![path.display().to_string()],
+        columns: Vec::new(),
+        piece_bytes: default_piece_bytes(),
+        expected_rows: None,
+    }
+}
+
+#[tokio::test]
+async fn bad_lines_are_set_aside_with_their_number() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    std::fs::write(&path, b"{\"id\":\"a\",\"n\":1}\n\xff\xfe\n{\"id\":\n{\"id\":\"b\",\"n\":\"x\"}\n\n[1]\n{\"id\":\"c\",\"n\":3}\n").unwrap();
+    let (rows, bad) = read(&config(&path)).await.unwrap();
+    // A column that is a number in one line and a text in another is read as text by inference,
+    // so "x" is kept; the broken lines are not.
+    assert_eq!(testing::strings(&rows, "id").len() + bad.len(), 6);
+    let reasons: Vec<&str> = bad.iter().map(|row| row.reason.as_str()).collect();
+    assert!(
+        reasons.contains(&"not_utf8") && reasons.contains(&"bad_json") && reasons.contains(&"not_an_object")
+    );
+    assert!(bad.iter().any(|row| row.id.ends_with("a.jsonl:2")), "{bad:?}");
+}
+
+#[tokio::test]
+async fn a_truncated_parquet_file_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let batch = testing::batch(serde_json::json!([{"id": "a"}]));
+    crate::runner::shards::write_table(&path, &batch).unwrap();
+    let bytes = std::fs::read(&path).unwrap();
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+    let error = read(&config(&path)).await.unwrap_err();
+    assert!(error.to_string().contains("a.parquet"), "{error}");
+    assert_eq!(error.fault, crate::runner::error::Fault::Input);
+}
+
+#[tokio::test]
+async fn gzipped_lines_are_read_and_columns_chosen() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl.gz");
+    let mut encoder =
+        flate2::write::GzEncoder::new(File::create(&path).unwrap(), flate2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, b"{\"id\":\"a\",\"n\":1}\n{\"id\":\"b\",\"n\":2}\n").unwrap();
+    encoder.finish().unwrap();
+    let mut config = config(&path);
+    config.columns = vec!["id".into()];
+    let (rows, _) = read(&config).await.unwrap();
+    assert_eq!(testing::strings(&rows, "id"), ["a", "b"]);
+    assert_eq!(rows[0].num_columns(), 1);
+}
+
+#[tokio::test]
+async fn typed_columns_come_from_csv_and_rows_that_do_not_fit_are_set_aside() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.csv");
+    let text = "id,n,share,zip\na,1,0.5,01234\nb,,1,00001\n\"c,d\",3,2.5,5\ne,4\n";
+    std::fs::write(&path, text).unwrap();
+    let (rows, bad) = read(&config(&path)).await.unwrap();
+    assert_eq!(testing::strings(&rows, "id"), ["a", "b", "c,d"]);
+    assert_eq!(testing::strings(&rows, "n"), ["1", "", "3"]);
+    let types: Vec<String> =
+        rows[0].schema().fields().iter().map(|field| field.data_type().to_string()).collect();
+    assert_eq!(types, ["Utf8", "Int64", "Float64", "Utf8"]);
+    assert_eq!((bad[0].reason.as_str(), bad.len()), ("wrong_number_of_fields", 1));
+    assert!(bad[0].id.ends_with("a.csv:5"), "{bad:?}");
+}
+
+#[tokio::test]
+async fn a_csv_value_beyond_the_first_rows_that_is_of_another_type_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.csv");
+    let mut text = String::from("id,n\n");
+    (0..INFERENCE_ROWS).for_each(|row| text.push_str(&format!("r{row},{row}\n")));
+    text.push_str("odd,many\nlast,7\n");
+    std::fs::write(&path, text).unwrap();
+    let (rows, bad) = read(&config(&path)).await.unwrap();
+    assert_eq!(testing::strings(&rows, "id").len(), INFERENCE_ROWS + 1);
+    assert_eq!(bad.len(), 1);
+    assert!(bad[0].detail.contains("column `n`: `many`"), "{bad:?}");
+    assert!(bad[0].id.ends_with("a.csv:1002"), "{bad:?}");
+}
+
+#[tokio::test]
+async fn both_forms_of_arrow_ipc_are_read() {
+    let folder = tempfile::tempdir().unwrap();
+    let batch = testing::batch(serde_json::json!([{"id": "a", "n": 1}, {"id": "b", "n": 2}]));
+    let (file, stream) = (folder.path().join("file.arrow"), folder.path().join("stream.arrow"));
+    let mut writer =
+        arrow::ipc::writer::FileWriter::try_new(File::create(&file).unwrap(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    let mut writer =
+        arrow::ipc::writer::StreamWriter::try_new(File::create(&stream).unwrap(), &batch.schema()).unwrap();
+    writer.write(&batch).unwrap();
+    writer.finish().unwrap();
+    for path in [&file, &stream] {
+        let (rows, _) = read(&config(path)).await.unwrap();
+        assert_eq!(testing::strings(&rows, "n"), ["1", "2"], "{}", path.display());
+        std::fs::write(path, &std::fs::read(path).unwrap()[..40]).unwrap();
+        let error = read(&config(path)).await.unwrap_err().to_string();
+        assert!(error.contains(path.file_name().unwrap().to_str().unwrap()), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn zstd_lines_and_warc_records_are_read_by_their_names() {
+    let folder = tempfile::tempdir().unwrap();
+    let lines = folder.path().join("a.jsonl.zst");
+    std::fs::write(&lines, zstd::encode_all(b"{\"id\":\"a\"}\n".as_slice(), 1).unwrap()).unwrap();
+    let (rows, _) = read(&config(&lines)).await.unwrap();
+    assert_eq!(testing::strings(&rows, "id"), ["a"]);
+
+    let warc = folder.path().join("a.warc.wet");
+    let record = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Record-ID: <urn:a>\r\nContent-Length: 5\r\n\r\nPlain\r\n\r\nWARC/1.0\r\n";
+    std::fs::write(&warc, record).unwrap();
+    let (rows, bad) = read(&config(&warc)).await.unwrap();
+    assert_eq!(testing::strings(&rows, "text"), ["Plain"]);
+    assert_eq!(bad[0].reason, "damaged_record");
+}
