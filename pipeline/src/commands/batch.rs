@@ -16,6 +16,7 @@ use tokio_util::sync::CancellationToken;
 use super::plan::run_options;
 use super::{Failure, runtime};
 use crate::cli::{BatchCommand, BatchTarget};
+use crate::engine::streams::execute;
 use crate::manifest::Manifest;
 use crate::runner::error::{RunError, StageError};
 use crate::runner::progress::{StageProgress, group, size};
@@ -139,7 +140,7 @@ impl Opened {
             let tables = inputs.resolve(node, Some(vec![slice])).await.map_err(failed)?;
             let frame = tables.table(&inputs.ctx, "prompts").map_err(failed)?;
             let frame = frame.select_columns(&["prompt_id", "prompt"]).map_err(Failure::run)?;
-            let mut batches = frame.execute_stream().await.map_err(Failure::run)?;
+            let mut batches = execute(frame).await.map_err(Failure::run)?;
             while let Some(batch) = batches.next().await {
                 let batch = batch.map_err(Failure::run)?;
                 let standings = standings(log, &options, batch).await?;

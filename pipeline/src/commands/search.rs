@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::{Failure, runtime};
 use crate::cli::SearchArgs;
+use crate::engine::streams::collect;
 use crate::inspect;
 use crate::manifest::Manifest;
 use crate::stages::text_column;
@@ -104,7 +105,7 @@ async fn read_source(
         .and_then(|rows| rows.filter(col("id").in_list(ids.iter().map(|id| lit(*id)).collect(), false)))
         .map_err(Failure::run)?;
     let mut pages = Vec::new();
-    for batch in rows.collect().await.map_err(Failure::run)? {
+    for batch in collect(rows).await.map_err(Failure::run)? {
         let (ids, texts) = (text_column(&batch, "id"), text_column(&batch, "text"));
         let (ids, texts) = (ids.map_err(Failure::run)?, texts.map_err(Failure::run)?);
         let urls = text_column(&batch, "url").ok();

@@ -6,11 +6,26 @@ use arrow::record_batch::RecordBatch;
 use datafusion::error::DataFusionError;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
+use datafusion::prelude::DataFrame;
+use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 
 /// The domain crates' stream of rows.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch, ArrowError>>;
+
+/// Runs a plan.
+///
+/// Here and in [`collect`] the future is boxed once for all: that DataFusion's futures are `Send` takes the
+/// compiler seconds to find out, and it finds out anew in each function that awaits one.
+pub fn execute(plan: DataFrame) -> BoxFuture<'static, Result<SendableRecordBatchStream, DataFusionError>> {
+    Box::pin(plan.execute_stream())
+}
+
+/// All rows of a plan, which are few.
+pub fn collect(plan: DataFrame) -> BoxFuture<'static, Result<Vec<RecordBatch>, DataFusionError>> {
+    Box::pin(plan.collect())
+}
 
 /// A DataFusion stream for a domain crate.
 pub fn to_domain(stream: SendableRecordBatchStream) -> BatchStream {

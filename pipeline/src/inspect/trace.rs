@@ -11,6 +11,7 @@ use datafusion::prelude::{Expr, SessionContext, col, lit};
 
 use super::{cut, manifests, parquet_files};
 use crate::engine::scan::{self, FileSlice};
+use crate::engine::streams::collect;
 use crate::manifest::Manifest;
 use crate::runner::inputs::schema_of;
 
@@ -94,7 +95,7 @@ async fn rows_of(
         .and_then(|rows| rows.filter(condition))
         .and_then(|rows| rows.limit(0, Some(SHOWN_ROWS)))
         .map_err(explain)?;
-    let batches = rows.collect().await.map_err(explain)?;
+    let batches = collect(rows).await.map_err(explain)?;
     batches.iter().map(cells).collect::<Result<Vec<_>, _>>().map(|rows| rows.into_iter().flatten().collect())
 }
 

@@ -27,6 +27,7 @@ use super::ledger::{self, Ledger};
 use super::progress::StageProgress;
 use super::shards::ShardWriter;
 use crate::durable::{self, WriteContext, WriteError};
+use crate::engine::streams::execute;
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
 use crate::stages::{Shape, Task};
 use crate::workflow::{DroppedRows, StageNode};
@@ -307,7 +308,7 @@ impl StageRun<'_> {
         let stage = &self.node.id;
         let place = if task.slice.is_some() { task.name.as_str() } else { "" };
         let plan_error = |error| StageError::plan(stage, place, &error);
-        let mut rows = frame.execute_stream().await.map_err(plan_error)?;
+        let mut rows = execute(frame).await.map_err(plan_error)?;
         let mut writer = ShardWriter::new(partial, index, rows.schema(), self.env.shard_bytes);
         let (sender, mut receiver) = mpsc::channel(2);
         let finished = tokio::task::spawn_blocking(move || {

@@ -16,7 +16,7 @@ use serde_json::Value as Json;
 use super::columns::{require, schema_of, text_column};
 use super::{InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
-use crate::engine::streams::{from_domain, to_domain};
+use crate::engine::streams::{execute, from_domain, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -175,7 +175,7 @@ impl ClusterConfig {
     ) -> Result<(), StageError> {
         let vectors = rows.clone().select(vec![name(&self.embedding_column)]);
         let vectors = vectors.map_err(|error| ctx.plan_error(&error))?;
-        let mut batches = vectors.execute_stream().await.map_err(|error| ctx.plan_error(&error))?;
+        let mut batches = execute(vectors).await.map_err(|error| ctx.plan_error(&error))?;
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|error| ctx.plan_error(&error))?;
             for vector in self.vectors(&batch).map_err(|error| ctx.input(error.to_string()))? {

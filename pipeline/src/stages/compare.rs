@@ -23,7 +23,7 @@ use super::{
     ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task,
     foreign_stages,
 };
-use crate::engine::streams::to_domain;
+use crate::engine::streams::{execute, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -191,7 +191,7 @@ impl CompareConfig {
         require(ctx, &rows, "generated", &columns)?;
         let plan_error = |error| ctx.plan_error(&error);
         let rows = rows.select_columns(&columns).map_err(plan_error)?;
-        let mut batches = to_domain(rows.execute_stream().await.map_err(plan_error)?);
+        let mut batches = to_domain(execute(rows).await.map_err(plan_error)?);
         let signer = Arc::new(Signer::new(SignatureOptions::default()));
         let (mut figures, mut sketches) = (Figures::default(), Sketches::default());
         while let Some(batch) = batches.next().await {
@@ -256,7 +256,7 @@ async fn read_scores(ctx: &StageContext, stage: &str, rows: DataFrame) -> Result
     require(ctx, &rows, stage, &["score"])?;
     let plan_error = |error| ctx.plan_error(&error);
     let rows = rows.select_columns(&["score"]).map_err(plan_error)?;
-    let mut batches = to_domain(rows.execute_stream().await.map_err(plan_error)?);
+    let mut batches = to_domain(execute(rows).await.map_err(plan_error)?);
     let mut scores = Scores::default();
     while let Some(batch) = batches.next().await {
         let batch = batch.map_err(|error| ctx.failed(&error))?;

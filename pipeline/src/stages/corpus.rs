@@ -6,6 +6,7 @@ use futures::StreamExt;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::columns::{require, text_column};
+use crate::engine::streams::execute;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -34,7 +35,7 @@ pub async fn documents(
         .filter(col("split").eq(lit(split)))
         .and_then(|rows| rows.select_columns(&["subset", "text"]))
         .map_err(|error| ctx.plan_error(&error))?;
-    let mut stream = rows.execute_stream().await.map_err(|error| ctx.plan_error(&error))?;
+    let mut stream = execute(rows).await.map_err(|error| ctx.plan_error(&error))?;
     let (sender, receiver) = channel(QUEUE);
     let ctx = ctx.clone();
     tokio::spawn(async move {

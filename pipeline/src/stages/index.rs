@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::columns::require;
 use super::{InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind};
-use crate::engine::streams::to_domain;
+use crate::engine::streams::{execute, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -93,7 +93,7 @@ impl Stage for IndexConfig {
             .filter(|name| pages.schema().fields().iter().any(|field| field.name() == name))
             .collect();
         let pages = pages.select_columns(&have).map_err(|error| ctx.plan_error(&error))?;
-        let stream = pages.execute_stream().await.map_err(|error| ctx.plan_error(&error))?;
+        let stream = execute(pages).await.map_err(|error| ctx.plan_error(&error))?;
         let (sink, progress) = (ctx.ledger.drop_sink(), ctx.progress.clone());
         let counted = futures::StreamExt::inspect(to_domain(stream), move |batch| {
             progress.add_rows(batch.as_ref().map_or(0, |batch| batch.num_rows() as u64));

@@ -34,7 +34,7 @@ use thiserror::Error;
 use super::columns::{id_of, require, schema_of, text_column};
 use super::{ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
-use crate::engine::streams::{BatchStream, from_domain, to_domain};
+use crate::engine::streams::{BatchStream, execute, from_domain, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::ledger::RowSink;
@@ -217,7 +217,7 @@ impl Stage for MinhashConfig {
             let (first_pass, config, sink) = (first_pass.clone(), config.clone(), sink.clone());
             let id_column = config.id_column.clone();
             let kept = stream::once(async move {
-                let first_pass = first_pass.execute_stream().await.map_err(ArrowError::from)?;
+                let first_pass = execute(first_pass).await.map_err(ArrowError::from)?;
                 let dropped = survey(config, to_domain(first_pass)).await?;
                 Ok::<_, ArrowError>(leave_out(dropped, to_domain(second_pass), id_column, sink))
             });

@@ -18,7 +18,7 @@ use super::{
     ConfigMistake, InputCount, InputRole, Inputs, OutputKind, Shape, Stage, StageKind, Task, foreign_stages,
 };
 use crate::engine::operator;
-use crate::engine::streams::{from_domain, to_domain};
+use crate::engine::streams::{execute, from_domain, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -157,7 +157,7 @@ fn is_empty(texts: &StringArray, row: usize) -> bool {
 fn chain(ctx: &StageContext, first: DataFrame, second: DataFrame) -> Result<DataFrame, StageError> {
     let function = move |stream| {
         let second = second.clone();
-        let rest = futures::stream::once(async move { second.execute_stream().await }).try_flatten();
+        let rest = futures::stream::once(execute(second)).try_flatten();
         let rest = rest.map_err(ArrowError::from);
         Ok(from_domain(corpus_schema(), to_domain(stream).chain(rest)))
     };

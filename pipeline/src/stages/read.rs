@@ -21,13 +21,12 @@ use serde_json::Value as Json;
 
 use super::{External, Inputs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::hub::HubError;
+use crate::engine::scan;
 use crate::engine::source::{self, Format, SourceError, SourceFile};
-use crate::engine::{BATCH_ROWS, scan};
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::inputs;
-use crate::runner::ledger::RowSink;
 
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {

@@ -24,6 +24,7 @@ use super::{
 };
 use crate::assets::Asset;
 use crate::engine::scan::{self, FileSlice};
+use crate::engine::streams::collect;
 use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -292,7 +293,7 @@ async fn read_table(ctx: &StageContext, path: &Path) -> Result<Vec<Heading>, Sta
     let schema = inputs::schema_of(path).map_err(|message| ctx.input(message))?;
     let place = |error| StageError::plan(&ctx.stage, &path.display().to_string(), &error);
     let rows = scan::parquet(ctx.session(), schema, &[FileSlice::of(path)]).map_err(place)?;
-    table_headings(path, &rows.collect().await.map_err(place)?).map_err(wrong)
+    table_headings(path, &collect(rows).await.map_err(place)?).map_err(wrong)
 }
 
 /// MiniLM for names.
@@ -329,7 +330,7 @@ mod tests {
         let task = Task { name: "all".into(), slice: None };
         let inputs = Inputs::new(Default::default(), Default::default());
         let rows = config.plan(&ctx, &task, &inputs).await?;
-        let rows = rows.collect().await.map_err(|error| ctx.plan_error(&error))?;
+        let rows = collect(rows).await.map_err(|error| ctx.plan_error(&error))?;
         Ok((testing::strings(&rows, "topic_id"), testing::strings(&rows, "subtopic")))
     }
 

@@ -7,6 +7,7 @@ use datafusion::prelude::{DataFrame, Expr, col, lit};
 use serde::Serialize;
 
 use super::super::columns::text_column;
+use crate::engine::streams::collect;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -58,7 +59,7 @@ impl Figures {
             sum(tokens_sum()).alias("tokens"),
         ];
         let totals = table.clone().aggregate(vec![], sums).map_err(|error| ctx.plan_error(&error))?;
-        let totals = totals.collect().await.map_err(|error| ctx.plan_error(&error))?;
+        let totals = collect(totals).await.map_err(|error| ctx.plan_error(&error))?;
         let total = |column: usize| totals.iter().map(|batch| number(batch, column, 0)).sum();
         let mut figures = Self {
             documents: total(0),
@@ -72,7 +73,7 @@ impl Figures {
             let order = vec![name("audience").sort(true, false), name("format").sort(true, false)];
             let parts = table.aggregate(groups, sums).and_then(|parts| parts.sort(order));
             let parts = parts.map_err(|error| ctx.plan_error(&error))?;
-            for batch in parts.collect().await.map_err(|error| ctx.plan_error(&error))? {
+            for batch in collect(parts).await.map_err(|error| ctx.plan_error(&error))? {
                 let texts = |column| text_column(&batch, column).map_err(|error| ctx.failed(&error));
                 let (audiences, formats) = (texts("audience")?, texts("format")?);
                 figures.parts.extend((0..batch.num_rows()).map(|row| Part {

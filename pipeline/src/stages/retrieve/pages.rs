@@ -20,7 +20,7 @@ use twox_hash::XxHash64;
 
 use super::super::columns::{schema_of, text_column};
 use crate::engine::operator;
-use crate::engine::streams::{BatchStream, from_domain, to_domain};
+use crate::engine::streams::{BatchStream, execute, from_domain, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::ledger::RowSink;
@@ -93,7 +93,7 @@ fn hits_then_pages(
     pages: Vec<DataFrame>,
     of_hits: &SchemaRef,
     mixed: &SchemaRef,
-) -> impl futures::Stream<Item = Result<RecordBatch, ArrowError>> + Send + use<> {
+) -> BatchStream {
     let wanted = Arc::new(Mutex::new(HashSet::new()));
     let hits = {
         let (wanted, mixed) = (wanted.clone(), mixed.clone());
@@ -114,18 +114,16 @@ fn hits_then_pages(
         let wanted = take(&mut *wanted.lock().unwrap_or_else(PoisonError::into_inner));
         tracing::info!(pages = wanted.len(), "hit pages are read");
         let mut order = 0;
-        let batches = stream::iter(pages).then(|table| async move {
-            table.execute_stream().await.map(to_domain).map_err(ArrowError::from)
-        });
+        let batches = stream::iter(pages).then(execute).map_ok(to_domain).map_err(ArrowError::from);
         let pages = batches.try_flatten().map(move |batch| {
             let batch = batch?;
             let first = order;
             order += batch.num_rows() as u64;
             wanted_pages(&batch, first, &wanted, &of_hits, &mixed)
         });
-        Ok::<_, ArrowError>(pages)
+        Ok::<_, ArrowError>(pages.boxed())
     });
-    hits.chain(pages.try_flatten())
+    hits.chain(pages.try_flatten()).boxed()
 }
 
 /// The pages of a batch whose id has the hash of a hit's; the batch's first page has number `first`.
