@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test setup build assets bench bench-search lint schema clean
+.PHONY: run test setup build assets bench bench-search bench-dedup lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -52,6 +52,16 @@ bench-search:
 	$(BENCH_SEARCH)/venv/bin/pip install -q -r search/benches/peers/requirements.txt
 	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SEARCH)) $(CARGO) bench -p corpusmith-search --bench peers
 	$(BENCH_SEARCH)/venv/bin/python search/benches/peers/peers.py $(BENCH_SEARCH)
+
+# Near-deduplication against datatrove, text-dedup and rensa, on the same generated documents.
+# CORPUSMITH_BENCH_DOCUMENTS sets their number, CORPUSMITH_BENCH_PEER_DOCUMENTS the peers' share.
+BENCH_DEDUP := $(or $(CARGO_TARGET_DIR),target)/bench-dedup
+bench-dedup:
+	python3 -m venv $(BENCH_DEDUP)/venv
+	$(BENCH_DEDUP)/venv/bin/pip install -q -r pipeline/benches/peers/requirements.txt
+	$(BENCH_DEDUP)/venv/bin/pip install -q --no-deps text-dedup==0.4.0
+	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_DEDUP)) $(CARGO) bench -p corpusmith --bench minhash_peers
+	$(BENCH_DEDUP)/venv/bin/python pipeline/benches/peers/minhash_peers.py $(BENCH_DEDUP)
 
 # The JSON schema that editors complete workflow files with.
 schema: build
