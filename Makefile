@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test parity setup build assets bench bench-search lint schema clean
+.PHONY: run test parity setup build assets bench bench-search bench-dedup lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -62,6 +62,16 @@ parity: run
 	$(PARITY)/bin/python tests/parity/load_dataset.py runs/cosmopedia_v2/sample/dataset
 	$(PIPELINE) llm serve embedded --port 8097 & trap "kill $$!" EXIT; \
 	$(PARITY)/bin/python tests/parity/openai_client.py http://127.0.0.1:8097/v1
+
+# Near-deduplication against datatrove, text-dedup and rensa, on the same generated documents.
+# CORPUSMITH_BENCH_DOCUMENTS sets their number, CORPUSMITH_BENCH_PEER_DOCUMENTS the peers' share.
+BENCH_DEDUP := $(or $(CARGO_TARGET_DIR),target)/bench-dedup
+bench-dedup:
+	python3 -m venv $(BENCH_DEDUP)/venv
+	$(BENCH_DEDUP)/venv/bin/pip install -q -r pipeline/benches/peers/requirements.txt
+	$(BENCH_DEDUP)/venv/bin/pip install -q --no-deps text-dedup==0.4.0
+	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_DEDUP)) $(CARGO) bench --workspace --bench minhash_peers
+	$(BENCH_DEDUP)/venv/bin/python pipeline/benches/peers/minhash_peers.py $(BENCH_DEDUP)
 
 # The JSON schema that editors complete workflow files with.
 schema: build

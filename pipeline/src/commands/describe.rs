@@ -42,6 +42,7 @@ pub fn explain(name: &str) -> Result<(), Failure> {
                     InputCount::One => "",
                     InputCount::Optional => " (may be left out)",
                     InputCount::Many => " (one or more)",
+                    InputCount::Any => " (any number)",
                 };
                 println!("  {}{count}: {}", input.role, input.about);
             }

@@ -1,5 +1,6 @@
 //! Where plans run: the local DataFusion session, Parquet scans, and operators made from streams.
 
+pub mod external_sort;
 pub mod hub;
 pub mod operator;
 pub mod scan;

@@ -37,10 +37,13 @@ pub fn from_domain<S>(schema: SchemaRef, stream: S) -> SendableRecordBatchStream
 where
     S: Stream<Item = Result<RecordBatch, ArrowError>> + Send + 'static,
 {
-    let stream = stream.map_err(|error| match error {
-        // Unwrapped, so that the message is the domain crate's own.
+    Box::pin(RecordBatchStreamAdapter::new(schema, stream.map_err(error_from_domain)))
+}
+
+/// A domain crate's error for DataFusion, unwrapped, so that the message is the crate's own.
+pub fn error_from_domain(error: ArrowError) -> DataFusionError {
+    match error {
         ArrowError::ExternalError(source) => DataFusionError::External(source),
         other => DataFusionError::ArrowError(Box::new(other), None),
-    });
-    Box::pin(RecordBatchStreamAdapter::new(schema, stream))
+    }
 }

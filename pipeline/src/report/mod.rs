@@ -1,6 +1,7 @@
 //! One self-contained HTML page a run: figures, plots and samples. No scripts, nothing from outside.
 
 mod clusters;
+mod duplicates;
 mod generated;
 mod outputs;
 mod plot;
@@ -112,6 +113,7 @@ async fn write_stage(
             topics::write(page, outputs, node).await?;
         }
         "cluster" => clusters::write(page, outputs, workflow, node).await?,
+        "minhash" | "exact_dedup" | "url_dedup" => duplicates::write(page, outputs, node, manifest).await?,
         "clean" => generated::write(page, outputs, node, manifest).await?,
         "prompts" => {
             histogram(page, outputs, &node.id, "audience", "Prompts by audience").await;

@@ -12,7 +12,8 @@ use super::error::{Fault, StageError, chain};
 use super::ledger::Ledger;
 use super::progress::StageProgress;
 use crate::assets::{Asset, AssetStore};
-use crate::durable::WriteError;
+use crate::durable::{self, WriteError};
+use crate::engine::external_sort::Spill;
 use crate::stages::LlmSessions;
 
 /// What all stages of a run share.
@@ -73,6 +74,16 @@ impl StageContext {
     /// for stays.
     pub fn answers_folder(&self) -> PathBuf {
         self.env.run_folder.join(super::ANSWERS_FOLDER).join(&self.stage)
+    }
+
+    /// Where this stage sorts what its memory does not hold.
+    ///
+    /// # Errors
+    /// The folder cannot be made.
+    pub fn spill(&self, memory_bytes: u64) -> Result<Spill, StageError> {
+        let folder = self.env.run_folder.join(super::SPILL_FOLDER);
+        durable::make_folder(&folder).map_err(|error| self.write_error(&error))?;
+        Ok(Spill { folder, memory_bytes })
     }
 
     /// The user has asked to stop.

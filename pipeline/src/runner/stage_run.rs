@@ -23,14 +23,14 @@ use tokio::sync::mpsc;
 use super::context::{Environment, StageContext};
 use super::error::StageError;
 use super::inputs::InputResolver;
-use super::ledger::{self, Ledger};
+use super::ledger::{Ledger, LostRows};
 use super::progress::StageProgress;
 use super::shards::ShardWriter;
 use crate::durable::{self, WriteContext, WriteError};
 use crate::engine::streams::execute;
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
 use crate::stages::{Shape, Task};
-use crate::workflow::{DroppedRows, StageNode};
+use crate::workflow::StageNode;
 
 /// What a finished task leaves: enough to skip it later.
 #[derive(Debug, Serialize, Deserialize)]
@@ -83,7 +83,7 @@ impl StageRun<'_> {
         StageContext {
             stage: self.node.id.clone(),
             env: self.env.clone(),
-            ledger: Ledger::default(),
+            ledger: Ledger::new(&self.env.run_folder.join(super::SPILL_FOLDER), self.node.dropped_rows),
             progress: self.progress.clone(),
         }
     }
@@ -187,28 +187,12 @@ impl StageRun<'_> {
         manifest.rows_in = outcome.rows_in.unwrap_or(manifest.rows_in);
         manifest.rows_out = outcome.rows_out;
         manifest.metrics = outcome.metrics;
-        let (dropped, quarantined) = (ctx.ledger.dropped(), ctx.ledger.quarantined());
-        manifest.dropped = ledger::count(&dropped);
-        manifest.quarantined = ledger::count(&quarantined);
-        self.write_side_tables(partial, 0, &dropped, &quarantined).map_err(|e| ctx.write_error(&e))?;
+        let dropped = ctx.ledger.take_dropped().map_err(|e| ctx.write_error(&e))?;
+        let quarantined = ctx.ledger.take_quarantined().map_err(|e| ctx.write_error(&e))?;
+        manifest.dropped.clone_from(&dropped.counts);
+        manifest.quarantined.clone_from(&quarantined.counts);
+        write_side_tables(partial, 0, dropped, quarantined).map_err(|e| ctx.write_error(&e))?;
         manifest.files = list_files(partial, partial).map_err(|e| ctx.write_error(&e))?;
-        Ok(())
-    }
-
-    fn write_side_tables(
-        &self,
-        partial: &Path,
-        task: usize,
-        dropped: &[ledger::LostRow],
-        quarantined: &[ledger::LostRow],
-    ) -> Result<(), WriteError> {
-        let name = format!("{task:05}.parquet");
-        if self.node.dropped_rows == DroppedRows::Keep && !dropped.is_empty() {
-            ledger::write(&partial.join("dropped").join(&name), dropped)?;
-        }
-        if !quarantined.is_empty() {
-            ledger::write(&partial.join("quarantine").join(&name), quarantined)?;
-        }
         Ok(())
     }
 
@@ -276,19 +260,21 @@ impl StageRun<'_> {
         let inputs = self.inputs.resolve(self.node, task.slice.clone()).await?;
         let frame = self.node.stage.plan(&ctx, task, &inputs).await?;
         let files = self.write_rows(partial, index, task, frame).await?;
-        let (dropped, quarantined) = (ctx.ledger.dropped(), ctx.ledger.quarantined());
+        let dropped = ctx.ledger.take_dropped().map_err(|error| ctx.write_error(&error))?;
+        let quarantined = ctx.ledger.take_quarantined().map_err(|error| ctx.write_error(&error))?;
         let record = TaskRecord {
             name: task.name.clone(),
             files,
-            dropped: ledger::count(&dropped),
-            quarantined: ledger::count(&quarantined),
+            dropped: dropped.counts.clone(),
+            quarantined: quarantined.counts.clone(),
             first_failure: quarantined
-                .first()
+                .first
+                .as_ref()
                 .map(|row| format!("{} ({}): {}", row.id, row.reason, row.detail)),
             seconds: started.elapsed().as_secs_f64(),
         };
         let write = || {
-            self.write_side_tables(partial, index, &dropped, &quarantined)?;
+            write_side_tables(partial, index, dropped, quarantined)?;
             durable::make_folder(&partial.join("tasks"))?;
             durable::write_file(&record_path, serde_json::json!(record).to_string().as_bytes())
         };
@@ -341,6 +327,17 @@ impl StageRun<'_> {
         pulled.map_err(plan_error)?;
         files.ok_or_else(|| StageError::run(stage, "the writer stopped early"))
     }
+}
+
+fn write_side_tables(
+    partial: &Path,
+    task: usize,
+    dropped: LostRows,
+    quarantined: LostRows,
+) -> Result<(), WriteError> {
+    let name = format!("{task:05}.parquet");
+    dropped.write(&partial.join("dropped").join(&name))?;
+    quarantined.write(&partial.join("quarantine").join(&name))
 }
 
 /// The files of a folder stage, hashed; what begins with `.` or belongs to the runner is left out.

@@ -1,52 +1,66 @@
 //! `minhash`: drops exact and near duplicates, FineWeb's way.
 //!
-//! The rows are read twice. The first pass keeps a sketch of each text, finds the clusters and
-//! decides which rows go; the second streams the rows and leaves those out. Kept are the rows that
-//! datatrove 0.10.1 keeps on the same input in one task with the same settings; it keeps all texts
-//! too short for a signature, of which this stage keeps one each (see `short_texts`).
+//! The rows are read twice. The first pass leaves a sketch of each text on disk, from which the
+//! clusters and the rows that go are found; the second streams the rows and leaves those out. Kept are
+//! the rows that datatrove 0.10.1 keeps on the same input in one task with the same settings; it keeps
+//! all texts too short for a signature, of which this stage keeps one each (see `short_texts`).
 //!
-//! Memory: about 1 kB a row during the first pass with the published settings (the signature's
-//! 896 bytes, 12 for clustering, 17 for the digest, the id), and during the second pass only the
-//! dropped rows' ids, their keepers' ids and the similarities. Texts are never kept.
+//! Memory is what `memory_bytes` gives to the sorts, however many rows there are. Disk: about 2 kB a
+//! row with the published settings, until the stage ends ([`external`]).
 
 pub mod cluster;
+pub mod external;
+pub mod index;
 pub mod mt19937;
 pub mod normalise;
+pub mod sha1;
 pub mod signature;
 pub mod words;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, AsArray, BooleanArray, Float64Array, RecordBatch, StringArray};
-use arrow::compute::{cast, filter_record_batch};
-use arrow::datatypes::{DataType, Float64Type};
+use arrow::array::{Array, RecordBatch};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
-use datafusion::prelude::{DataFrame, ident};
-use futures::{StreamExt, TryStreamExt, stream};
+use datafusion::prelude::DataFrame;
+use futures::{FutureExt, StreamExt, TryFutureExt};
 use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use thiserror::Error;
 
-use super::columns::{id_of, require, schema_of, text_column};
-use super::{ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
-use crate::engine::operator;
-use crate::engine::streams::{BatchStream, execute, from_domain, to_domain};
+use super::columns::{id_of, text_column};
+use super::duplicates::groups::Place;
+use super::duplicates::keep::{self, Ranks};
+use super::duplicates::rows::StoredRow;
+use super::duplicates::{self, Marks, Passes, away};
+use super::{
+    ConfigMistake, External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task,
+};
+use crate::engine::external_sort::Spill;
+use crate::engine::streams::BatchStream;
+use crate::manifest::Manifest;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
-use crate::runner::ledger::RowSink;
-use cluster::{Duplicate, Keeper, Sketches, Unsigned, duplicates};
-use signature::{Scratch, ShingleHash, SignatureOptions, Signer, Sketch};
+use external::{Survey, Unsigned, split_slot};
+use index::SignatureIndex;
+use signature::{Scratch, ShingleHash, SignatureOptions, Signer, Sketch, similarity};
 
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "minhash",
     summary: "Drops exact and near duplicates by MinHash, one row of a cluster kept.",
     version: 1,
-    inputs: &[InputRole { role: "rows", about: "a table with a text and an id", count: InputCount::One }],
+    inputs: &[
+        InputRole { role: "rows", about: "a table with a text and an id", count: InputCount::One },
+        InputRole {
+            role: "against",
+            about: "`signature_index` stages, whose rows are kept already",
+            count: InputCount::Any,
+        },
+    ],
     output: OutputKind::Table,
     schema: super::schema_of::<MinhashConfig>,
     build: super::build_from::<MinhashConfig>,
@@ -57,8 +71,8 @@ const BATCHES_IN_FLIGHT: usize = 2;
 
 /// Drops exact duplicates (reason `exact_duplicate`) and near duplicates (`near_duplicate`). The
 /// defaults are FineWeb's (datatrove `examples/fineweb.py`, `pipeline/dedup/minhash.py`): pairs of
-/// Jaccard similarity 0.8 are found with probability 0.924, the threshold is about 0.72. Most memory
-/// goes into signatures: 8 bytes × `buckets` × `hashes_per_bucket` for each row.
+/// Jaccard similarity 0.8 are found with probability 0.924, the threshold is about 0.72. Rows that
+/// match a row of an earlier dump are dropped too: give that dump's `signature_index` as `against`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct MinhashConfig {
@@ -80,10 +94,15 @@ pub struct MinhashConfig {
     /// The hash of a shingle: `sha1` (FineWeb) or `xxhash` (faster).
     pub hash: ShingleHash,
     /// Which row of a cluster is kept: `"datatrove"` (the one that datatrove keeps), `"first"`,
-    /// `"longest"` (most bytes of text), or `{ highest = "score" }` by a column of numbers.
+    /// `"longest"` (most bytes of text), `{ highest = "score" }` by a column of numbers, or
+    /// `{ newest = "dump" }` by a column of dump names or dates.
     pub keep: Keep,
     /// What becomes of texts shorter than a shingle, which have no signature.
     pub short_texts: ShortTexts,
+    /// Folders of finished `signature_index` stages of other runs, beside the input `against`.
+    pub against_folders: Vec<PathBuf>,
+    /// Memory of the sorts, in bytes; what it does not hold is spilled.
+    pub memory_bytes: u64,
 }
 
 impl Default for MinhashConfig {
@@ -99,6 +118,8 @@ impl Default for MinhashConfig {
             hash,
             keep: Keep::Datatrove,
             short_texts: ShortTexts::Exact,
+            against_folders: Vec::new(),
+            memory_bytes: duplicates::DEFAULT_MEMORY_BYTES,
         }
     }
 }
@@ -115,6 +136,9 @@ pub enum Keep {
     Longest,
     /// The one with the highest number in this column, the first of equals; NULL is lowest.
     Highest(String),
+    /// The one with the last text in this column, a dump's name or a date, in the order of its bytes;
+    /// the first of equals. NULL comes before all.
+    Newest(String),
 }
 
 /// What becomes of texts shorter than a shingle.
@@ -128,37 +152,49 @@ pub enum ShortTexts {
     Keep,
 }
 
-/// The rows cannot be deduplicated.
-#[derive(Debug, Error)]
-pub enum MinhashError {
-    /// Row numbers have 32 bits.
-    #[error("more than {} rows in one stage: deduplicate dump by dump", u32::MAX)]
-    TooManyRows,
-    /// Between the passes the rows have changed.
-    #[error(
-        "row {row} was `{first}` in the first pass and is `{second}` in the second: its input must not change while the stage runs"
-    )]
-    Unstable {
-        /// The row's number.
-        row: u32,
-        /// Its id in the first pass.
-        first: String,
-        /// Its id in the second pass.
-        second: String,
-    },
-    /// A worker thread died.
-    #[error("a worker thread died: {0}")]
-    Worker(#[from] tokio::task::JoinError),
-}
+impl MinhashConfig {
+    fn signature_options(&self) -> SignatureOptions {
+        SignatureOptions {
+            ngram_words: self.ngram_words,
+            buckets: self.buckets,
+            hashes_per_bucket: self.hashes_per_bucket,
+            seed: self.seed,
+            hash: self.hash,
+        }
+    }
 
-fn external(error: MinhashError) -> ArrowError {
-    ArrowError::ExternalError(Box::new(error))
+    /// What ranks the rows of a cluster; `None` leaves it to the union.
+    fn order(&self) -> Option<keep::Keep> {
+        match &self.keep {
+            Keep::Datatrove => None,
+            Keep::First => Some(keep::Keep::First),
+            Keep::Longest => Some(keep::Keep::Longest(self.text_column.clone())),
+            Keep::Highest(column) => Some(keep::Keep::Highest(column.clone())),
+            Keep::Newest(column) => Some(keep::Keep::Newest(column.clone())),
+        }
+    }
+
+    /// The indexes of earlier dumps: first those of this workflow, then those of other runs.
+    fn against(&self, ctx: &StageContext, inputs: &Inputs) -> Result<Vec<SignatureIndex>, StageError> {
+        let options = self.signature_options();
+        let open = |folder: &PathBuf| {
+            let name = folder.file_name().unwrap_or_default().to_string_lossy();
+            SignatureIndex::open(&name, &folder.join(index::FOLDER), &options).map_err(|error| {
+                ctx.input(error.to_string())
+                    .help("`against` takes finished `signature_index` stages with the settings of this stage")
+            })
+        };
+        inputs.folders("against").iter().chain(&self.against_folders).map(open).collect()
+    }
 }
 
 #[async_trait]
 impl Stage for MinhashConfig {
     fn config(&self) -> Json {
-        super::config_json(self)
+        let mut config = duplicates::config_without_memory(self);
+        // The digests of the folders count, not their paths.
+        config.as_object_mut().and_then(|fields| fields.remove("against_folders"));
+        config
     }
 
     fn shape(&self) -> Shape {
@@ -183,185 +219,134 @@ impl Stage for MinhashConfig {
         mistakes
     }
 
+    async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
+        let external = |folder: &PathBuf| {
+            let manifest = Manifest::read(folder).map_err(|error| ctx.input(error.to_string()))?;
+            let manifest = manifest.ok_or_else(|| {
+                ctx.input(format!("{} is no finished stage", folder.display()))
+                    .help("`against_folders` names folders of finished `signature_index` stages")
+            })?;
+            Ok(External { name: "against".to_owned(), digest: manifest.content })
+        };
+        self.against_folders.iter().map(external).collect()
+    }
+
     fn needs(&self) -> Needs {
-        // How many rows come is not known here: this is the share of 250,000 of them.
-        Needs { memory_bytes: 256 << 20 }
+        Needs { memory_bytes: self.memory_bytes }
     }
 
     async fn plan(&self, ctx: &StageContext, task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
-        if task.slice.is_some() {
-            let message = "duplicates are looked for in all rows, so this stage cannot be fused into one that \
-                           reads shard by shard";
-            return Err(ctx.input(message).help("take `materialize = false` away from this stage"));
-        }
-        let fused = inputs.tables("rows").iter().find(|table| table.rows.is_none());
-        if let Some(table) = fused {
-            let message = format!("its rows are read twice, so stage `{}` must be written out", table.stage);
-            return Err(ctx.input(message).help("take `materialize = false` away from that stage"));
-        }
-        let rows = inputs.table(ctx, "rows")?;
-        let mut columns = vec![self.id_column.as_str(), self.text_column.as_str()];
-        if let Keep::Highest(column) = &self.keep {
-            columns.push(column);
-        }
-        require(ctx, &rows, "rows", &columns)?;
-        columns.sort_unstable();
-        columns.dedup();
-        let plan_error = |error| ctx.plan_error(&error);
-        let first_pass =
-            rows.clone().select(columns.into_iter().map(ident).collect::<Vec<_>>()).map_err(plan_error)?;
-        let schema = schema_of(&rows);
-        let config = Arc::new(self.clone());
-        let (sink, out_schema) = (ctx.ledger.drop_sink(), schema.clone());
-        let passes = move |second_pass| {
-            let (first_pass, config, sink) = (first_pass.clone(), config.clone(), sink.clone());
-            let id_column = config.id_column.clone();
-            let kept = stream::once(async move {
-                let first_pass = execute(first_pass).await.map_err(ArrowError::from)?;
-                let dropped = survey(config, to_domain(first_pass)).await?;
-                Ok::<_, ArrowError>(leave_out(dropped, to_domain(second_pass), id_column, sink))
-            });
-            Ok(from_domain(out_schema.clone(), kept.try_flatten()))
-        };
-        operator::apply(ctx.session(), rows, "minhash", schema, Arc::new(passes)).map_err(plan_error)
+        let against = Arc::new(self.against(ctx, inputs)?);
+        let mut columns = vec![self.text_column.clone(), self.id_column.clone()];
+        columns.extend(self.order().iter().filter_map(keep::Keep::column).map(str::to_owned));
+        let passes = Passes { name: "minhash", columns };
+        let (config, spill) = (Arc::new(self.clone()), ctx.spill(self.memory_bytes)?);
+        let sink = ctx.ledger.drop_sink();
+        duplicates::plan(ctx, task, inputs, passes, move |rows| {
+            let (id_column, sink) = (config.id_column.clone(), sink.clone());
+            let marks = first_pass(config.clone(), spill.clone(), against.clone(), rows);
+            marks.map_ok(|marks| marks.leave_out(id_column, sink)).boxed()
+        })
     }
 }
 
-/// A row that the second pass leaves out.
-struct Dropped {
-    id: String,
-    kept_id: String,
-    similarity: Option<f64>,
+/// Marks the rows that are dropped.
+async fn first_pass(
+    config: Arc<MinhashConfig>,
+    spill: Spill,
+    against: Arc<Vec<SignatureIndex>>,
+    rows: BatchStream,
+) -> Result<Marks, ArrowError> {
+    let unsigned = match config.short_texts {
+        ShortTexts::Exact => Unsigned::Exact,
+        ShortTexts::Keep => Unsigned::Keep,
+    };
+    let files = [spill.file()?, spill.file()?];
+    let survey = Survey::new(config.signature_options(), unsigned, spill, files);
+    let sketcher = Sketcher {
+        signer: Signer::new(config.signature_options()),
+        text_column: config.text_column.clone(),
+        id_column: config.id_column.clone(),
+        order: config.order(),
+    };
+    let survey = sketch_all(Arc::new(sketcher), survey, rows).await?;
+    away(move || {
+        let (rows, decisions) = survey.decide(&against)?;
+        let rows = Arc::new(rows);
+        let own_rows = rows.clone();
+        let explain = move |row: &StoredRow, kept: Place| {
+            let earlier = kept.source.checked_sub(1).and_then(|index| against.get(index as usize));
+            let (keeper, of) = match earlier {
+                None => (own_rows.get(kept.row)?, String::new()),
+                Some(index) => (index.rows.get(kept.row)?, format!(" of `{}`", index.name)),
+            };
+            let (digest, signature) = split_slot(&row.words);
+            let (kept_digest, kept_signature) = split_slot(&keeper.words);
+            let (reason, similarity) = match digest == kept_digest {
+                true => ("exact_duplicate", 1.0),
+                false => ("near_duplicate", similarity(signature, kept_signature)),
+            };
+            let detail = format!("{}{of} is kept; estimated Jaccard similarity {similarity:.2}", keeper.id);
+            Ok((reason.to_owned(), detail))
+        };
+        Ok(Marks { decisions, rows, explain: Arc::new(explain) })
+    })
+    .await
 }
 
-/// What the first pass takes from a batch.
+/// Takes what the survey needs from batches of rows.
+pub(super) struct Sketcher {
+    pub(super) signer: Signer,
+    pub(super) text_column: String,
+    pub(super) id_column: String,
+    /// What ranks the rows, if anything does.
+    pub(super) order: Option<keep::Keep>,
+}
+
 struct SketchedBatch {
-    ids: StringArray,
+    ids: Vec<String>,
     sketches: Vec<Sketch>,
-    ranks: Vec<f64>,
+    ranks: Option<Ranks>,
 }
 
-/// Which rows are dropped, by row number.
-async fn survey(config: Arc<MinhashConfig>, rows: BatchStream) -> Result<HashMap<u32, Dropped>, ArrowError> {
-    let signer = Arc::new(Signer::new(SignatureOptions {
-        ngram_words: config.ngram_words,
-        buckets: config.buckets,
-        hashes_per_bucket: config.hashes_per_bucket,
-        seed: config.seed,
-        hash: config.hash,
-    }));
+impl Sketcher {
+    fn sketch(&self, batch: &RecordBatch) -> Result<SketchedBatch, ArrowError> {
+        let texts = text_column(batch, &self.text_column)?;
+        let text = |row: usize| if texts.is_null(row) { "" } else { texts.value(row) };
+        let sketches = (0..batch.num_rows())
+            .into_par_iter()
+            .map_init(Scratch::default, |scratch, row| self.signer.sketch(text(row), scratch))
+            .collect();
+        let ids = duplicates::id_column(batch, &self.id_column)?;
+        Ok(SketchedBatch {
+            ids: (0..batch.num_rows()).map(|row| id_of(&ids, row)).collect(),
+            sketches,
+            ranks: self.order.as_ref().map(|order| order.ranks(batch)).transpose()?,
+        })
+    }
+}
+
+/// Adds the sketches of all rows to a survey: while some batches are sketched, the one before is added.
+pub(super) async fn sketch_all(
+    sketcher: Arc<Sketcher>,
+    mut survey: Survey,
+    rows: BatchStream,
+) -> Result<Survey, ArrowError> {
     let mut batches = rows
         .map(|batch| {
-            let (signer, config) = (signer.clone(), config.clone());
-            let work = tokio::task::spawn_blocking(move || sketch_batch(&signer, &config, &batch?));
-            async move { work.await.map_err(|error| external(error.into()))? }
+            let sketcher = sketcher.clone();
+            away(move || sketcher.sketch(&batch?))
         })
         .buffered(BATCHES_IN_FLIGHT);
-    let (mut sketches, mut ids, mut ranks) = (Sketches::default(), Vec::<Box<str>>::new(), Vec::new());
     while let Some(batch) = batches.next().await {
         let batch = batch?;
-        if sketches.len() + batch.sketches.len() > u32::MAX as usize {
-            return Err(external(MinhashError::TooManyRows));
-        }
-        ids.extend((0..batch.ids.len()).map(|row| id_of(&batch.ids, row).into_boxed_str()));
-        ranks.extend(batch.ranks);
-        batch.sketches.iter().for_each(|sketch| sketches.push(sketch));
+        survey = away(move || {
+            survey.add(&batch.ids, &batch.sketches, batch.ranks.as_ref())?;
+            Ok(survey)
+        })
+        .await?;
     }
-    drop(batches);
-    let decide = move || {
-        let rank = |row: u32| ranks.get(row as usize).copied().unwrap_or(0.0);
-        let keeper = match config.keep {
-            Keep::Datatrove => Keeper::Root,
-            Keep::First | Keep::Longest | Keep::Highest(_) => Keeper::Highest(&rank),
-        };
-        let unsigned = match config.short_texts {
-            ShortTexts::Exact => Unsigned::Exact,
-            ShortTexts::Keep => Unsigned::Keep,
-        };
-        let found = duplicates(&sketches, signer.options(), &keeper, unsigned);
-        tracing::info!(rows = sketches.len(), duplicates = found.len(), "clustered");
-        let id = |row: u32| ids.get(row as usize).map(|id| id.to_string()).unwrap_or_default();
-        let dropped = |Duplicate { row, kept, similarity }: Duplicate| {
-            (row, Dropped { id: id(row), kept_id: id(kept), similarity })
-        };
-        found.into_iter().map(dropped).collect()
-    };
-    tokio::task::spawn_blocking(decide).await.map_err(|error| external(error.into()))
-}
-
-fn sketch_batch(
-    signer: &Signer,
-    config: &MinhashConfig,
-    batch: &RecordBatch,
-) -> Result<SketchedBatch, ArrowError> {
-    let texts = text_column(batch, &config.text_column)?;
-    let text = |row: usize| if texts.is_null(row) { "" } else { texts.value(row) };
-    let sketches = (0..batch.num_rows())
-        .into_par_iter()
-        .map_init(Scratch::default, |scratch, row| signer.sketch(text(row), scratch))
-        .collect();
-    let ranks = match &config.keep {
-        Keep::Datatrove | Keep::First => Vec::new(),
-        Keep::Longest => (0..batch.num_rows()).map(|row| text(row).len() as f64).collect(),
-        Keep::Highest(column) => {
-            let numbers = number_column(batch, column)?;
-            let rank = |number: Option<f64>| number.filter(|n| !n.is_nan()).unwrap_or(f64::NEG_INFINITY);
-            numbers.iter().map(rank).collect()
-        }
-    };
-    Ok(SketchedBatch { ids: id_column(batch, &config.id_column)?, sketches, ranks })
-}
-
-/// Ids may be numbers.
-fn id_column(batch: &RecordBatch, name: &str) -> Result<StringArray, ArrowError> {
-    let column = batch.column(batch.schema().index_of(name)?);
-    Ok(cast(column, &DataType::Utf8)?.as_string::<i32>().clone())
-}
-
-fn number_column(batch: &RecordBatch, name: &str) -> Result<Float64Array, ArrowError> {
-    let column = batch.column(batch.schema().index_of(name)?);
-    if !column.data_type().is_numeric() {
-        let message = format!("column `{name}` must hold numbers, not {}", column.data_type());
-        return Err(ArrowError::SchemaError(message));
-    }
-    Ok(cast(column, &DataType::Float64)?.as_primitive::<Float64Type>().clone())
-}
-
-/// The second pass: the rows without those that are dropped.
-fn leave_out(
-    dropped: HashMap<u32, Dropped>,
-    rows: BatchStream,
-    id_column_name: String,
-    sink: RowSink,
-) -> impl futures::Stream<Item = Result<RecordBatch, ArrowError>> + Send {
-    let mut next_row = 0_u32;
-    rows.map(move |batch| {
-        let batch = batch?;
-        let ids = id_column(&batch, &id_column_name)?;
-        let mut keep = Vec::with_capacity(batch.num_rows());
-        for at in 0..batch.num_rows() {
-            let row = next_row;
-            next_row = next_row.checked_add(1).ok_or_else(|| external(MinhashError::TooManyRows))?;
-            let Some(duplicate) = dropped.get(&row) else {
-                keep.push(true);
-                continue;
-            };
-            keep.push(false);
-            let id = id_of(&ids, at);
-            if id != duplicate.id {
-                let first = duplicate.id.clone();
-                return Err(external(MinhashError::Unstable { row, first, second: id }));
-            }
-            let (reason, similarity) = match duplicate.similarity {
-                None => ("exact_duplicate", 1.0),
-                Some(similarity) => ("near_duplicate", similarity),
-            };
-            let detail =
-                format!("{} is kept; estimated Jaccard similarity {similarity:.2}", duplicate.kept_id);
-            sink(id, reason.to_owned(), detail);
-        }
-        filter_record_batch(&batch, &BooleanArray::from(keep))
-    })
+    Ok(survey)
 }
 
 #[cfg(test)]

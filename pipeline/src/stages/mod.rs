@@ -13,8 +13,10 @@ mod compare;
 mod corpus;
 mod dataset;
 mod decontaminate;
+mod duplicates;
 mod embed;
 mod evaluate;
+mod exact_dedup;
 mod export;
 mod filter;
 mod generate;
@@ -31,10 +33,13 @@ mod read;
 mod retrieve;
 mod sample_dump;
 mod score;
+mod sentence_dedup;
+mod signature_index;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokenizer;
 mod topics;
+mod url_dedup;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -80,7 +85,11 @@ pub static STAGES: &[StageKind] = &[
     compare::KIND,
     score::KIND,
     filter::KIND,
+    exact_dedup::KIND,
+    url_dedup::KIND,
+    sentence_dedup::KIND,
     minhash::KIND,
+    signature_index::KIND,
     decontaminate::KIND,
     mix::KIND,
     tokenizer::KIND,
@@ -133,6 +142,15 @@ pub enum InputCount {
     Optional,
     /// One or more.
     Many,
+    /// Any number, none as well.
+    Any,
+}
+
+impl InputCount {
+    /// Whether a workflow may leave the role out.
+    pub fn may_be_left_out(self) -> bool {
+        matches!(self, Self::Optional | Self::Any)
+    }
 }
 
 /// What a stage leaves in its folder.

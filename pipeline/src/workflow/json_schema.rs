@@ -98,7 +98,7 @@ fn stage_schema(kind: &StageKind) -> Json {
         .iter()
         .map(|input| {
             let mut role = match input.count {
-                InputCount::Many => json!({"type": "array", "items": {"type": "string"}}),
+                InputCount::Many | InputCount::Any => json!({"type": "array", "items": {"type": "string"}}),
                 InputCount::One | InputCount::Optional => json!({"type": "string"}),
             };
             role["description"] = input.about.into();

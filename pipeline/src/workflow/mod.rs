@@ -308,7 +308,8 @@ fn build_stage(id: &str, entry: &tree::Entry, all: &Table, problems: &mut Vec<Pr
     })
 }
 
-/// Reads `inputs = { role = "stage" }` or, for a stage with one role, `input = "stage"`.
+/// Reads `inputs = { role = "stage" }` or, for a stage with one role that must be played,
+/// `input = "stage"`.
 fn build_inputs(
     id: &str,
     kind: &StageKind,
@@ -342,7 +343,9 @@ fn build_inputs(
     let roles = || kind.inputs.iter().map(|input| input.role);
     if let Some(single) = table.get("input") {
         match kind.inputs {
-            [only] => take(only.role, &single.node, problems),
+            [first, rest @ ..] if rest.iter().all(|role| role.count.may_be_left_out()) => {
+                take(first.role, &single.node, problems);
+            }
             _ => problems.push(
                 Problem::at(
                     &single.key,
@@ -377,6 +380,7 @@ fn build_inputs(
         let wrong = match (input.count, count) {
             (InputCount::One, Some(1)) | (InputCount::Optional, None | Some(1)) => None,
             (InputCount::Many, Some(n)) if n > 0 => None,
+            (InputCount::Any, _) => None,
             (InputCount::One | InputCount::Many, None) => Some("is missing"),
             (InputCount::Many, _) => Some("names no stage"),
             (_, Some(0)) => None,

@@ -84,28 +84,40 @@ pub fn simplify(text: &str, out: &mut String) {
     out.clear();
     // The lower case of a capital sigma depends on its neighbours; nothing else does.
     let text = if text.contains('Σ') { Cow::Owned(text.to_lowercase()) } else { Cow::Borrowed(text) };
-    let mut chars = text.chars().peekable();
-    let mut gap = false;
-    while let Some(c) = chars.next() {
-        if is_digit(c) {
-            while chars.next_if(|&c| is_digit(c)).is_some() {}
-            let mut ahead = chars.clone();
-            if ahead.next().is_some_and(joins_digits) && ahead.next().is_some_and(is_digit) {
-                chars = ahead;
-                while chars.next_if(|&c| is_digit(c)).is_some() {}
-            }
+    let (mut rest, mut gap) = (&*text, false);
+    while let Some(&first) = rest.as_bytes().first() {
+        let letters = rest.bytes().position(|byte| !byte.is_ascii_alphabetic()).unwrap_or(rest.len());
+        if letters > 0 {
+            begin(out, &mut gap);
+            let (run, after) = rest.split_at(letters);
+            out.push_str(run);
+            rest = after;
+            continue;
+        }
+        if first.is_ascii() && !first.is_ascii_digit() {
+            gap = true;
+            rest = &rest[1..];
+            continue;
+        }
+        let digits = number_bytes(rest);
+        if digits > 0 {
             begin(out, &mut gap);
             out.push('0');
-        } else if is_space_or_punctuation(c) {
+            rest = &rest[digits..];
+            continue;
+        }
+        let mut chars = rest.chars();
+        let Some(c) = chars.next() else { break };
+        if is_space_or_punctuation(c) {
             gap = true;
-        } else if c.is_ascii() {
-            begin(out, &mut gap);
-            out.push(c.to_ascii_lowercase());
         } else {
             begin(out, &mut gap);
             out.extend(c.to_lowercase());
         }
+        rest = chars.as_str();
     }
+    // The other letters are in lower case already.
+    out.make_ascii_lowercase();
     if !out.is_ascii() {
         let marked = std::mem::take(out);
         strip_marks(&marked, out);
@@ -113,6 +125,20 @@ pub fn simplify(text: &str, out: &mut String) {
         if trimmed.len() != out.len() {
             *out = trimmed.to_owned();
         }
+    }
+}
+
+/// The length in bytes of a number at the beginning: digits, and perhaps a fraction.
+fn number_bytes(text: &str) -> usize {
+    let digits = |text: &str| text.find(|c| !is_digit(c)).unwrap_or(text.len());
+    let whole = digits(text);
+    let mut after = text[whole..].chars();
+    match after.next() {
+        Some(c) if whole > 0 && joins_digits(c) => match digits(after.as_str()) {
+            0 => whole,
+            fraction => whole + c.len_utf8() + fraction,
+        },
+        _ => whole,
     }
 }
 

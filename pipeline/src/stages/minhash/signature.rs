@@ -7,10 +7,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use sha1::{Digest, Sha1};
 
 use super::mt19937::Mt19937;
 use super::normalise::simplify;
+use super::sha1;
 use super::words::Words;
 
 /// The Mersenne prime 2^61 − 1: hashes lie below it.
@@ -30,25 +30,29 @@ pub enum ShingleHash {
 }
 
 impl ShingleHash {
-    fn of(self, shingle: &str) -> u64 {
+    /// Appends the hashes of shingles, in any order.
+    fn all<'a>(self, shingles: impl Iterator<Item = &'a str>, out: &mut Vec<u64>) {
         match self {
-            Self::Sha1 => {
-                let [a, b, c, d, e, f, g, h, ..]: [u8; 20] = Sha1::digest(shingle).into();
-                u64::from_le_bytes([a, b, c, d, e, f, g, h])
+            Self::Sha1 => sha1::prefixes(shingles, out),
+            Self::Xxhash => {
+                out.extend(shingles.map(|shingle| twox_hash::XxHash64::oneshot(0, shingle.as_bytes())));
             }
-            Self::Xxhash => twox_hash::XxHash64::oneshot(0, shingle.as_bytes()),
         }
     }
 }
 
 /// What a signature is a function of, beside the text.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
 pub struct SignatureOptions {
     /// Words in a run.
+    #[schemars(range(min = 1, max = 100))]
     pub ngram_words: usize,
     /// Buckets: two texts are candidates when all hashes of one bucket are equal.
+    #[schemars(range(min = 1, max = 1000))]
     pub buckets: usize,
     /// Hashes in a bucket.
+    #[schemars(range(min = 1, max = 100))]
     pub hashes_per_bucket: usize,
     /// The seed of the permutations.
     pub seed: u32,
@@ -127,7 +131,7 @@ impl Signer {
         });
         words.set(simplified);
         shingles.clear();
-        shingles.extend(words.runs(self.options.ngram_words).map(|run| self.options.hash.of(run)));
+        self.options.hash.all(words.runs(self.options.ngram_words), shingles);
         let signature = (!shingles.is_empty()).then(|| {
             let mut signature = Vec::with_capacity(self.blocks.len() * LANES);
             for (a, b) in &self.blocks {

@@ -2,12 +2,14 @@
 
 use std::path::Path;
 
+use futures::stream;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::json;
 
 use super::*;
 use crate::runner::error::Fault;
 use crate::runner::ledger::LostRow;
+use crate::stages::duplicates::groups::Decision;
 use crate::stages::testing;
 
 const LONG: &str = "the spring tide comes twice a month when the sun and the moon pull in one line and the \
@@ -50,8 +52,9 @@ async fn duplicates_are_dropped_with_their_keeper_and_similarity() {
 async fn which_row_is_kept_can_be_chosen() {
     let batch = || {
         testing::batch(json!([
-            {"id": "a", "text": LONG, "score": 1.5}, {"id": "b", "text": format!("{LONG}!!!"), "score": null},
-            {"id": "c", "text": LONG, "score": 2.5},
+            {"id": "a", "text": LONG, "score": 1.5, "dump": null},
+            {"id": "b", "text": format!("{LONG}!!!"), "score": null, "dump": "CC-MAIN-2024-10"},
+            {"id": "c", "text": LONG, "score": 2.5, "dump": "CC-MAIN-2023-50"},
         ]))
     };
     for (keep, want) in [
@@ -59,6 +62,7 @@ async fn which_row_is_kept_can_be_chosen() {
         (Keep::First, "a"),
         (Keep::Longest, "b"),
         (Keep::Highest("score".into()), "c"),
+        (Keep::Newest("dump".into()), "b"),
     ] {
         let config = MinhashConfig { keep: keep.clone(), ..MinhashConfig::default() };
         let (kept, dropped) = run(&config, batch()).await;
@@ -149,10 +153,15 @@ async fn the_split_into_batches_changes_nothing() {
         let starts = (0..rows.num_rows()).step_by(batch_rows);
         let batches: Vec<_> =
             starts.map(|at| Ok(rows.slice(at, batch_rows.min(rows.num_rows() - at)))).collect();
-        let dropped = survey(config.clone(), stream::iter(batches).boxed()).await.unwrap();
-        let dropped: BTreeMap<u32, String> =
-            dropped.into_iter().map(|(row, d)| (row, format!("{} {:?}", d.kept_id, d.similarity))).collect();
-        surveys.push(dropped);
+        let spill = Spill { folder: std::env::temp_dir(), memory_bytes: 1 << 20 };
+        let marks = first_pass(config.clone(), spill, Arc::default(), stream::iter(batches).boxed());
+        let mut marks = marks.await.unwrap();
+        let dropped = marks.decisions.before(u32::MAX).unwrap();
+        let told = |decision: &Decision| {
+            let row = marks.rows.get(decision.row).unwrap();
+            (decision.row, (marks.explain)(&row, decision.kept).unwrap())
+        };
+        surveys.push(dropped.iter().map(told).collect::<BTreeMap<_, _>>());
     }
     assert!(!surveys[0].is_empty());
     assert_eq!(surveys[0], surveys[1]);

@@ -6,11 +6,11 @@
 //! left but the little that canonical decomposition brings back (`≠` becomes `=`), so the rules
 //! below are the part of spaCy's that can still apply.
 
-use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::LazyLock;
 
 use regex::Regex;
+use rustc_hash::FxHashMap;
 
 /// Contractions without their apostrophe and how they come apart (`spacy/lang/en/
 /// tokenizer_exceptions.py`); exceptions that stay whole change nothing and are left out.
@@ -36,7 +36,7 @@ const MEASURES: &str = "\
     kb gb tb км км² км³ м м² м³ дм дм² дм³ см см² см³ мм мм² мм³ нм кг г мг мбар кб мб гб тбكم كم² كم³ م م² م³ سم سم² \
     سم³ مم مم² مم³ كم غرام جرام جم كغ ملغ كوب اكواب";
 
-static SPECIAL: LazyLock<HashMap<String, Vec<usize>>> = LazyLock::new(|| {
+static SPECIAL: LazyLock<FxHashMap<String, Vec<usize>>> = LazyLock::new(|| {
     let entry = |parts: &str| (parts.replace('|', ""), parts.split('|').map(str::len).collect());
     CONTRACTIONS.split_whitespace().map(entry).collect()
 });
@@ -173,8 +173,10 @@ impl Words {
     pub fn set(&mut self, simplified: &str) {
         self.joined.clear();
         self.spans.clear();
-        for word in simplified.split_whitespace() {
-            self.add(word);
+        // Simplifying leaves no ASCII white space but spaces.
+        match simplified.is_ascii() {
+            true => simplified.split_ascii_whitespace().for_each(|word| self.add(word)),
+            false => simplified.split_whitespace().for_each(|word| self.add(word)),
         }
     }
 

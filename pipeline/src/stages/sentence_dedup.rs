@@ -1,0 +1,356 @@
+//! `sentence_dedup`: takes runs of sentences out that stood in an earlier row.
+//!
+//! As `exact_dedup` it reads its rows twice: the first pass sorts the digests of all runs on disk and
+//! marks all but the first of each; the second takes the marked ones out of the texts.
+
+use std::sync::Arc;
+
+use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow::compute::{cast, filter_record_batch};
+use arrow::error::ArrowError;
+use async_trait::async_trait;
+use datafusion::prelude::DataFrame;
+use futures::{FutureExt, StreamExt};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
+use unicode_segmentation::UnicodeSegmentation;
+
+use super::columns::{id_of, text_column};
+use super::duplicates::{self, DedupError, Passes, SecondPass, away, id_column, key_of};
+use super::minhash::normalise::simplify;
+use super::{ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
+use crate::durable::WriteError;
+use crate::engine::external_sort::{ExternalSorter, Sorted, Spill};
+use crate::engine::streams::BatchStream;
+use crate::runner::context::StageContext;
+use crate::runner::error::StageError;
+use crate::runner::ledger::RowSink;
+
+/// The registry's entry.
+pub const KIND: StageKind = StageKind {
+    name: "sentence_dedup",
+    summary: "Takes runs of sentences or lines out that stood in an earlier row.",
+    version: 1,
+    inputs: &[InputRole { role: "rows", about: "a table with a text and an id", count: InputCount::One }],
+    output: OutputKind::Table,
+    schema: super::schema_of::<SentenceDedupConfig>,
+    build: super::build_from::<SentenceDedupConfig>,
+};
+
+/// Takes out every run of `run` sentences that stood earlier, in this row or in one before: C4's rule
+/// (T5 paper, section 2.2). Defaults are datatrove's (`pipeline/dedup/sentence_dedup.py`, release
+/// 0.10.1). A row of which too little is left is dropped: reason `too_few_words` or
+/// `too_few_sentences`. Sentences end where Unicode says (UAX #29), which is not always where
+/// datatrove's spaCy tokenizer ends them; lines are the same.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SentenceDedupConfig {
+    /// The column with the text.
+    pub text_column: String,
+    /// The column that names a row.
+    pub id_column: String,
+    /// What runs are made of: `"sentences"` or `"lines"`.
+    pub unit: Unit,
+    /// Sentences or lines in a run.
+    #[schemars(range(min = 1, max = 1000))]
+    pub run: usize,
+    /// A changed row with fewer words is dropped.
+    pub min_words: usize,
+    /// A changed row with fewer sentences or lines is dropped.
+    pub min_sentences: usize,
+    /// Memory of the sorts, in bytes; what it does not hold is spilled.
+    pub memory_bytes: u64,
+}
+
+/// What runs are made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// Sentences.
+    Sentences,
+    /// Lines, as in C4 itself.
+    Lines,
+}
+
+impl Default for SentenceDedupConfig {
+    fn default() -> Self {
+        Self {
+            text_column: "text".to_owned(),
+            id_column: "id".to_owned(),
+            unit: Unit::Sentences,
+            run: 3,
+            min_words: 50,
+            min_sentences: 3,
+            memory_bytes: duplicates::DEFAULT_MEMORY_BYTES,
+        }
+    }
+}
+
+impl Unit {
+    /// The pieces of a text; together they are the text.
+    fn split(self, text: &str) -> Vec<&str> {
+        match self {
+            Self::Sentences => text.split_sentence_bounds().collect(),
+            Self::Lines => text.split_inclusive('\n').collect(),
+        }
+    }
+}
+
+#[async_trait]
+impl Stage for SentenceDedupConfig {
+    fn config(&self) -> Json {
+        duplicates::config_without_memory(self)
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Whole
+    }
+
+    fn validate(&self, _inputs: &std::collections::BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
+        if self.run > 0 {
+            return Vec::new();
+        }
+        let help = "the published value is 3".to_owned();
+        vec![ConfigMistake { field: "run", message: "`run` must be 1 or more".to_owned(), help }]
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { memory_bytes: self.memory_bytes }
+    }
+
+    async fn plan(&self, ctx: &StageContext, task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
+        let columns = vec![self.text_column.clone(), self.id_column.clone()];
+        let (config, spill) = (Arc::new(self.clone()), ctx.spill(self.memory_bytes)?);
+        let sink = ctx.ledger.drop_sink();
+        duplicates::plan(ctx, task, inputs, Passes { name: "sentence_dedup", columns }, move |rows| {
+            let (config, sink) = (config.clone(), sink.clone());
+            let marks = first_pass(config.clone(), spill.clone(), rows);
+            async move { Ok(take_out(config, marks.await?, sink)) }.boxed()
+        })
+    }
+}
+
+/// The runs that stood earlier, as records of row and place, in order.
+async fn first_pass(
+    config: Arc<SentenceDedupConfig>,
+    spill: Spill,
+    mut rows: BatchStream,
+) -> Result<Sorted, ArrowError> {
+    // Records of digest, row and place.
+    let (mut runs, mut next_row) = (spill.sorter(2), 0_u32);
+    while let Some(batch) = rows.next().await {
+        let (batch, config, first_row) = (batch?, config.clone(), next_row);
+        let rows = u32::try_from(batch.num_rows()).map_err(|_| DedupError::TooManyRows)?;
+        next_row = first_row.checked_add(rows).ok_or(DedupError::TooManyRows)?;
+        runs = away(move || {
+            add_runs(&config, &batch, first_row, &mut runs)?;
+            Ok(runs)
+        })
+        .await?;
+    }
+    away(move || Ok(repeated(runs, &spill)?)).await
+}
+
+fn add_runs(
+    config: &SentenceDedupConfig,
+    batch: &RecordBatch,
+    first_row: u32,
+    runs: &mut ExternalSorter,
+) -> Result<(), ArrowError> {
+    let texts = text_column(batch, &config.text_column)?;
+    let digests = |row: usize| if texts.is_null(row) { Vec::new() } else { config.digests(texts.value(row)) };
+    let digests: Vec<Vec<(u32, [u8; 16])>> = (0..batch.num_rows()).into_par_iter().map(digests).collect();
+    for (at, digests) in digests.iter().enumerate() {
+        let row = first_row + at as u32;
+        for (place, digest) in digests {
+            runs.push(&[&digest[..], &row.to_be_bytes(), &place.to_be_bytes()].concat())?;
+        }
+    }
+    Ok(())
+}
+
+/// Of the runs with one digest, all but the first.
+fn repeated(runs: ExternalSorter, spill: &Spill) -> Result<Sorted, WriteError> {
+    let (mut runs, mut marked, mut last) = (runs.finish()?, spill.sorter(2), Vec::new());
+    while let Some(record) = runs.next_record()? {
+        let Some((digest, place)) = record.split_at_checked(16) else { continue };
+        if digest == last {
+            marked.push(place)?;
+        } else {
+            last.clear();
+            last.extend_from_slice(digest);
+        }
+    }
+    marked.finish()
+}
+
+impl SentenceDedupConfig {
+    /// The place and the digest of each run of which simplifying leaves something.
+    fn digests(&self, text: &str) -> Vec<(u32, [u8; 16])> {
+        let mut simplified = String::new();
+        let pieces = self.unit.split(text);
+        let simple = pieces.iter().map(|piece| {
+            simplify(piece, &mut simplified);
+            simplified.clone()
+        });
+        let simple: Vec<String> = simple.collect();
+        let runs = (0..).zip(simple.windows(self.run.max(1)).map(|run| run.join(" ")));
+        runs.filter(|(_, run)| !run.trim().is_empty()).map(|(at, run)| (at, key_of(run.as_bytes()))).collect()
+    }
+
+    /// The text without the runs that begin at some places, ascending.
+    fn without(&self, text: &str, places: &[u32]) -> String {
+        let (mut kept, mut places) = (String::with_capacity(text.len()), places.iter().peekable());
+        let mut drop_until = 0;
+        for (at, piece) in self.unit.split(text).into_iter().enumerate() {
+            if places.next_if(|&&place| place as usize == at).is_some() {
+                drop_until = at + self.run;
+            }
+            if at >= drop_until {
+                kept.push_str(piece);
+            }
+        }
+        kept
+    }
+
+    /// Why a changed text is dropped.
+    fn too_little(&self, text: &str) -> Option<(&'static str, String)> {
+        let words = text.unicode_words().count();
+        let pieces = self.unit.split(text).iter().filter(|piece| !piece.trim().is_empty()).count();
+        if words < self.min_words {
+            Some(("too_few_words", format!("{words} words are left, not {}", self.min_words)))
+        } else if pieces < self.min_sentences {
+            Some(("too_few_sentences", format!("{pieces} are left, not {}", self.min_sentences)))
+        } else {
+            None
+        }
+    }
+}
+
+/// Marks in the order of rows.
+struct Marks {
+    sorted: Sorted,
+    next: Option<(u32, u32)>,
+}
+
+impl Marks {
+    /// The places of a row; rows are asked for in order.
+    fn of(&mut self, row: u32) -> Result<Vec<u32>, WriteError> {
+        let mut places = Vec::new();
+        loop {
+            if self.next.is_none() {
+                let number = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).ok();
+                let record = self.sorted.next_record()?.and_then(|record| record.split_at_checked(4));
+                self.next = record.and_then(|(row, place)| Some((number(row)?, number(place)?)));
+            }
+            match self.next {
+                Some((at, place)) if at == row => places.push(place),
+                _ => return Ok(places),
+            }
+            self.next = None;
+        }
+    }
+}
+
+/// The second pass: texts without the marked runs.
+fn take_out(config: Arc<SentenceDedupConfig>, marked: Sorted, sink: RowSink) -> SecondPass {
+    let (mut marks, mut next_row) = (Marks { sorted: marked, next: None }, 0_u32);
+    Box::new(move |batch| {
+        let texts = text_column(batch, &config.text_column)?;
+        let ids = id_column(batch, &config.id_column)?;
+        let mut places = Vec::with_capacity(batch.num_rows());
+        for _ in 0..batch.num_rows() {
+            places.push(marks.of(next_row)?);
+            next_row = next_row.checked_add(1).ok_or(DedupError::TooManyRows)?;
+        }
+        let changed = (0..batch.num_rows()).into_par_iter().map(|row| {
+            let changes = !texts.is_null(row) && !places[row].is_empty();
+            changes.then(|| config.without(texts.value(row), &places[row]))
+        });
+        let changed: Vec<Option<String>> = changed.collect();
+        let mut keep = vec![true; batch.num_rows()];
+        for (row, text) in changed.iter().enumerate() {
+            if let Some((reason, detail)) = text.as_ref().and_then(|text| config.too_little(text)) {
+                sink(id_of(&ids, row), reason.to_owned(), detail);
+                keep[row] = false;
+            }
+        }
+        let new_texts = changed.iter().enumerate().map(|(row, text)| match text {
+            Some(text) => Some(text.as_str()),
+            None => (!texts.is_null(row)).then(|| texts.value(row)),
+        });
+        let new_texts: ArrayRef = Arc::new(new_texts.collect::<StringArray>());
+        let mut columns = batch.columns().to_vec();
+        let at = batch.schema().index_of(&config.text_column)?;
+        columns[at] = cast(&new_texts, columns[at].data_type())?;
+        filter_record_batch(&RecordBatch::try_new(batch.schema(), columns)?, &BooleanArray::from(keep))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::super::testing;
+    use super::*;
+
+    async fn run(config: &SentenceDedupConfig, texts: &[&str]) -> (Vec<String>, Vec<(String, String)>) {
+        let rows: Vec<_> =
+            texts.iter().enumerate().map(|(id, text)| json!({"id": id.to_string(), "text": text})).collect();
+        let (rows, ctx) = testing::plan(config, "rows", testing::batch(json!(rows))).await.unwrap();
+        let dropped = ctx.ledger.dropped().into_iter().map(|row| (row.id, row.reason));
+        (testing::strings(&rows, "text"), dropped.collect())
+    }
+
+    fn lenient() -> SentenceDedupConfig {
+        SentenceDedupConfig { min_words: 0, min_sentences: 0, ..SentenceDedupConfig::default() }
+    }
+
+    const NOTICE: &str = "We use cookies. You may say no. Read more about it. ";
+
+    #[tokio::test]
+    async fn a_run_that_stood_earlier_is_taken_out_and_the_rest_stays() {
+        let first = format!("{NOTICE}The tide rises. Then it falls.");
+        let second = format!("A page on cats. {NOTICE}Cats sleep a lot. They do.");
+        let shouted = format!("{}Dogs bark.", NOTICE.to_uppercase());
+        let (texts, dropped) = run(&lenient(), &[&first, &second, &shouted]).await;
+        assert_eq!(texts, [first.as_str(), "A page on cats. Cats sleep a lot. They do.", "Dogs bark."]);
+        assert_eq!(dropped, []);
+        let spilled = SentenceDedupConfig { memory_bytes: 1, ..lenient() };
+        assert_eq!(run(&spilled, &[&first, &second, &shouted]).await.0, texts);
+    }
+
+    #[tokio::test]
+    async fn runs_overlap_and_repeat_within_a_row() {
+        let config = SentenceDedupConfig { unit: Unit::Lines, run: 2, ..lenient() };
+        let (texts, _) = run(&config, &["a\nb\nc\nd", "x\na\nb\nc\ny", "p\nq\np\nq\nr\n"]).await;
+        assert_eq!(texts, ["a\nb\nc\nd", "x\ny", "p\nq\nr\n"]);
+    }
+
+    /// A repeated blank run is no duplicate, and two lines in another order are none either.
+    #[tokio::test]
+    async fn what_differs_stays() {
+        let config = SentenceDedupConfig { unit: Unit::Lines, run: 2, ..lenient() };
+        let rows = ["a\n\n\n\nb", "c\n\n\n\nd", "b\na\n"];
+        assert_eq!(run(&config, &rows).await.0, rows);
+    }
+
+    #[tokio::test]
+    async fn a_row_of_which_too_little_is_left_is_dropped_with_the_reason() {
+        let config = SentenceDedupConfig { min_words: 4, min_sentences: 2, ..SentenceDedupConfig::default() };
+        let row = |rest: &str| format!("{NOTICE}{rest}");
+        let rows = [
+            row("One. Two."),
+            row("One two three."),
+            row("One two three four."),
+            row("One two. Three four."),
+            "Short.".to_owned(),
+        ];
+        let (texts, dropped) = run(&config, &rows.each_ref().map(String::as_str)).await;
+        assert_eq!(texts, [rows[0].as_str(), "One two. Three four.", "Short."]);
+        let want = [("1", "too_few_words"), ("2", "too_few_sentences")];
+        assert_eq!(dropped, want.map(|(id, reason)| (id.to_owned(), reason.to_owned())));
+    }
+}
