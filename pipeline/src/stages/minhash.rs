@@ -13,7 +13,6 @@ pub mod cluster;
 pub mod mt19937;
 pub mod normalise;
 pub mod signature;
-pub mod words;
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;

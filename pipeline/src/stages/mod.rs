@@ -5,6 +5,7 @@
 
 mod asker;
 mod backbone;
+mod c4_quality;
 mod clean;
 mod cluster;
 mod cluster_topics;
@@ -17,24 +18,31 @@ mod embed;
 mod evaluate;
 mod export;
 mod filter;
+mod fineweb_quality;
 mod generate;
+mod gopher_quality;
+mod gopher_repetition;
 mod index;
+mod language;
 pub(crate) mod llm;
 mod llm_session;
 pub mod minhash;
 mod mix;
 mod outlines;
 mod pack;
+mod pii;
 mod pretrain;
 mod prompts;
 mod read;
 mod retrieve;
+mod rules;
 mod sample_dump;
 mod score;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokenizer;
 mod topics;
+mod url_filter;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -67,6 +75,13 @@ use crate::runner::error::StageError;
 pub static STAGES: &[StageKind] = &[
     read::KIND,
     sample_dump::KIND,
+    url_filter::KIND,
+    language::KIND,
+    gopher_repetition::KIND,
+    gopher_quality::KIND,
+    c4_quality::KIND,
+    fineweb_quality::KIND,
+    pii::KIND,
     topics::KIND,
     outlines::KIND,
     embed::KIND,
