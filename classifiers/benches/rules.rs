@@ -23,13 +23,29 @@ const SENTENCES_A_PAGE: usize = 40;
 
 /// Pages of sentences like those of the web: no two alike, with names, numbers and quotations.
 fn made_up_pages() -> Vec<String> {
-    let nouns = ["harbour", "engine", "letter", "river", "committee", "bread", "window", "teacher", "market", "signal"];
-    let verbs = ["moved", "didn't change", "was closed", "opened", "paid 1,250 dollars", "couldn't answer", "asked"];
-    let ends = [".", ". ", "?\n", "!", "...", ".\n\n", ", he said.", " (see the well-known example.com/page).\n"];
+    let nouns = [
+        "harbour",
+        "engine",
+        "letter",
+        "river",
+        "committee",
+        "bread",
+        "window",
+        "teacher",
+        "market",
+        "signal",
+    ];
+    let verbs =
+        ["moved", "didn't change", "was closed", "opened", "paid 1,250 dollars", "couldn't answer", "asked"];
+    let ends =
+        [".", ". ", "?\n", "!", "...", ".\n\n", ", he said.", " (see the well-known example.com/page).\n"];
     let sentence = |at: usize| {
         let (noun, other) = (nouns[at * 7 % nouns.len()], nouns[(at * 13 + at / 10) % nouns.len()]);
-        format!("The {noun} of Mr. Smith{at} {} with the {other}, and that was \"all\" there was to be done{} ",
-            verbs[at * 5 % verbs.len()], ends[at * 3 % ends.len()])
+        format!(
+            "The {noun} of Mr. Smith{at} {} with the {other}, and that was \"all\" there was to be done{} ",
+            verbs[at * 5 % verbs.len()],
+            ends[at * 3 % ends.len()]
+        )
     };
     (0..PAGES).map(|page| (0..SENTENCES_A_PAGE).map(|at| sentence(page * 1_009 + at)).collect()).collect()
 }
@@ -81,10 +97,13 @@ fn rules(c: &mut Criterion) {
     let mut words = Words::default();
     group.bench_function("words", |bench| {
         bench.iter(|| {
-            pages.iter().map(|page| {
-                words.set(page);
-                words.len()
-            }).sum::<usize>()
+            pages
+                .iter()
+                .map(|page| {
+                    words.set(page);
+                    words.len()
+                })
+                .sum::<usize>()
         });
     });
     group.bench_function("all_over_texts", |bench| {

@@ -104,7 +104,8 @@ impl C4Quality {
     fn clean_line<'t>(&self, line: &'t str) -> Result<Option<Cow<'t, str>>, Rejected> {
         let words = || line.split(is_space).filter(|word| !word.is_empty());
         // A word is long in bytes before it is long in characters.
-        let is_long = |word: &str| word.len() > self.max_word_length && word.chars().count() > self.max_word_length;
+        let is_long =
+            |word: &str| word.len() > self.max_word_length && word.chars().count() > self.max_word_length;
         if words().any(is_long) {
             return Ok(None);
         }
@@ -175,8 +176,14 @@ mod tests {
     #[test]
     fn lines_end_as_sentences_do_unless_that_is_turned_off() {
         for (text, ended) in [
-            ("This is ended.", true), ("Is it ended?", true), ("It is ended!", true), ("\"It is ended\"", true),
-            ("'It is ended'", true), ("It is not", false), ("It is not...", false), ("It is not;", false),
+            ("This is ended.", true),
+            ("Is it ended?", true),
+            ("It is ended!", true),
+            ("\"It is ended\"", true),
+            ("'It is ended'", true),
+            ("It is not", false),
+            ("It is not...", false),
+            ("It is not;", false),
         ] {
             assert_eq!(line(rule(), text), if ended { text } else { "" }, "{text}");
             assert_eq!(line(C4Quality { filter_no_terminal_punct: false, ..rule() }, text), text);
@@ -196,7 +203,15 @@ mod tests {
 
     #[test]
     fn lines_of_notices_and_scripts_are_dropped() {
-        for notice in ["Terms of Use", "privacy policy", "Cookie Policy", "uses cookies", "use of cookies", "use cookies", "JavaScript"] {
+        for notice in [
+            "Terms of Use",
+            "privacy policy",
+            "Cookie Policy",
+            "uses cookies",
+            "use of cookies",
+            "use cookies",
+            "JavaScript",
+        ] {
             let text = format!("Here we have {notice} too.");
             assert_eq!(line(rule(), &text), "", "{notice}");
             let off = C4Quality { filter_policy: false, filter_javascript: false, ..rule() };
@@ -211,7 +226,10 @@ mod tests {
         assert_eq!(reason(&rule(), &format!("{FIVE}\nHere: Lorem Ipsum.")), "lorem_ipsum");
         assert_eq!(reason(&rule(), &format!("{FIVE}\nA bracket is {{ here.")), "curly_bracket");
         // A line that is dropped before rejects nothing.
-        assert_eq!(reason(&rule(), &format!("{FIVE}\nlorem ipsum\nA script {{ here\nThe javascript {{ is.")), "");
+        assert_eq!(
+            reason(&rule(), &format!("{FIVE}\nlorem ipsum\nA script {{ here\nThe javascript {{ is.")),
+            ""
+        );
         let off = C4Quality { filter_lorem_ipsum: false, filter_curly_bracket: false, ..rule() };
         assert_eq!(reason(&off, &format!("{FIVE}\nHere: Lorem Ipsum {{.")), "");
     }
@@ -219,7 +237,10 @@ mod tests {
     #[test]
     fn sentences_can_be_judged_in_place_of_lines() {
         let rule = C4Quality { unit: Unit::Sentences, min_num_sentences: 2, ..rule() };
-        assert_eq!(outcome(&rule, "The first one\nis kept. Not. Here is another."), Ok("The first one\nis kept. Here is another.".into()));
+        assert_eq!(
+            outcome(&rule, "The first one\nis kept. Not. Here is another."),
+            Ok("The first one\nis kept. Here is another.".into())
+        );
         assert_eq!(reason(&rule, "Only one is long. Not."), "too_few_sentences");
     }
 }

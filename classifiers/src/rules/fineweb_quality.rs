@@ -122,7 +122,10 @@ mod tests {
         // Forty of 4,000 characters, then of 3,999.
         let text = |all: usize| {
             let line = format!("{}.", "a".repeat(39));
-            format!("{line}\n{}.\n{line}", format!("{} ", "b".repeat(9)).repeat(400).chars().take(all - 81).collect::<String>())
+            format!(
+                "{line}\n{}.\n{line}",
+                format!("{} ", "b".repeat(9)).repeat(400).chars().take(all - 81).collect::<String>()
+            )
         };
         let rule = FinewebQuality::default();
         assert_eq!([4_000, 3_999].map(|all| reason(&rule, &text(all))), ["", "char_dup_ratio"]);
@@ -132,7 +135,8 @@ mod tests {
     fn there_are_three_line_feeds_to_ten_words_at_most() {
         // Thirty line feeds, among a hundred words and among 99.
         let text = |count: usize| {
-            let mut lines: Vec<String> = words(31).iter().map(|word| format!("{word}{}", "x".repeat(40))).collect();
+            let mut lines: Vec<String> =
+                words(31).iter().map(|word| format!("{word}{}", "x".repeat(40))).collect();
             lines.push(words(count).split_off(31).join(" "));
             lines.join("\n").replacen('\n', " ", 1)
         };

@@ -130,7 +130,9 @@ mod tests {
     #[test]
     fn words_are_three_to_ten_characters_long_on_average() {
         let rule = GopherQuality { min_stop_words: 0, ..GopherQuality::default() };
-        let text = |length: usize, last: usize| format!("{}{}", format!("{} ", "é".repeat(length)).repeat(49), "é".repeat(last));
+        let text = |length: usize, last: usize| {
+            format!("{}{}", format!("{} ", "é".repeat(length)).repeat(49), "é".repeat(last))
+        };
         assert_eq!(reason(&rule, &text(3, 3)), "");
         assert_eq!(reason(&rule, &text(3, 2)), "gopher_below_avg_threshold");
         assert_eq!(reason(&rule, &text(10, 10)), "");
@@ -140,7 +142,11 @@ mod tests {
     #[test]
     fn one_word_in_ten_may_be_a_hash_or_an_ellipsis() {
         let rule = GopherQuality { max_non_alpha_words_ratio: 0.0, ..GopherQuality::default() };
-        for (mark, wanted) in [("#", "gopher_too_many_hashes"), ("...", "gopher_too_many_ellipsis"), ("…", "gopher_too_many_ellipsis")] {
+        for (mark, wanted) in [
+            ("#", "gopher_too_many_hashes"),
+            ("...", "gopher_too_many_ellipsis"),
+            ("…", "gopher_too_many_ellipsis"),
+        ] {
             // Marks are words to the ratio: 6 of 60, then 7 of 61.
             let text = |marks: usize| format!("{}{} quzz", page(53), format!(" {mark}").repeat(marks));
             assert_eq!([6, 7].map(|marks| reason(&rule, &text(marks))), ["", wanted], "{mark}");
@@ -152,7 +158,8 @@ mod tests {
         let rule = GopherQuality { max_non_alpha_words_ratio: 0.0, ..GopherQuality::default() };
         let lines = |bulleted: usize, cut: usize| {
             let line = |at: usize| {
-                let (bullet, end) = (if at < bulleted { " - " } else { "" }, if at < cut { "... " } else { "" });
+                let (bullet, end) =
+                    (if at < bulleted { " - " } else { "" }, if at < cut { "... " } else { "" });
                 format!("{bullet}the of {}{end}", words(20).join(" "))
             };
             (0..10).map(line).collect::<Vec<_>>().join("\n")
@@ -170,7 +177,10 @@ mod tests {
         let rule = GopherQuality::default();
         // 48 of 60 words, then 48 of 61.
         let text = |numbers: usize| format!("{} {}", page(48), vec!["12345"; numbers].join(" "));
-        assert_eq!([12, 13].map(|numbers| reason(&rule, &text(numbers))), ["", "gopher_below_alpha_threshold"]);
+        assert_eq!(
+            [12, 13].map(|numbers| reason(&rule, &text(numbers))),
+            ["", "gopher_below_alpha_threshold"]
+        );
     }
 
     #[test]

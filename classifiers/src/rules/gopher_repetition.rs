@@ -173,7 +173,9 @@ mod tests {
     fn repeated_lines_and_paragraphs_may_be_so_much_of_the_text() {
         // Twenty of a hundred characters are repetition, then twenty of 99.
         let text = |between: &str, rest: usize| {
-            [&"a".repeat(20), &"b".repeat(rest - 40 - 2 * between.len()), &"a".repeat(20)].map(String::as_str).join(between)
+            [&"a".repeat(20), &"b".repeat(rest - 40 - 2 * between.len()), &"a".repeat(20)]
+                .map(String::as_str)
+                .join(between)
         };
         let rule = GopherRepetition { dup_line_char_frac: 0.2, ..none() };
         assert_eq!([100, 99].map(|all| reason(&rule, &text("\n", all))), ["", "dup_line_char_frac"]);

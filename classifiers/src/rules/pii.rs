@@ -38,7 +38,12 @@ impl Default for Pii {
             only_remove_public_ips: true,
             email_replacement: owned(&["email@example.com", "firstname.lastname@example.org"]),
             ip_replacement: owned(&[
-                "22.214.171.124", "126.96.36.199", "188.8.131.52", "184.108.40.206", "220.127.116.11", "18.104.22.168",
+                "22.214.171.124",
+                "126.96.36.199",
+                "188.8.131.52",
+                "184.108.40.206",
+                "220.127.116.11",
+                "18.104.22.168",
             ]),
         }
     }
@@ -55,7 +60,8 @@ static EMAIL: LazyLock<Option<Regex>> = LazyLock::new(|| {
     let literal = format!(r"\[(?:{OCTET}\.){{3}}(?:{OCTET}|[A-Za-z0-9-]*[A-Za-z0-9]:)\]");
     Regex::new(&format!(r"\b{atom}(?:\.{atom})*@(?:{host}|{literal})")).ok()
 });
-static IP: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(&format!(r"(?:{OCTET}\.){{3}}{OCTET}")).ok());
+static IP: LazyLock<Option<Regex>> =
+    LazyLock::new(|| Regex::new(&format!(r"(?:{OCTET}\.){{3}}{OCTET}")).ok());
 
 impl TextRule for Pii {
     const NAME: &'static str = "pii";
@@ -88,14 +94,15 @@ fn replace<'t>(
 ) -> Cow<'t, str> {
     let Some(pattern) = pattern else { return text };
     let mut turns = replacements.iter().cycle();
-    let mut one = |found: &Captures<'_>| {
+    let one = |found: &Captures<'_>| {
         let found = &found[0];
         if is_replaced(found) { turns.next().cloned().unwrap_or_default() } else { found.to_owned() }
     };
-    match pattern.replace_all(&text, &mut one) {
-        Cow::Owned(replaced) => Cow::Owned(replaced),
-        Cow::Borrowed(_) => text,
-    }
+    let replaced = match pattern.replace_all(&text, one) {
+        Cow::Owned(replaced) => Some(replaced),
+        Cow::Borrowed(_) => None,
+    };
+    replaced.map_or(text, Cow::Owned)
 }
 
 /// Whether an address can be reached from everywhere: not in a block that IANA keeps for special purposes
@@ -131,7 +138,10 @@ mod tests {
         let text = "Ask jane.doe+x@mail.example.co.uk, bob@x.org. or o'neil@a-b.de; not @home, a@b or a@-b.c";
         let want = "Ask email@example.com, firstname.lastname@example.org. or email@example.com; not @home, a@b or a@-b.c";
         assert_eq!(cleaned(&Pii::default(), text), want);
-        assert_eq!(cleaned(&Pii::default(), "root@[10.0.0.1] bob@x.org"), "email@example.com firstname.lastname@example.org");
+        assert_eq!(
+            cleaned(&Pii::default(), "root@[10.0.0.1] bob@x.org"),
+            "email@example.com firstname.lastname@example.org"
+        );
         assert_eq!(cleaned(&Pii { remove_emails: false, ..Pii::default() }, text), text);
     }
 
@@ -140,7 +150,8 @@ mod tests {
         let text = "8.8.8.8 10.0.0.1 1.1.1.1:80 127.0.0.1 192.168.1.1 172.16.0.1 100.64.0.1 9.9.9.9";
         let want = "22.214.171.124 10.0.0.1 126.96.36.199:80 127.0.0.1 192.168.1.1 172.16.0.1 100.64.0.1 188.8.131.52";
         assert_eq!(cleaned(&Pii::default(), text), want);
-        let all = Pii { only_remove_public_ips: false, ip_replacement: vec!["0.0.0.0".into()], ..Pii::default() };
+        let all =
+            Pii { only_remove_public_ips: false, ip_replacement: vec!["0.0.0.0".into()], ..Pii::default() };
         assert_eq!(cleaned(&all, "10.0.0.1 8.8.8.8"), "0.0.0.0 0.0.0.0");
         assert_eq!(cleaned(&Pii { remove_ips: false, ..Pii::default() }, text), text);
         assert_eq!(cleaned(&Pii { ip_replacement: Vec::new(), ..Pii::default() }, "at 8.8.8.8."), "at .");
@@ -163,15 +174,30 @@ mod tests {
     #[test]
     fn special_blocks_are_not_public() {
         let edges = [
-            ("0.255.255.255", "1.0.0.0"), ("10.255.255.255", "11.0.0.0"), ("100.127.255.255", "100.128.0.0"),
-            ("100.64.0.0", "100.63.255.255"), ("127.0.0.0", "128.0.0.0"), ("169.254.0.0", "169.255.0.0"),
-            ("172.31.255.255", "172.32.0.0"), ("172.16.0.0", "172.15.255.255"), ("192.0.0.255", "192.0.1.0"),
-            ("192.0.0.8", "192.0.0.9"), ("192.0.2.0", "192.0.3.0"), ("192.168.255.255", "192.169.0.0"),
-            ("198.19.255.255", "198.20.0.0"), ("198.51.100.0", "198.51.101.0"), ("203.0.113.255", "203.0.114.0"),
-            ("240.0.0.0", "239.255.255.255"), ("255.255.255.255", "224.0.0.1"),
+            ("0.255.255.255", "1.0.0.0"),
+            ("10.255.255.255", "11.0.0.0"),
+            ("100.127.255.255", "100.128.0.0"),
+            ("100.64.0.0", "100.63.255.255"),
+            ("127.0.0.0", "128.0.0.0"),
+            ("169.254.0.0", "169.255.0.0"),
+            ("172.31.255.255", "172.32.0.0"),
+            ("172.16.0.0", "172.15.255.255"),
+            ("192.0.0.255", "192.0.1.0"),
+            ("192.0.0.8", "192.0.0.9"),
+            ("192.0.2.0", "192.0.3.0"),
+            ("192.168.255.255", "192.169.0.0"),
+            ("198.19.255.255", "198.20.0.0"),
+            ("198.51.100.0", "198.51.101.0"),
+            ("203.0.113.255", "203.0.114.0"),
+            ("240.0.0.0", "239.255.255.255"),
+            ("255.255.255.255", "224.0.0.1"),
         ];
         for (special, public) in edges {
-            assert_eq!([special, public].map(|text| is_public(text.parse().unwrap())), [false, true], "{special} {public}");
+            assert_eq!(
+                [special, public].map(|text| is_public(text.parse().unwrap())),
+                [false, true],
+                "{special} {public}"
+            );
         }
     }
 }

@@ -104,7 +104,8 @@ fn letters_and_digits(text: &str) -> String {
 /// The host name of an address, in lower case. An address may lack its scheme.
 fn host(url: &str) -> String {
     let is_scheme = |scheme: &str| {
-        !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
+        !scheme.is_empty()
+            && scheme.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '+' | '-' | '.'))
     };
     let rest = match url.split_once("//") {
         Some((before, rest)) if before.is_empty() || before.strip_suffix(':').is_some_and(is_scheme) => rest,

@@ -10,7 +10,10 @@ use super::tokens::{Token, tokenize_with};
 /// Contractions: words, and the endings that each of them takes. A bar divides an ending that is two
 /// words itself. Each stands for itself and for the same with a capital, with `’` for `'`, and without.
 const CONTRACTIONS: [(&str, &str); 11] = [
-    ("i you he she it we they who what when where why how there that this these those", "'ll 'll|'ve 'd 'd|'ve"),
+    (
+        "i you he she it we they who what when where why how there that this these those",
+        "'ll 'll|'ve 'd 'd|'ve",
+    ),
     ("i you we they who what when where why how there these those", "'ve"),
     ("you we they who what when where why how there these those", "'re"),
     ("he she it who what when where why how there that this", "'s"),
@@ -65,8 +68,8 @@ pub(super) static ENGLISH: LazyLock<Exceptions> = LazyLock::new(Exceptions::engl
 impl Exceptions {
     fn english() -> Self {
         let mut this = Self::default();
-        for parts in all() {
-            this.parts.insert(parts.replace('|', ""), parts.split('|').map(str::len).collect());
+        for tokens in all() {
+            this.parts.insert(tokens.concat(), tokens.iter().map(String::len).collect());
         }
         this.longest_bytes = this.parts.keys().map(String::len).max().unwrap_or(0);
         this.pairs = vec![false; 1 << 16];
@@ -111,37 +114,39 @@ fn pair(first: u8, second: u8) -> usize {
     usize::from(first) << 8 | usize::from(second)
 }
 
-/// Every exception, its tokens divided by bars.
-fn all() -> Vec<String> {
+/// The tokens of every exception.
+fn all() -> Vec<Vec<String>> {
     let mut all = Vec::new();
-    let both = |all: &mut Vec<String>, parts: &str| {
-        all.push(parts.to_owned());
-        if parts.contains('\'') {
-            all.push(parts.replace('\'', "’"));
-        }
-    };
+    let mut add = |parts: &str| all.push(parts.split('|').map(str::to_owned).collect());
     for (words, endings) in CONTRACTIONS {
         for word in words.split(' ') {
             for word in [word.to_owned(), capitalised(word)] {
                 for ending in endings.split(' ') {
                     let parts = format!("{word}|{ending}");
-                    both(&mut all, &parts);
+                    add(&parts);
+                    add(&parts.replace('\'', "’"));
                     let bare = parts.replace('\'', "");
                     if !OTHER_WORDS.split(' ').any(|other| other == bare.replace('|', "")) {
-                        all.push(bare);
+                        add(&bare);
                     }
                 }
             }
         }
     }
-    WITH_APOSTROPHES.split(' ').for_each(|parts| both(&mut all, parts));
-    WHOLE.split(' ').for_each(|word| both(&mut all, word));
-    all.push("y|all".to_owned());
-    for hour in 1..=12 {
-        all.extend(["a.m.", "am", "p.m.", "pm"].map(|half| format!("{hour}|{half}")));
+    for parts in WITH_APOSTROPHES.split(' ') {
+        add(parts);
+        add(&parts.replace('\'', "’"));
     }
-    for scale in "cfkCFK".chars() {
-        all.push(format!("°|{scale}|."));
+    add("y|all");
+    for hour in 1..=12 {
+        ["a.m.", "am", "p.m.", "pm"].map(|half| add(&format!("{hour}|{half}")));
+    }
+    for scale in ["c", "f", "k", "C", "F", "K"] {
+        add(&format!("°|{scale}|."));
+    }
+    for word in WHOLE.split(' ') {
+        all.push(vec![word.to_owned()]);
+        all.push(vec![word.replace('\'', "’")]);
     }
     all
 }
@@ -159,7 +164,7 @@ mod tests {
     /// hash of their lines in order. White space is left out, which is a token in any case.
     #[test]
     fn the_exceptions_are_spacys() {
-        let mut lines = all();
+        let mut lines: Vec<String> = all().iter().map(|tokens| tokens.join("|")).collect();
         lines.sort_unstable();
         lines.dedup();
         let bytes = lines.join("\n");

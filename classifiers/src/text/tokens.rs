@@ -9,7 +9,9 @@ use std::sync::LazyLock;
 
 use rustc_hash::{FxHashMap, FxHashSet};
 
-use super::chars::{BEFORE_PERIOD, LETTERS, LOWER_OR_QUOTE, PREFIX, SUFFIX, SYMBOL, UPPER, UPPER_OR_QUOTE, is_space};
+use super::chars::{
+    BEFORE_PERIOD, LETTERS, LOWER_OR_QUOTE, PREFIX, SUFFIX, SYMBOL, UPPER, UPPER_OR_QUOTE, is_space,
+};
 use super::exceptions::{ENGLISH, Exceptions};
 use super::url::is_url;
 

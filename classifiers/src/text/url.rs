@@ -79,14 +79,41 @@ mod tests {
     #[test]
     fn addresses_are_told_from_words() {
         for address in [
-            "example.com", "http://example.com/a?b#c", "www.a-b.co.uk:8080/x", "me@example.org", "mailto:me@x.org",
-            "a_b.com", "8.8.8.8", "http://8.8.8.08/x@y.de", "foo.bar/baz", "ü.de", "1.2.3.4:80", "a@10.0.0.1@b.com",
+            "example.com",
+            "http://example.com/a?b#c",
+            "www.a-b.co.uk:8080/x",
+            "me@example.org",
+            "mailto:me@x.org",
+            "a_b.com",
+            "8.8.8.8",
+            "http://8.8.8.08/x@y.de",
+            "foo.bar/baz",
+            "ü.de",
+            "1.2.3.4:80",
+            "a@10.0.0.1@b.com",
         ] {
             assert!(is_url(address), "{address}");
         }
         for word in [
-            "example", "a.b", "Foo.Bar", "foo.Bar", "e.g", "10.0.0.1", "192.168.1.1", "172.20.1.1", "8.8.8.255", "1.2.3",
-            "-a.com", "a-.com", "x.com:1", "x.com:123456", "@x.com", "1.2.3.4.5", "x..com", "x.com,", "01.2.3.4",
+            "example",
+            "a.b",
+            "Foo.Bar",
+            "foo.Bar",
+            "e.g",
+            "10.0.0.1",
+            "192.168.1.1",
+            "172.20.1.1",
+            "8.8.8.255",
+            "1.2.3",
+            "-a.com",
+            "a-.com",
+            "x.com:1",
+            "x.com:123456",
+            "@x.com",
+            "1.2.3.4.5",
+            "x..com",
+            "x.com,",
+            "01.2.3.4",
         ] {
             assert!(!is_url(word), "{word}");
         }

@@ -114,7 +114,8 @@ impl LanguageConfig {
 
 /// The columns that come out: `language` and `language_score` where they were, or at the end.
 fn with_language(schema: &Schema) -> SchemaRef {
-    let new = [Field::new(LANGUAGE, DataType::Utf8, true), Field::new(SCORE, DataType::Float64, true)].map(Arc::new);
+    let new = [Field::new(LANGUAGE, DataType::Utf8, true), Field::new(SCORE, DataType::Float64, true)]
+        .map(Arc::new);
     let mut fields: Vec<Arc<Field>> = schema.fields().iter().cloned().collect();
     for field in new {
         match fields.iter_mut().find(|old| old.name() == field.name()) {
@@ -148,7 +149,8 @@ mod tests {
         assert_eq!(names.last().unwrap(), SCORE);
         assert!(rows[0][SCORE].as_primitive::<Float64Type>().value(0) > 0.65);
         let dropped = ctx.ledger.dropped();
-        let reasons: Vec<(&str, &str)> = dropped.iter().map(|row| (row.id.as_str(), row.reason.as_str())).collect();
+        let reasons: Vec<(&str, &str)> =
+            dropped.iter().map(|row| (row.id.as_str(), row.reason.as_str())).collect();
         assert_eq!(reasons, [("b", "language"), ("c", "language")]);
         assert!(dropped[0].detail.starts_with("de, "), "{}", dropped[0].detail);
         let all = LanguageConfig { languages: Vec::new(), ..LanguageConfig::default() };

@@ -35,7 +35,7 @@ const BATCHES_IN_FLIGHT: usize = 2;
 /// The config of a stage that puts texts through a rule.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
-pub struct RuleConfig<R> {
+pub struct RuleConfig<R: Default> {
     /// The column with the text.
     pub text_column: String,
     /// The column that names a row.
@@ -52,7 +52,7 @@ impl<R: Default> Default for RuleConfig<R> {
 }
 
 #[async_trait]
-impl<R: TextRule + Clone + Serialize + 'static> Stage for RuleConfig<R> {
+impl<R: TextRule + Clone + Default + Serialize + 'static> Stage for RuleConfig<R> {
     fn config(&self) -> Json {
         super::config_json(self)
     }

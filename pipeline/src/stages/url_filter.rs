@@ -5,7 +5,7 @@ use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use arrow::array::{Array, RecordBatch};
+use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 use async_trait::async_trait;
 use classifiers::rules::{UrlBlocklists, UrlFilter};
@@ -157,7 +157,9 @@ impl Stage for UrlFilterConfig {
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
         let mut externals = Vec::new();
-        for (list, name) in self.lists().into_iter().zip(["domains", "urls", "words", "soft words", "subwords"]) {
+        for (list, name) in
+            self.lists().into_iter().zip(["domains", "urls", "words", "soft words", "subwords"])
+        {
             for path in &list.files {
                 let External { digest, .. } = super::file_external(ctx, path)?;
                 externals.push(External { name: name.to_owned(), digest });
@@ -221,7 +223,8 @@ mod tests {
         let (rows, ctx) = testing::plan(&stage, "rows", batch()).await.unwrap();
         assert_eq!(testing::strings(&rows, "id"), ["c"]);
         let dropped = ctx.ledger.dropped();
-        let reasons: Vec<(&str, &str)> = dropped.iter().map(|row| (row.id.as_str(), row.reason.as_str())).collect();
+        let reasons: Vec<(&str, &str)> =
+            dropped.iter().map(|row| (row.id.as_str(), row.reason.as_str())).collect();
         assert_eq!(reasons, [("a", "domain"), ("b", "hard_blacklisted"), ("d", "no_url")]);
 
         let before = stage.externals(&ctx).await.unwrap()[0].digest.clone();
@@ -233,7 +236,11 @@ mod tests {
     #[tokio::test]
     async fn a_list_that_cannot_be_read_is_named() {
         let error = testing::plan(&config("no/such/list"), "rows", batch()).await.unwrap_err();
-        assert_eq!((error.fault, error.to_string().contains("no/such/list")), (Fault::Input, true), "{error}");
+        assert_eq!(
+            (error.fault, error.to_string().contains("no/such/list")),
+            (Fault::Input, true),
+            "{error}"
+        );
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("domains");
         std::fs::write(&path, b"good.com\n\xff\xfe\n").unwrap();

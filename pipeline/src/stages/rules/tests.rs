@@ -16,7 +16,9 @@ async fn texts_are_replaced_and_keep_their_type_and_place() {
         {"id": "a", "text": "Write to a@b.org.", "n": 1}, {"id": "b", "text": null, "n": 2}, {"id": "c", "text": "No.", "n": 3},
     ]));
     let views = cast(&batch["text"], &DataType::Utf8View).unwrap();
-    let batch = RecordBatch::try_from_iter([("id", batch["id"].clone()), ("text", views), ("n", batch["n"].clone())]).unwrap();
+    let batch =
+        RecordBatch::try_from_iter([("id", batch["id"].clone()), ("text", views), ("n", batch["n"].clone())])
+            .unwrap();
     let (rows, ctx) = testing::plan(&RuleConfig::<Pii>::default(), "rows", batch.clone()).await.unwrap();
     assert_eq!(testing::strings(&rows, "text"), ["Write to email@example.com.", "", "No."]);
     assert_eq!(rows[0]["text"].data_type(), &DataType::Utf8View);
@@ -65,7 +67,7 @@ fn english_pages() -> Option<RecordBatch> {
 /// (or the text that is kept), in the order of ids.
 async fn outcome<R>(rule: R, pages: RecordBatch) -> (BTreeMap<String, u64>, String)
 where
-    R: TextRule + Clone + Serialize + 'static,
+    R: TextRule + Clone + Default + Serialize + 'static,
 {
     let stage = RuleConfig { text_column: "text".into(), id_column: "id".into(), rule };
     let (rows, ctx) = testing::plan(&stage, "rows", pages).await.unwrap();
