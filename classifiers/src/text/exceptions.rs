@@ -139,7 +139,9 @@ fn all() -> Vec<Vec<String>> {
     }
     add("y|all");
     for hour in 1..=12 {
-        ["a.m.", "am", "p.m.", "pm"].map(|half| add(&format!("{hour}|{half}")));
+        for half in ["a.m.", "am", "p.m.", "pm"] {
+            add(&format!("{hour}|{half}"));
+        }
     }
     for scale in ["c", "f", "k", "C", "F", "K"] {
         add(&format!("°|{scale}|."));

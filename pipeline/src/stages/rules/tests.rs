@@ -80,18 +80,62 @@ where
     (count(&dropped), digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The values are datatrove's: `tests/parity/rules_datatrove.py --golden ../shared/data/web.parquet`.
 #[tokio::test]
 async fn real_pages_are_judged_as_datatrove_judges_them() {
     let Some(pages) = english_pages() else { return };
-    let reasons = |counts: &[(&str, u64)]| counts.iter().map(|&(reason, n)| (reason.to_owned(), n)).collect();
-    let found = outcome(GopherRepetition::default(), pages.clone()).await;
-    assert_eq!(found, (reasons(&[]), String::new()));
-    let found = outcome(GopherQuality::default(), pages.clone()).await;
-    assert_eq!(found, (reasons(&[]), String::new()));
     let c4 = C4Quality { filter_no_terminal_punct: false, ..C4Quality::default() };
-    assert_eq!(outcome(c4, pages.clone()).await, (reasons(&[]), String::new()));
-    assert_eq!(outcome(C4Quality::default(), pages.clone()).await, (reasons(&[]), String::new()));
-    assert_eq!(outcome(FinewebQuality::default(), pages.clone()).await, (reasons(&[]), String::new()));
-    assert_eq!(outcome(Pii::default(), pages).await, (reasons(&[]), String::new()));
+    let found = [
+        ("gopher_repetition", outcome(GopherRepetition::default(), pages.clone()).await),
+        ("gopher_quality", outcome(GopherQuality::default(), pages.clone()).await),
+        ("c4_fineweb", outcome(c4, pages.clone()).await),
+        ("c4", outcome(C4Quality::default(), pages.clone()).await),
+        ("fineweb_quality", outcome(FinewebQuality::default(), pages.clone()).await),
+        ("pii", outcome(Pii::default(), pages).await),
+    ];
+    let reasons = |counts: &[(&str, u64)]| counts.iter().map(|&(reason, n)| (reason.to_owned(), n)).collect();
+    let want = DATATROVE.map(|(name, counts, digest)| (name, (reasons(counts), digest.to_owned())));
+    assert_eq!(found, want);
 }
+
+/// A rule, how many pages it drops for each reason, and the digest that [`outcome`] takes.
+type Reference = (&'static str, &'static [(&'static str, u64)], &'static str);
+
+/// Of datatrove 0.10.1: `tests/parity/rules_datatrove.py --golden ../shared/data/web.parquet`.
+const DATATROVE: [Reference; 6] = [
+    (
+        "gopher_repetition",
+        &[
+            ("dup_line_frac", 8),
+            ("dup_para_char_frac", 4),
+            ("dup_para_frac", 5),
+            ("duplicated_5_n_grams", 17),
+            ("duplicated_6_n_grams", 1),
+            ("top_2_gram", 2),
+            ("top_3_gram", 11),
+            ("top_4_gram", 8),
+        ],
+        "65b06b48234d06530e2c66b32c97639498f813cc",
+    ),
+    (
+        "gopher_quality",
+        &[
+            ("gopher_below_alpha_threshold", 242),
+            ("gopher_enough_stop_words", 2),
+            ("gopher_short_doc", 16),
+            ("gopher_too_many_bullets", 2),
+        ],
+        "bcba1790b71090984e9b8c185113fdf923fff679",
+    ),
+    (
+        "c4_fineweb",
+        &[("curly_bracket", 15), ("too_few_sentences", 41)],
+        "a1a9ed69cdaa605ef9124418c58ceccdf992bc23",
+    ),
+    ("c4", &[("curly_bracket", 4), ("too_few_sentences", 211)], "627ae80588196d4e2b101399aae1313440b7642f"),
+    (
+        "fineweb_quality",
+        &[("char_dup_ratio", 44), ("line_punct_ratio", 57), ("short_line_ratio", 10)],
+        "a69458f4b8acf5cc51a17dc98be3fbf194b83183",
+    ),
+    ("pii", &[], "0b6a61218177dab545e24b6e5d9a407541bfdc27"),
+];
