@@ -111,7 +111,7 @@ impl Exceptions {
 }
 
 fn pair(first: u8, second: u8) -> usize {
-    usize::from(first) << 8 | usize::from(second)
+    (usize::from(first) << 8) | usize::from(second)
 }
 
 /// The tokens of every exception.

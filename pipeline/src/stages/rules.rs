@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::sync::Arc;
 
-use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray};
 use arrow::compute::{cast, filter_record_batch};
 use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
@@ -112,7 +112,7 @@ fn keep(judged: Judged, id_column: &str, sink: &RowSink) -> Result<RecordBatch, 
     let Judged { rows, rejected } = judged;
     let keep: BooleanArray = rejected.iter().map(|rejected| Some(rejected.is_none())).collect();
     let ids = cast(rows.column(rows.schema().index_of(id_column)?), &DataType::Utf8)?;
-    let ids = arrow::array::AsArray::as_string::<i32>(&ids);
+    let ids = ids.as_string::<i32>();
     for (row, rejected) in rejected.into_iter().enumerate() {
         if let Some(Rejected { reason, detail }) = rejected {
             sink(id_of(ids, row), reason, detail);

@@ -58,7 +58,7 @@ fn english_pages() -> Option<RecordBatch> {
     let batches: Vec<RecordBatch> = reader.build().unwrap().map(Result::unwrap).collect();
     let rows = arrow::compute::concat_batches(&schema, &batches).unwrap();
     let language = cast(&rows["language"], &DataType::Utf8).unwrap();
-    let language = arrow::array::AsArray::as_string::<i32>(&language);
+    let language = language.as_string::<i32>();
     let english: BooleanArray = language.iter().map(|language| Some(language == Some("en"))).collect();
     Some(filter_record_batch(&rows, &english).unwrap())
 }
