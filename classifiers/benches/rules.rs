@@ -9,7 +9,7 @@ use std::fs::File;
 use std::hint::black_box;
 use std::path::Path;
 
-use arrow::array::{Array, AsArray};
+use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
 use classifiers::rules::{C4Quality, FinewebQuality, GopherQuality, GopherRepetition, Pii, TextRule, detect};
