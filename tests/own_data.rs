@@ -92,3 +92,55 @@ fn two_dumps_are_searched_as_one_for_the_topics_of_a_table() {
     assert_eq!(found.out.lines().count(), 3, "{}", found.out);
     assert!(found.out.contains("**whetstones**"), "{}", found.out);
 }
+
+const GOOD_PAGE: &str = "\
+The harbour of our town was built by two brothers who had come from the north to trade in salt and wool.
+Their first ship sank within a year, and the second one was sold to pay for the loss.
+In the end they turned to building boats, which they knew how to do better than anyone else on the coast.
+One of these boats still lies in the museum, where visitors may walk on its deck.
+Write to curator@museum.org if you want to have a guided tour of the exhibition.
+Children are welcome on every day but Monday.";
+
+#[test]
+fn a_raw_dump_is_cleaned_as_fineweb_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let page = |id: &str, url: &str, text: &str| json!({"id": id, "url": url, "text": text}).to_string();
+    let other = "https://example.com/page";
+    let german = "Der Hafen unserer Stadt wurde von zwei Brüdern gebaut, die aus dem Norden gekommen waren.";
+    let pages = [
+        page("good", other, GOOD_PAGE),
+        page("casino", "https://example.com/best-casino", GOOD_PAGE),
+        page("german", other, german),
+        page("repeated", other, &format!("{GOOD_PAGE}\n{GOOD_PAGE}")),
+        page("short", other, &GOOD_PAGE.lines().take(2).collect::<Vec<_>>().join(" ")),
+        page("code", other, &format!("{GOOD_PAGE}\nThe loop ends with {{ and so on.")),
+        page("unended", other, &GOOD_PAGE.replace(".\n", "\n").replace("Monday.", "Monday")),
+        page("again", other, GOOD_PAGE),
+    ];
+    let dump = folder.path().join("dump.jsonl");
+    std::fs::write(&dump, pages.join("\n")).unwrap();
+    let workflow = support::repository().join("workflows/fineweb.toml");
+    let read = format!("stage.dump={{ kind = \"read\", paths = [\"{}\"] }}", dump.display());
+    let said = run(pipeline().arg("run").arg(workflow).args(["--set", &read, "--runs"]).arg(folder.path()));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+
+    let stages = folder.path().join("fineweb/sample");
+    for (stage, reason) in [
+        ("url_filter", "hard_blacklisted"),
+        ("language", "language"),
+        ("gopher_repetition", "dup_line_frac"),
+        ("gopher_quality", "gopher_short_doc"),
+        ("c4_quality", "curly_bracket"),
+        ("fineweb_quality", "line_punct_ratio"),
+        ("minhash", "exact_duplicate"),
+    ] {
+        let manifest = std::fs::read(stages.join(stage).join("manifest.json")).unwrap();
+        let manifest: Json = serde_json::from_slice(&manifest).unwrap();
+        assert_eq!(manifest["dropped"], json!({reason: 1}), "{stage}");
+    }
+    let sql = "SELECT id, text, language FROM data";
+    let said = run(pipeline().arg("inspect").arg(stages.join("clean")).args(["--sql", sql, "--json"]));
+    let rows: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let text = GOOD_PAGE.replace("curator@museum.org", "email@example.com");
+    assert_eq!(rows, [json!({"id": "good", "text": text, "language": "en"})]);
+}

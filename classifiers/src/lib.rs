@@ -1,4 +1,5 @@
-//! Educational-value scoring of pages.
+//! Judging pages: by rules ([`rules`], over the words, sentences and lines of [`text`]), and by
+//! educational value.
 //!
 //! A *backbone* (a small ONNX encoder, run by ONNX Runtime) turns a page into
 //! one vector; a *head* (a linear regression trained here, in Rust) turns the
@@ -25,9 +26,11 @@ mod head;
 mod linear;
 mod metrics;
 mod report;
+pub mod rules;
 mod runtime;
 mod score;
 mod split;
+pub mod text;
 mod tokenize;
 mod train;
 mod workers;

@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use super::Failure;
 use crate::stages::{self, InputCount, OutputKind};
-use crate::workflow::json_schema::workflow_schema;
+use crate::workflow::json_schema::{inline_references, workflow_schema};
 use crate::workflow::problem::nearest;
 
 /// Lists the stage kinds.
@@ -56,7 +56,9 @@ pub fn explain(name: &str) -> Result<(), Failure> {
         }
     );
     println!("\nFields:");
-    match print_fields(&Json::from((kind.schema)()), 1) {
+    let mut schema = Json::from((kind.schema)());
+    inline_references(&mut schema);
+    match print_fields(&schema, 1) {
         0 => println!("  none"),
         _ => println!(
             "\nA field inside another is set as `llm.max_in_flight = 8` or `llm = {{ max_in_flight = 8 }}`."

@@ -27,7 +27,7 @@ use super::{Inputs, Task};
 use crate::durable::WriteError;
 use crate::engine::external_sort::Spill;
 use crate::engine::operator;
-use crate::engine::streams::{BatchStream, from_domain, to_domain};
+use crate::engine::streams::{BatchStream, execute, from_domain, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::ledger::RowSink;
@@ -141,7 +141,7 @@ pub fn plan(
     let both = move |rows| {
         let (narrow, first_pass) = (narrow.clone(), first_pass.clone());
         let out = stream::once(async move {
-            let narrow = narrow.execute_stream().await.map_err(ArrowError::from)?;
+            let narrow = execute(narrow).await.map_err(ArrowError::from)?;
             let second_pass = first_pass(to_domain(narrow)).await?;
             Ok::<_, ArrowError>(through(second_pass, to_domain(rows)))
         });

@@ -15,7 +15,6 @@ pub mod mt19937;
 pub mod normalise;
 pub mod sha1;
 pub mod signature;
-pub mod words;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

@@ -5,6 +5,7 @@
 
 mod asker;
 mod backbone;
+mod c4_quality;
 mod clean;
 mod cluster;
 mod cluster_topics;
@@ -19,18 +20,24 @@ mod evaluate;
 mod exact_dedup;
 mod export;
 mod filter;
+mod fineweb_quality;
 mod generate;
+mod gopher_quality;
+mod gopher_repetition;
 mod index;
+mod language;
 pub(crate) mod llm;
 mod llm_session;
 pub mod minhash;
 mod mix;
 mod outlines;
 mod pack;
+mod pii;
 mod pretrain;
 mod prompts;
 mod read;
 mod retrieve;
+mod rules;
 mod sample_dump;
 mod score;
 mod sentence_dedup;
@@ -40,6 +47,7 @@ pub(crate) mod testing;
 mod tokenizer;
 mod topics;
 mod url_dedup;
+mod url_filter;
 
 use std::any::Any;
 use std::collections::BTreeMap;
@@ -72,6 +80,13 @@ use crate::runner::error::StageError;
 pub static STAGES: &[StageKind] = &[
     read::KIND,
     sample_dump::KIND,
+    url_filter::KIND,
+    language::KIND,
+    gopher_repetition::KIND,
+    gopher_quality::KIND,
+    c4_quality::KIND,
+    fineweb_quality::KIND,
+    pii::KIND,
     topics::KIND,
     outlines::KIND,
     embed::KIND,

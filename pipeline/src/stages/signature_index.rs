@@ -18,7 +18,7 @@ use super::minhash::index;
 use super::minhash::signature::{SignatureOptions, Signer};
 use super::minhash::{Sketcher, sketch_all};
 use super::{InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind};
-use crate::engine::streams::{error_from_domain, to_domain};
+use crate::engine::streams::{error_from_domain, execute, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -84,7 +84,7 @@ impl Stage for SignatureIndexConfig {
         require(ctx, &rows, "rows", &columns)?;
         let plan_error = |error| ctx.plan_error(&error);
         let rows = rows.select(columns.map(ident).to_vec()).map_err(plan_error)?;
-        let rows = rows.execute_stream().await.map_err(plan_error)?;
+        let rows = execute(rows).await.map_err(plan_error)?;
         let progress = ctx.progress.clone();
         let rows = to_domain(rows).inspect(move |batch| {
             progress.add_rows(batch.as_ref().map_or(0, |batch| batch.num_rows() as u64));

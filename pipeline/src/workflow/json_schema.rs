@@ -113,7 +113,8 @@ fn stage_schema(kind: &StageKind) -> Json {
     schema
 }
 
-fn inline_references(schema: &mut Json) {
+/// Puts what `$ref`s point to in their place.
+pub fn inline_references(schema: &mut Json) {
     let defs = schema.as_object_mut().and_then(|map| map.remove("$defs")).unwrap_or_default();
     fn walk(node: &mut Json, defs: &Json) {
         let target = node

@@ -5,13 +5,13 @@
 //! `buckets × hashes_per_bucket` permutations `(a·x + b) mod (2^61 − 1)` keeps its smallest value.
 //! As in datatrove, `a·x + b` is taken in 64 bits that wrap around before the modulus.
 
+use classifiers::text::Words;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::mt19937::Mt19937;
 use super::normalise::simplify;
 use super::sha1;
-use super::words::Words;
 
 /// The Mersenne prime 2^61 − 1: hashes lie below it.
 const PRIME: u64 = (1 << 61) - 1;
