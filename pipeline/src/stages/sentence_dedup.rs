@@ -43,7 +43,7 @@ pub const KIND: StageKind = StageKind {
 /// (T5 paper, section 2.2). Defaults are datatrove's (`pipeline/dedup/sentence_dedup.py`, release
 /// 0.10.1). A row of which too little is left is dropped: reason `too_few_words` or
 /// `too_few_sentences`. Sentences end where Unicode says (UAX #29), which is not always where
-/// datatrove's spaCy tokenizer ends them; lines are the same.
+/// datatrove's spaCy tokenizer ends them; lines end at `\n` alone, there at every line break that Unicode knows.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SentenceDedupConfig {
