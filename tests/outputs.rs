@@ -3,6 +3,8 @@
 
 mod support;
 
+use std::process::Stdio;
+
 use support::{pipeline, reference_run, repository, run, run_folder};
 
 #[test]
@@ -168,6 +170,18 @@ fn every_kind_is_listed_and_explained() {
     let said = run(pipeline().args(["explain", "scroe"]));
     assert_eq!(said.code, Some(2));
     assert!(said.err.contains("did you mean `score`?"), "{}", said.err);
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_error() {
+    // More than a pipe holds.
+    let mut program = pipeline();
+    program.arg("schema").stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut program = program.spawn().unwrap();
+    drop(program.stdout.take());
+    let said = program.wait_with_output().unwrap();
+    assert!(said.status.success(), "{:?}", said.status);
+    assert_eq!(String::from_utf8_lossy(&said.stderr), "");
 }
 
 #[test]
