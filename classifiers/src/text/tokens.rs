@@ -87,7 +87,7 @@ impl<'t> Splitter<'t> {
         if self.add_exception(start, end) {
             return;
         }
-        let word = self.text[start..end].as_bytes();
+        let word = &self.text.as_bytes()[start..end];
         if word.iter().all(u8::is_ascii_alphabetic) || word.iter().all(u8::is_ascii_digit) {
             self.push(start, end);
         } else {
