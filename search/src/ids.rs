@@ -46,7 +46,7 @@ impl IdWriter {
         let width = id.len() as u64;
         self.file.write_all(id.as_bytes())?;
         if self.count == 0 {
-            self.width = Some(width);
+            self.width = (width > 0).then_some(width);
         } else if let Some(before) = self.width.filter(|&before| before != width) {
             self.ends.extend((1..=self.count).map(|number| number * before));
             self.width = None;

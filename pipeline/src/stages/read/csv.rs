@@ -62,13 +62,12 @@ pub fn schema(path: &Path) -> Result<SchemaRef, String> {
 }
 
 fn parses_as(field: &str, data_type: &DataType) -> bool {
+    // `007` is a name, not a number.
+    let digits = field.strip_prefix('-').unwrap_or(field).as_bytes();
+    let is_name = digits.first() == Some(&b'0') && digits.get(1).is_some_and(u8::is_ascii_digit);
     match data_type {
-        // `007` is a name, not a number.
-        DataType::Int64 => {
-            let digits = field.strip_prefix('-').unwrap_or(field);
-            field.parse::<i64>().is_ok() && (digits == "0" || !digits.starts_with('0'))
-        }
-        DataType::Float64 => field.parse::<f64>().is_ok_and(f64::is_finite),
+        DataType::Int64 => field.parse::<i64>().is_ok() && !is_name,
+        DataType::Float64 => field.parse::<f64>().is_ok_and(f64::is_finite) && !is_name,
         _ => matches!(field, "true" | "false"),
     }
 }

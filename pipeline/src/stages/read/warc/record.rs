@@ -236,14 +236,16 @@ fn expect_end(input: &mut impl BufRead) -> Result<(), Failure> {
     loop {
         let next = input.fill_buf()?;
         let blank = next.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
-        match next.get(blank) {
-            None if blank == 0 => return Ok(()),
+        let (at_end, next) = (next.is_empty(), next.get(blank).copied());
+        input.consume(blank);
+        match next {
+            None if at_end => return Ok(()),
+            None => {}
             Some(b'W') => return Ok(()),
             Some(_) => {
                 let what = "its body does not end where its Content-Length says".to_owned();
                 return Err(Failure::Record(what));
             }
-            None => input.consume(blank),
         }
     }
 }
