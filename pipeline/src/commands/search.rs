@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::io::IsTerminal;
 use std::path::{Path, PathBuf};
 
-use datafusion::prelude::{SessionContext, col, lit};
+use datafusion::prelude::{col, lit};
 use search::{OpenedIndex, PageFilters, SearchHit, Snippets};
 use serde_json::json;
 
 use super::{Failure, runtime};
 use crate::cli::SearchArgs;
+use crate::engine::Session;
 use crate::engine::streams::collect;
 use crate::inspect;
 use crate::manifest::Manifest;
@@ -88,11 +89,7 @@ async fn read_pages(sources: &[PathBuf], hits: &[SearchHit]) -> Result<HashMap<S
     Ok(pages)
 }
 
-async fn read_source(
-    session: &SessionContext,
-    source: &Path,
-    ids: &[&str],
-) -> Result<Vec<(String, Page)>, Failure> {
+async fn read_source(session: &Session, source: &Path, ids: &[&str]) -> Result<Vec<(String, Page)>, Failure> {
     let wrong = |message: String| Failure::message(message, "give Parquet files with `id` and `text`");
     let rows = inspect::table(session, source).map_err(wrong)?;
     let has = |name: &&str| rows.schema().has_column_with_unqualified_name(name);

@@ -1,5 +1,6 @@
 //! Where plans run: the local DataFusion session, Parquet scans, and operators made from streams.
 
+pub mod erased;
 pub mod external_sort;
 pub mod hub;
 pub mod operator;
@@ -16,6 +17,8 @@ use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
+pub use erased::{Plan, Session};
+
 /// Rows of a batch. Small, because a row holds a whole page.
 pub const BATCH_ROWS: usize = 512;
 
@@ -26,7 +29,7 @@ pub const BATCH_ROWS: usize = 512;
 ///
 /// # Errors
 /// The spill folder cannot be used.
-pub fn session(memory_bytes: u64, spill_folder: &Path) -> Result<SessionContext> {
+pub fn session(memory_bytes: u64, spill_folder: &Path) -> Result<Session> {
     let disk =
         DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill_folder.to_owned()]));
     let runtime = RuntimeEnvBuilder::new()
@@ -38,5 +41,5 @@ pub fn session(memory_bytes: u64, spill_folder: &Path) -> Result<SessionContext>
     // Domain crates take plain strings, and shards keep the schema they were written with.
     options.execution.parquet.schema_force_view_types = false;
     options.sql_parser.map_string_types_to_utf8view = false;
-    Ok(SessionContext::new_with_config_rt(config, runtime))
+    Ok(SessionContext::new_with_config_rt(config, runtime).into())
 }

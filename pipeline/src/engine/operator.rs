@@ -34,12 +34,12 @@ pub type StreamFunction =
 /// The plan cannot be built.
 pub fn apply(
     session: &SessionContext,
-    input: DataFrame,
+    input: impl Into<DataFrame>,
     name: &'static str,
     schema: SchemaRef,
     function: Arc<StreamFunction>,
 ) -> Result<DataFrame> {
-    let (_, plan) = input.into_parts();
+    let (_, plan) = input.into().into_parts();
     session.read_table(Arc::new(OperatorTable { plan, name, schema, function }))
 }
 

@@ -11,20 +11,37 @@ use futures::future::BoxFuture;
 use futures::stream::BoxStream;
 use futures::{Stream, StreamExt, TryStreamExt};
 
+use super::Session;
+
 /// The domain crates' stream of rows.
 pub type BatchStream = BoxStream<'static, Result<RecordBatch, ArrowError>>;
 
 /// Runs a plan.
 ///
-/// Here and in [`collect`] the future is boxed once for all: that DataFusion's futures are `Send` takes the
-/// compiler seconds to find out, and it finds out anew in each function that awaits one.
-pub fn execute(plan: DataFrame) -> BoxFuture<'static, Result<SendableRecordBatchStream, DataFusionError>> {
-    Box::pin(plan.execute_stream())
+/// Here and below the future is boxed once for all: that DataFusion's futures are `Send` takes the compiler
+/// seconds to find out, and it finds out anew in each function that awaits one.
+pub fn execute(
+    plan: impl Into<DataFrame>,
+) -> BoxFuture<'static, Result<SendableRecordBatchStream, DataFusionError>> {
+    Box::pin(plan.into().execute_stream())
 }
 
 /// All rows of a plan, which are few.
-pub fn collect(plan: DataFrame) -> BoxFuture<'static, Result<Vec<RecordBatch>, DataFusionError>> {
-    Box::pin(plan.collect())
+pub fn collect(plan: impl Into<DataFrame>) -> BoxFuture<'static, Result<Vec<RecordBatch>, DataFusionError>> {
+    Box::pin(plan.into().collect())
+}
+
+/// The number of a plan's rows.
+pub fn count(plan: impl Into<DataFrame>) -> BoxFuture<'static, Result<usize, DataFusionError>> {
+    Box::pin(plan.into().count())
+}
+
+/// The rows that answer a query, which are few.
+pub fn query<'a>(
+    session: &'a Session,
+    sql: &'a str,
+) -> BoxFuture<'a, Result<Vec<RecordBatch>, DataFusionError>> {
+    Box::pin(async move { collect(session.sql(sql).await?).await })
 }
 
 /// A DataFusion stream for a domain crate.

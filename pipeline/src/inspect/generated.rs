@@ -8,11 +8,11 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Int64Type};
 use arrow::error::ArrowError;
 use datafusion::error::Result;
-use datafusion::prelude::{DataFrame, SessionContext};
 use serde::Serialize;
 use synth::cleanup::Lengths;
 
 use super::table;
+use crate::engine::{Plan, Session, streams};
 use crate::stages::text_column;
 
 /// Tokens of a bin of the histograms.
@@ -49,7 +49,7 @@ pub struct GroupStatistics {
 /// # Errors
 /// A text that names what cannot be read.
 pub async fn of_run(
-    session: &SessionContext,
+    session: &Session,
     generate: &Path,
     clean: &Path,
 ) -> std::result::Result<Vec<GroupStatistics>, String> {
@@ -57,7 +57,9 @@ pub async fn of_run(
     let cleaned = table(session, clean)?;
     let side_table = clean.join("dropped");
     let dropped = if side_table.is_dir() { Some(table(session, &side_table)?) } else { None };
-    by_group(session, generated, cleaned, dropped).await.map_err(|error| error.to_string())
+    by_group(session, generated.into(), cleaned.into(), dropped.map(Plan::from))
+        .await
+        .map_err(|error| error.to_string())
 }
 
 /// The statistics of a `generate` stage's rows, a `clean` stage's, and the latter's side table of
@@ -66,20 +68,20 @@ pub async fn of_run(
 /// # Errors
 /// A column is missing, or a row cannot be read.
 pub async fn by_group(
-    session: &SessionContext,
-    generated: DataFrame,
-    cleaned: DataFrame,
-    dropped: Option<DataFrame>,
+    session: &Session,
+    generated: Plan,
+    cleaned: Plan,
+    dropped: Option<Plan>,
 ) -> Result<Vec<GroupStatistics>> {
     const TABLES: [&str; 3] = ["__generated", "__cleaned", "__dropped"];
     for name in TABLES {
         session.deregister_table(name)?;
     }
-    session.register_table(TABLES[0], generated.into_view())?;
-    session.register_table(TABLES[1], cleaned.into_view())?;
+    session.register_table(TABLES[0], generated.frame().into_view())?;
+    session.register_table(TABLES[1], cleaned.frame().into_view())?;
     let (reason, join) = match dropped {
         Some(dropped) => {
-            session.register_table(TABLES[2], dropped.into_view())?;
+            session.register_table(TABLES[2], dropped.frame().into_view())?;
             ("d.reason", "LEFT JOIN __dropped d ON d.id = g.prompt_id")
         }
         None => ("NULL", ""),
@@ -92,7 +94,7 @@ pub async fn by_group(
          FROM __generated g LEFT JOIN __cleaned c ON c.id = g.prompt_id {join} \
          GROUP BY 1, 2, 3, 4 ORDER BY 1, 2, 3, 4"
     );
-    let rows = session.sql(&sql).await?.collect().await;
+    let rows = streams::query(session, &sql).await;
     for name in TABLES {
         session.deregister_table(name)?;
     }
@@ -138,12 +140,13 @@ fn add(
 mod tests {
     use super::*;
     use crate::stages::testing::batch;
+    use datafusion::prelude::SessionContext;
     use serde_json::json;
 
     #[tokio::test]
     async fn texts_are_counted_by_audience_format_and_outcome() {
-        let session = SessionContext::new();
-        let frame = |rows| session.read_batch(batch(rows)).unwrap();
+        let session = Session::from(SessionContext::new());
+        let frame = |rows| Plan::from(session.read_batch(batch(rows)).unwrap());
         let row = |id: &str, audience: &str, tokens: u32| json!({"prompt_id": id, "audience": audience, "style": "post", "completion_tokens": tokens});
         let generated =
             || frame(json!([row("1", "a", 50), row("2", "a", 150), row("3", "a", 30), row("4", "b", 9)]));

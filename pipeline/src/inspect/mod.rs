@@ -14,6 +14,7 @@ use datafusion::functions_aggregate::expr_fn::{approx_distinct, avg, count, max,
 use datafusion::prelude::{DataFrame, Expr, SessionContext, col, lit};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::engine::Session;
 use crate::engine::scan::{self, FileSlice};
 use crate::manifest::Manifest;
 use crate::runner::inputs::schema_of;
@@ -81,7 +82,7 @@ pub fn open(session: &SessionContext, files: &[(PathBuf, u64)]) -> Result<DataFr
 ///
 /// # Errors
 /// The folder for temporary files cannot be used.
-pub fn session() -> datafusion::error::Result<SessionContext> {
+pub fn session() -> datafusion::error::Result<Session> {
     engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir())
 }
 

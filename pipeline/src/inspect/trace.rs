@@ -7,9 +7,10 @@ use std::path::{Path, PathBuf};
 use arrow::array::Array;
 use arrow::record_batch::RecordBatch;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
-use datafusion::prelude::{Expr, SessionContext, col, lit};
+use datafusion::prelude::{Expr, col, lit};
 
 use super::{cut, manifests, parquet_files};
+use crate::engine::Session;
 use crate::engine::scan::{self, FileSlice};
 use crate::engine::streams::collect;
 use crate::manifest::Manifest;
@@ -35,7 +36,7 @@ pub struct Sighting {
 ///
 /// # Errors
 /// A text that names what cannot be read.
-pub async fn trace(session: &SessionContext, run_folder: &Path, id: &str) -> Result<Vec<Sighting>, String> {
+pub async fn trace(session: &Session, run_folder: &Path, id: &str) -> Result<Vec<Sighting>, String> {
     let mut stages = manifests(run_folder);
     if stages.is_empty() {
         return Err(format!("{} is not the folder of a run", run_folder.display()));
@@ -78,7 +79,7 @@ fn order(stages: &mut Vec<Manifest>) {
 }
 
 async fn rows_of(
-    session: &SessionContext,
+    session: &Session,
     files: &[PathBuf],
     id: &str,
 ) -> Result<Vec<BTreeMap<String, String>>, String> {

@@ -7,11 +7,12 @@ use arrow::compute::cast;
 use arrow::datatypes::{DataType, Float64Type};
 use datafusion::prelude::SessionContext;
 
+use crate::engine::{Session, streams};
 use crate::inspect;
 
 /// The outputs of a run.
 pub struct Outputs {
-    session: SessionContext,
+    session: Session,
     folder: PathBuf,
 }
 
@@ -21,7 +22,7 @@ pub struct Rows(Vec<RecordBatch>);
 impl Outputs {
     /// Looks into a run's folder.
     pub fn new(folder: &Path) -> Self {
-        Self { session: SessionContext::new(), folder: folder.to_owned() }
+        Self { session: SessionContext::new().into(), folder: folder.to_owned() }
     }
 
     /// A stage's folder.
@@ -30,7 +31,7 @@ impl Outputs {
     }
 
     /// The session, for callers with queries of their own.
-    pub fn session(&self) -> &SessionContext {
+    pub fn session(&self) -> &Session {
         &self.session
     }
 
@@ -53,7 +54,7 @@ impl Outputs {
             self.session.deregister_table(*name).map_err(text)?;
             self.session.register_table(*name, frame.into_view()).map_err(text)?;
         }
-        self.session.sql(sql).await.map_err(text)?.collect().await.map_err(text)
+        streams::query(&self.session, sql).await.map_err(text)
     }
 }
 

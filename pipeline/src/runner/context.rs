@@ -5,7 +5,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::error::DataFusionError;
-use datafusion::prelude::SessionContext;
 use tokio_util::sync::CancellationToken;
 
 use super::error::{Fault, StageError, chain};
@@ -13,13 +12,14 @@ use super::ledger::Ledger;
 use super::progress::StageProgress;
 use crate::assets::{Asset, AssetStore};
 use crate::durable::{self, WriteError};
+use crate::engine::Session;
 use crate::engine::external_sort::Spill;
 use crate::stages::LlmSessions;
 
 /// What all stages of a run share.
 pub struct Environment {
     /// The engine.
-    pub session: SessionContext,
+    pub session: Session,
     /// Models and data fetched from package registries.
     pub assets: AssetStore,
     /// The run's folder: `<runs>/<workflow>/<profile>`.
@@ -55,7 +55,7 @@ impl fmt::Debug for StageContext {
 
 impl StageContext {
     /// The engine.
-    pub fn session(&self) -> &SessionContext {
+    pub fn session(&self) -> &Session {
         &self.env.session
     }
 

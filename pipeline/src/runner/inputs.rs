@@ -146,19 +146,19 @@ impl<'a> InputResolver<'a> {
         upstream: &StageNode,
         slice: Option<Vec<FileSlice>>,
     ) -> Result<InputTable, StageError> {
-        let (frame, rows) = match upstream.output {
+        let (plan, rows) = match upstream.output {
             OutputMode::Fuse => {
                 let inputs = self.resolve(upstream, slice.clone()).await?;
                 let task = Task { name: format!("fused {}", upstream.id), slice };
-                (upstream.stage.plan(&self.ctx, &task, &inputs).await?, None)
+                (upstream.stage.plan(&self.ctx, &task, &inputs).await?.into(), None)
             }
             OutputMode::Materialize => {
                 let manifest = self.manifest(&upstream.id)?;
                 let folder = self.folder(&upstream.id);
-                (self.scan(&folder, &manifest, slice)?, Some(manifest.rows_out))
+                (self.scan(&folder, &manifest, slice)?.into(), Some(manifest.rows_out))
             }
         };
-        Ok(InputTable { stage: upstream.id.clone(), frame, rows })
+        Ok(InputTable { stage: upstream.id.clone(), plan, rows })
     }
 
     fn scan(

@@ -15,7 +15,6 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::error::DataFusionError;
-use datafusion::prelude::DataFrame;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -27,6 +26,7 @@ use super::ledger::{Ledger, LostRows};
 use super::progress::StageProgress;
 use super::shards::ShardWriter;
 use crate::durable::{self, WriteContext, WriteError};
+use crate::engine::Plan;
 use crate::engine::streams::execute;
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
 use crate::stages::{Shape, Task};
@@ -258,8 +258,8 @@ impl StageRun<'_> {
         }
         let started = Instant::now();
         let inputs = self.inputs.resolve(self.node, task.slice.clone()).await?;
-        let frame = self.node.stage.plan(&ctx, task, &inputs).await?;
-        let files = self.write_rows(partial, index, task, frame).await?;
+        let plan = self.node.stage.plan(&ctx, task, &inputs).await?.into();
+        let files = self.write_rows(partial, index, task, plan).await?;
         let dropped = ctx.ledger.take_dropped().map_err(|error| ctx.write_error(&error))?;
         let quarantined = ctx.ledger.take_quarantined().map_err(|error| ctx.write_error(&error))?;
         let record = TaskRecord {
@@ -289,12 +289,12 @@ impl StageRun<'_> {
         partial: &Path,
         index: usize,
         task: &Task,
-        frame: DataFrame,
+        plan: Plan,
     ) -> Result<Vec<OutputFile>, StageError> {
         let stage = &self.node.id;
         let place = if task.slice.is_some() { task.name.as_str() } else { "" };
         let plan_error = |error| StageError::plan(stage, place, &error);
-        let mut rows = execute(frame).await.map_err(plan_error)?;
+        let mut rows = execute(plan).await.map_err(plan_error)?;
         let mut writer = ShardWriter::new(partial, index, rows.schema(), self.env.shard_bytes);
         let (sender, mut receiver) = mpsc::channel(2);
         let finished = tokio::task::spawn_blocking(move || {

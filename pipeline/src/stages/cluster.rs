@@ -15,8 +15,8 @@ use serde_json::Value as Json;
 
 use super::columns::{require, schema_of, text_column};
 use super::{InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
-use crate::engine::operator;
 use crate::engine::streams::{execute, from_domain, to_domain};
+use crate::engine::{Plan, operator};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -150,7 +150,7 @@ fn name(column: &str) -> Expr {
 
 impl ClusterConfig {
     /// The passes over the vectors alone.
-    async fn learn(&self, ctx: &StageContext, rows: &DataFrame) -> Result<Clustering, StageError> {
+    async fn learn(&self, ctx: &StageContext, rows: &Plan) -> Result<Clustering, StageError> {
         let wrong = |error: ClusterError| ctx.input(error.to_string());
         let mut sample = Sample::new(&self.options);
         self.each_vector(ctx, rows, |vector| sample.push(vector)).await?;
@@ -170,10 +170,10 @@ impl ClusterConfig {
     async fn each_vector(
         &self,
         ctx: &StageContext,
-        rows: &DataFrame,
+        rows: &Plan,
         mut use_vector: impl FnMut(&[f32]) -> Result<(), ClusterError>,
     ) -> Result<(), StageError> {
-        let vectors = rows.clone().select(vec![name(&self.embedding_column)]);
+        let vectors = rows.frame().select(vec![name(&self.embedding_column)]);
         let vectors = vectors.map_err(|error| ctx.plan_error(&error))?;
         let mut batches = execute(vectors).await.map_err(|error| ctx.plan_error(&error))?;
         while let Some(batch) = batches.next().await {

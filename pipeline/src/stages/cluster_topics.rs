@@ -19,6 +19,7 @@ use super::asker::{Asker, Sampling};
 use super::columns::{require, text_column};
 use super::llm::{ExpectedAsks, LlmConfig};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
+use crate::engine::Plan;
 use crate::engine::streams::execute;
 use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
@@ -174,8 +175,8 @@ impl Stage for ClusterTopicsConfig {
 
 impl ClusterTopicsConfig {
     /// Sizes and extracts of all clusters, in one pass that holds a few extracts of each.
-    async fn read(&self, ctx: &StageContext, rows: DataFrame) -> Result<Vec<(String, Cluster)>, StageError> {
-        let rows = rows.select_columns(&["topic_id", "doc_id", &self.text_column]);
+    async fn read(&self, ctx: &StageContext, rows: Plan) -> Result<Vec<(String, Cluster)>, StageError> {
+        let rows = rows.frame().select_columns(&["topic_id", "doc_id", &self.text_column]);
         let rows = rows.map_err(|error| ctx.plan_error(&error))?;
         let mut batches = execute(rows).await.map_err(|error| ctx.plan_error(&error))?;
         let mut clusters: BTreeMap<String, Cluster> = BTreeMap::new();

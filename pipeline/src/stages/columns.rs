@@ -69,13 +69,14 @@ pub fn id_of(ids: &StringArray, row: usize) -> String {
 /// The condition is no SQL, or names columns that are not there.
 pub fn keep_where(
     ctx: &StageContext,
-    rows: DataFrame,
+    rows: impl Into<DataFrame>,
     condition: &str,
     reason: &str,
     id_column: &str,
 ) -> Result<DataFrame, StageError> {
     const VERDICT: &str = "__keep";
     let plan_error = |error| ctx.plan_error(&error);
+    let rows = rows.into();
     require(ctx, &rows, "rows", &[id_column])?;
     let schema = schema_of(&rows);
     let verdict = rows.parse_sql_expr(condition).map_err(plan_error)?;

@@ -23,7 +23,8 @@ use super::{
     ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task,
     foreign_stages,
 };
-use crate::engine::streams::{execute, to_domain};
+use crate::engine::Plan;
+use crate::engine::streams::{self, execute, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -140,15 +141,13 @@ impl Stage for CompareConfig {
     }
 }
 
-fn table(ctx: &StageContext, inputs: &Inputs, stage: &str) -> Result<DataFrame, StageError> {
+fn table(ctx: &StageContext, inputs: &Inputs, stage: &str) -> Result<Plan, StageError> {
     let table = inputs.tables("tables").iter().find(|table| table.stage == stage);
-    table
-        .map(|table| table.frame.clone())
-        .ok_or_else(|| ctx.input(format!("stage `{stage}` leaves no table")))
+    table.map(|table| table.plan.clone()).ok_or_else(|| ctx.input(format!("stage `{stage}` leaves no table")))
 }
 
-async fn count(ctx: &StageContext, rows: DataFrame) -> Result<u64, StageError> {
-    rows.count().await.map(|rows| rows as u64).map_err(|error| ctx.plan_error(&error))
+async fn count(ctx: &StageContext, rows: Plan) -> Result<u64, StageError> {
+    streams::count(rows).await.map(|rows| rows as u64).map_err(|error| ctx.plan_error(&error))
 }
 
 /// What is known of a generator's answers.
@@ -185,12 +184,12 @@ struct Judged {
 }
 
 impl CompareConfig {
-    async fn read_generated(&self, ctx: &StageContext, rows: DataFrame) -> Result<Figures, StageError> {
+    async fn read_generated(&self, ctx: &StageContext, rows: Plan) -> Result<Figures, StageError> {
         let columns =
             ["completion", "finish_reason", "model", "prompt_tokens", "completion_tokens", "latency_ms"];
         require(ctx, &rows, "generated", &columns)?;
         let plan_error = |error| ctx.plan_error(&error);
-        let rows = rows.select_columns(&columns).map_err(plan_error)?;
+        let rows = rows.frame().select_columns(&columns).map_err(plan_error)?;
         let mut batches = to_domain(execute(rows).await.map_err(plan_error)?);
         let signer = Arc::new(Signer::new(SignatureOptions::default()));
         let (mut figures, mut sketches) = (Figures::default(), Sketches::default());
@@ -252,10 +251,10 @@ impl Figures {
     }
 }
 
-async fn read_scores(ctx: &StageContext, stage: &str, rows: DataFrame) -> Result<Scores, StageError> {
+async fn read_scores(ctx: &StageContext, stage: &str, rows: Plan) -> Result<Scores, StageError> {
     require(ctx, &rows, stage, &["score"])?;
     let plan_error = |error| ctx.plan_error(&error);
-    let rows = rows.select_columns(&["score"]).map_err(plan_error)?;
+    let rows = rows.frame().select_columns(&["score"]).map_err(plan_error)?;
     let mut batches = to_domain(execute(rows).await.map_err(plan_error)?);
     let mut scores = Scores::default();
     while let Some(batch) = batches.next().await {

@@ -1,11 +1,12 @@
 //! Reads the corpus of a `mix` stage text by text, for the stages that train on it.
 
 use arrow::array::Array;
-use datafusion::prelude::{DataFrame, col, lit};
+use datafusion::prelude::{col, lit};
 use futures::StreamExt;
 use tokio::sync::mpsc::{Receiver, channel};
 
 use super::columns::{require, text_column};
+use crate::engine::Plan;
 use crate::engine::streams::execute;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -27,11 +28,12 @@ const QUEUE: usize = 256;
 /// The table is no corpus.
 pub async fn documents(
     ctx: &StageContext,
-    corpus: DataFrame,
+    corpus: Plan,
     split: &str,
 ) -> Result<Receiver<Result<Document, StageError>>, StageError> {
     require(ctx, &corpus, "corpus", &["subset", "split", "text"])?;
     let rows = corpus
+        .frame()
         .filter(col("split").eq(lit(split)))
         .and_then(|rows| rows.select_columns(&["subset", "text"]))
         .map_err(|error| ctx.plan_error(&error))?;

@@ -159,7 +159,7 @@ impl DatasetConfig {
     ) -> Result<Figures, StageError> {
         let mut needed: Vec<&str> = subset.columns.iter().map(String::as_str).collect();
         needed.push(&subset.text_column);
-        require(ctx, &table.frame, &subset.stage, &needed)?;
+        require(ctx, &table.plan, &subset.stage, &needed)?;
         let manifest = Manifest::read(source).map_err(|error| ctx.failed(&error))?;
         let manifest = manifest.ok_or_else(|| {
             ctx.input(format!("stage `{}` is not written out", subset.stage))
@@ -185,7 +185,7 @@ impl DatasetConfig {
         };
         let written = tokio::task::spawn_blocking(write).await.map_err(|error| ctx.failed(&error))?;
         written.map_err(|error| ctx.write_error(&error))?;
-        Figures::of(ctx, table.frame.clone(), &subset.text_column).await
+        Figures::of(ctx, table.plan.clone(), &subset.text_column).await
     }
 }
 

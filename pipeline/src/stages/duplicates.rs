@@ -26,8 +26,8 @@ use super::columns::{id_of, require, schema_of};
 use super::{Inputs, Task};
 use crate::durable::WriteError;
 use crate::engine::external_sort::Spill;
-use crate::engine::operator;
 use crate::engine::streams::{BatchStream, execute, from_domain, to_domain};
+use crate::engine::{Plan, operator};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::ledger::RowSink;
@@ -135,7 +135,8 @@ pub fn plan(
     require(ctx, &rows, "rows", &columns.iter().map(String::as_str).collect::<Vec<_>>())?;
     let plan_error = |error| ctx.plan_error(&error);
     let narrow =
-        rows.clone().select(columns.into_iter().map(ident).collect::<Vec<_>>()).map_err(plan_error)?;
+        rows.frame().select(columns.into_iter().map(ident).collect::<Vec<_>>()).map_err(plan_error)?;
+    let narrow = Plan::from(narrow);
     let schema = schema_of(&rows);
     let (first_pass, out_schema) = (Arc::new(first_pass), schema.clone());
     let both = move |rows| {

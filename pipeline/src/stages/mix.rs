@@ -115,8 +115,8 @@ impl Stage for MixConfig {
             let table = inputs.tables("sources").iter().find(|table| table.stage == subset.stage);
             let table =
                 table.ok_or_else(|| ctx.input(format!("stage `{}` leaves no table", subset.stage)))?;
-            require(ctx, &table.frame, &subset.stage, &[&subset.text_column, &subset.id_column])?;
-            let rows = table.frame.clone().select_columns(&[&subset.id_column, &subset.text_column]);
+            require(ctx, &table.plan, &subset.stage, &[&subset.text_column, &subset.id_column])?;
+            let rows = table.plan.frame().select_columns(&[&subset.id_column, &subset.text_column]);
             let rows = rows.map_err(plan_error)?;
             let (subset, name, share, seed) = (subset.clone(), name.clone(), self.heldout_share, self.seed);
             let sink = ctx.ledger.drop_sink();

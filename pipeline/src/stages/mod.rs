@@ -71,7 +71,7 @@ pub use llm_session::LlmSessions;
 
 use crate::assets::Asset;
 use crate::engine::scan::FileSlice;
-use crate::engine::{operator, streams};
+use crate::engine::{Plan, operator, streams};
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -315,7 +315,7 @@ pub struct InputTable {
     /// The upstream stage's name.
     pub stage: String,
     /// Its rows.
-    pub frame: DataFrame,
+    pub plan: Plan,
     /// How many rows it has, when it is written out.
     pub rows: Option<u64>,
 }
@@ -330,9 +330,9 @@ impl Inputs {
     ///
     /// # Errors
     /// The role's stage leaves a folder where a table is needed.
-    pub fn table(&self, ctx: &StageContext, role: &str) -> Result<DataFrame, StageError> {
+    pub fn table(&self, ctx: &StageContext, role: &str) -> Result<Plan, StageError> {
         match self.tables.get(role).and_then(|tables| tables.first()) {
-            Some(table) => Ok(table.frame.clone()),
+            Some(table) => Ok(table.plan.clone()),
             None => Err(ctx.input(format!("input `{role}` must be a stage that leaves a table"))),
         }
     }

@@ -79,9 +79,10 @@ impl Stage for PromptsConfig {
         let there =
             of_units.into_iter().filter(|name| topics.schema().has_column_with_unqualified_name(name));
         let columns: Vec<&str> = columns.into_iter().chain(there).collect();
-        let topics = topics.select_columns(&columns).map_err(plan_error)?;
+        let topics = topics.frame().select_columns(&columns).map_err(plan_error)?;
         let topics = topics.with_column_renamed("topic_id", "topic").map_err(plan_error)?;
-        let seeds = seeds.select_columns(&["topic_id", "rank", "doc_id", "text"]).map_err(plan_error)?;
+        let seeds =
+            seeds.frame().select_columns(&["topic_id", "rank", "doc_id", "text"]).map_err(plan_error)?;
         let rows = topics
             .join(seeds, JoinType::Inner, &["topic"], &["topic_id"], None)
             .and_then(|rows| {

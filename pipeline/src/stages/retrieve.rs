@@ -15,8 +15,8 @@ use serde_json::Value as Json;
 
 use super::columns::require;
 use super::{InputCount, InputRole, InputTable, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
-use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
+use crate::engine::{Plan, operator};
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -116,10 +116,11 @@ impl Stage for RetrieveConfig {
 }
 
 /// The columns of each table of pages that a row carries.
-fn carried(ctx: &StageContext, inputs: &Inputs) -> Result<Vec<DataFrame>, StageError> {
+fn carried(ctx: &StageContext, inputs: &Inputs) -> Result<Vec<Plan>, StageError> {
     let columns = |table: &InputTable| {
-        require(ctx, &table.frame, &table.stage, &PAGE_COLUMNS)?;
-        table.frame.clone().select_columns(&PAGE_COLUMNS).map_err(|error| ctx.plan_error(&error))
+        require(ctx, &table.plan, &table.stage, &PAGE_COLUMNS)?;
+        let pages = table.plan.frame().select_columns(&PAGE_COLUMNS);
+        pages.map(Plan::from).map_err(|error| ctx.plan_error(&error))
     };
     inputs.tables("pages").iter().map(columns).collect()
 }

@@ -85,7 +85,7 @@ pub struct Judged {
 /// The plan cannot be built.
 pub fn judged_rows(
     ctx: &StageContext,
-    rows: DataFrame,
+    rows: impl Into<DataFrame>,
     name: &'static str,
     id_column: &str,
     schema: SchemaRef,

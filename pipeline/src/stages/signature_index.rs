@@ -131,7 +131,7 @@ mod tests {
     fn inputs(ctx: &StageContext, rows: RecordBatch, against: &[&Path]) -> Inputs {
         let count = rows.num_rows() as u64;
         let frame = ctx.session().read_batch(rows).unwrap();
-        let table = InputTable { stage: "rows".into(), frame, rows: Some(count) };
+        let table = InputTable { stage: "rows".into(), plan: frame.into(), rows: Some(count) };
         let folders = against.iter().map(|folder| folder.to_path_buf()).collect();
         Inputs::new(
             BTreeMap::from([("rows".to_owned(), vec![table])]),

@@ -63,7 +63,7 @@ pub async fn plan_many(
     for (role, rows) in roles {
         let count = rows.num_rows() as u64;
         let frame = ctx.session().read_batch(rows.clone()).unwrap();
-        let table = InputTable { stage: (*role).to_owned(), frame, rows: Some(count) };
+        let table = InputTable { stage: (*role).to_owned(), plan: frame.into(), rows: Some(count) };
         tables.entry((*role).to_owned()).or_default().push(table);
     }
     let inputs = Inputs::new(tables, BTreeMap::new());

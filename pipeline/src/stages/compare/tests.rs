@@ -13,7 +13,7 @@ async fn compare(config: &CompareConfig, tables: &[(&str, Json)]) -> Result<Vec<
     let ctx = testing::context();
     let table = |(stage, rows): &(&str, Json)| InputTable {
         stage: (*stage).to_owned(),
-        frame: ctx.session().read_batch(testing::batch(rows.clone())).unwrap(),
+        plan: ctx.session().read_batch(testing::batch(rows.clone())).unwrap().into(),
         rows: None,
     };
     let tables: Vec<InputTable> = tables.iter().map(table).collect();

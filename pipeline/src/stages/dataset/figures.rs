@@ -3,10 +3,11 @@
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{DataType, Int64Type};
 use datafusion::functions_aggregate::expr_fn::{count, sum};
-use datafusion::prelude::{DataFrame, Expr, col, lit};
+use datafusion::prelude::{Expr, col, lit};
 use serde::Serialize;
 
 use super::super::columns::text_column;
+use crate::engine::Plan;
 use crate::engine::streams::collect;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -46,7 +47,7 @@ impl Figures {
     ///
     /// # Errors
     /// The rows cannot be read.
-    pub async fn of(ctx: &StageContext, table: DataFrame, text: &str) -> Result<Self, StageError> {
+    pub async fn of(ctx: &StageContext, table: Plan, text: &str) -> Result<Self, StageError> {
         let whole = |expr: Expr| datafusion::logical_expr::cast(expr, DataType::Int64);
         let name = |name: &str| col(datafusion::common::Column::from_name(name));
         let has = |name: &str| table.schema().has_column_with_unqualified_name(name);
@@ -58,7 +59,7 @@ impl Figures {
             sum(whole(bytes)).alias("bytes"),
             sum(tokens_sum()).alias("tokens"),
         ];
-        let totals = table.clone().aggregate(vec![], sums).map_err(|error| ctx.plan_error(&error))?;
+        let totals = table.frame().aggregate(vec![], sums).map_err(|error| ctx.plan_error(&error))?;
         let totals = collect(totals).await.map_err(|error| ctx.plan_error(&error))?;
         let total = |column: usize| totals.iter().map(|batch| number(batch, column, 0)).sum();
         let mut figures = Self {
@@ -71,7 +72,7 @@ impl Figures {
             let groups = vec![name("audience"), name("format")];
             let sums = vec![count(lit(1)).alias("documents"), sum(tokens_sum()).alias("tokens")];
             let order = vec![name("audience").sort(true, false), name("format").sort(true, false)];
-            let parts = table.aggregate(groups, sums).and_then(|parts| parts.sort(order));
+            let parts = table.frame().aggregate(groups, sums).and_then(|parts| parts.sort(order));
             let parts = parts.map_err(|error| ctx.plan_error(&error))?;
             for batch in collect(parts).await.map_err(|error| ctx.plan_error(&error))? {
                 let texts = |column| text_column(&batch, column).map_err(|error| ctx.failed(&error));

@@ -101,7 +101,7 @@ async fn a_stage_cannot_be_fused_where_rows_would_be_missed_or_read_twice() {
     let ctx = testing::context();
     let frame = ctx.session().read_batch(testing::batch(json!([{"id": "a", "text": "x"}]))).unwrap();
     let inputs = |rows| {
-        let table = super::super::InputTable { stage: "up".into(), frame: frame.clone(), rows };
+        let table = super::super::InputTable { stage: "up".into(), plan: frame.clone().into(), rows };
         Inputs::new(BTreeMap::from([("rows".to_owned(), vec![table])]), BTreeMap::new())
     };
     let task = |slice| Task { name: "t".into(), slice };

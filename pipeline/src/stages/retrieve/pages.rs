@@ -19,8 +19,8 @@ use futures::{StreamExt, TryStreamExt, stream};
 use twox_hash::XxHash64;
 
 use super::super::columns::{schema_of, text_column};
-use crate::engine::operator;
 use crate::engine::streams::{BatchStream, execute, from_domain, to_domain};
+use crate::engine::{Plan, operator};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::ledger::RowSink;
@@ -38,7 +38,7 @@ const ORDER: &str = "__order";
 ///
 /// # Errors
 /// The plan cannot be built.
-pub fn join(ctx: &StageContext, hits: DataFrame, pages: Vec<DataFrame>) -> Result<DataFrame, StageError> {
+pub fn join(ctx: &StageContext, hits: DataFrame, pages: Vec<Plan>) -> Result<DataFrame, StageError> {
     let Some(first) = pages.first() else {
         return Err(ctx.input("input `pages` must be a stage that leaves a table"));
     };
@@ -90,7 +90,7 @@ fn hash_of(id: &str) -> u64 {
 /// All hits, then those pages whose id has the hash of a hit's.
 fn hits_then_pages(
     hits: BatchStream,
-    pages: Vec<DataFrame>,
+    pages: Vec<Plan>,
     of_hits: &SchemaRef,
     mixed: &SchemaRef,
 ) -> BatchStream {
