@@ -7,18 +7,9 @@ use std::path::Path;
 use std::process::Command;
 
 use serde_json::{Value as Json, json};
-use support::{pipeline, reference_run, run, run_folder, tiny};
+use support::{copied_run, pipeline, query, run, run_folder, tiny};
 
 const RAISED: [&str; 2] = ["--set", "stage.generate.max_new_tokens=90"];
-
-/// A copy of the reference run, to be changed.
-fn copied_run() -> tempfile::TempDir {
-    let folder = tempfile::tempdir().unwrap();
-    let copied =
-        Command::new("cp").arg("-r").arg(reference_run().join("cosmopedia_v2")).arg(folder.path()).status();
-    assert!(copied.unwrap().success());
-    folder
-}
 
 fn batch(command: &str, runs: &Path) -> Command {
     let mut program = pipeline();
@@ -74,8 +65,7 @@ fn a_raised_limit_asks_for_the_cut_answers_alone_and_batch_files_bring_them() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     let sql = format!("SELECT count(*) AS n FROM data WHERE completion = '{words}'");
     let generated = run_folder(runs.path()).join("generate");
-    let said = run(pipeline().arg("inspect").arg(generated).args(["--sql", &sql, "--json"]));
-    assert_eq!(serde_json::from_str::<Json>(said.out.trim()).unwrap()["n"], cut - 1);
+    assert_eq!(query(&generated, &sql), [json!({"n": cut - 1})]);
     // The run itself asked for the one that had not come.
     let after = statistics(runs.path());
     let count = |statistics: &Json| statistics["totals"]["answers"].as_u64().unwrap();

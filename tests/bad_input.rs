@@ -7,9 +7,8 @@ mod support;
 use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use support::{Said, pipeline, repository, run};
+use support::{Said, generate_workflow, pipeline, repository, run, serve};
 
 /// Writes a workflow and runs `pipeline <command>` on it in a folder of its own.
 fn on_workflow(command: &str, text: &str) -> (Said, tempfile::TempDir) {
@@ -147,41 +146,6 @@ fn a_foreign_or_broken_onnx_file() {
     );
     let (said, _folder) = on_workflow("run", &text);
     assert_says(&said, 2, &["stage `scored`", "model.onnx"]);
-}
-
-/// A server that answers each request with the same bytes, or stalls.
-fn serve(answer: Option<&'static str>) -> String {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let url = format!("http://{}/v1", listener.local_addr().unwrap());
-    std::thread::spawn(move || {
-        for mut stream in listener.incoming().flatten() {
-            std::thread::spawn(move || {
-                let mut buffer = [0; 65536];
-                // The whole request is small and comes in one piece.
-                let _ = stream.read(&mut buffer);
-                match answer {
-                    Some(answer) => {
-                        let _ = stream.write_all(answer.as_bytes());
-                    }
-                    None => std::thread::sleep(Duration::from_secs(60)),
-                }
-            });
-        }
-    });
-    url
-}
-
-/// Prompts as JSONL, asked of a server at `url`.
-fn generate_workflow(folder: &Path, url: &str) -> String {
-    let path = folder.join("prompts.jsonl");
-    let rows: String =
-        (0..3).map(|i| format!("{{\"prompt_id\": \"q{i}\", \"prompt\": \"Write about {i}.\"}}\n")).collect();
-    std::fs::write(&path, rows).unwrap();
-    format!(
-        "name = \"w\"\n[stage.prompts]\nkind = \"read\"\npaths = [{:?}]\n[stage.generate]\nkind = \"generate\"\ninput = \"prompts\"\nmin_tokens = 0\n\
-         llm = {{ base_urls = [{url:?}], model = \"m\", max_attempts = 2, backoff_seconds = 0.05, request_timeout_seconds = 2.0, down_after_seconds = 1.0 }}\n",
-        path.display().to_string()
-    )
 }
 
 fn ask(answer: Option<&'static str>) -> (Said, tempfile::TempDir, tempfile::TempDir) {

@@ -3,10 +3,8 @@
 
 mod support;
 
-use std::path::Path;
-
 use serde_json::{Value as Json, json};
-use support::{digests, pipeline, run};
+use support::{digests, pipeline, query, run};
 
 /// Pages of forty words each, all different but for the numbers given twice.
 fn pages(numbers: impl IntoIterator<Item = usize>) -> String {
@@ -20,12 +18,6 @@ fn pages(numbers: impl IntoIterator<Item = usize>) -> String {
             .to_string()
     };
     numbers.into_iter().map(page).collect::<Vec<_>>().join("\n")
-}
-
-fn lines(folder: &Path, sql: &str) -> Vec<Json> {
-    let said = run(pipeline().arg("inspect").arg(folder).args(["--sql", sql, "--json"]));
-    assert_eq!(said.code, Some(0), "{}", said.err);
-    said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
 #[test]
@@ -89,9 +81,9 @@ fn a_newer_dump_loses_what_an_older_one_kept() {
     let said = start("old.toml");
     assert_eq!(said.code, Some(0), "{}", said.err);
     let two = runs.join("old/sample/two_dedup");
-    let kept = lines(&two, "SELECT count(*) AS n, min(id) AS first, max(id) AS last FROM data");
+    let kept = query(&two, "SELECT count(*) AS n, min(id) AS first, max(id) AS last FROM data");
     assert_eq!(kept, [json!({"n": 20, "first": "p30", "last": "p49"})]);
-    let lost = lines(&two.join("dropped"), "SELECT id, reason, detail FROM data ORDER BY id");
+    let lost = query(&two.join("dropped"), "SELECT id, reason, detail FROM data ORDER BY id");
     assert_eq!(lost.len(), 11);
     assert_eq!(
         lost[0],
@@ -105,8 +97,8 @@ fn a_newer_dump_loses_what_an_older_one_kept() {
     let said = start("new.toml");
     assert_eq!(said.code, Some(0), "{}", said.err);
     let three = runs.join("new/sample/three_dedup");
-    assert_eq!(lines(&three, "SELECT count(*) AS n FROM data"), [json!({"n": 10})]);
-    let lost = lines(&three.join("dropped"), "SELECT detail FROM data ORDER BY id");
+    assert_eq!(query(&three, "SELECT count(*) AS n FROM data"), [json!({"n": 10})]);
+    let lost = query(&three.join("dropped"), "SELECT detail FROM data ORDER BY id");
     assert_eq!(lost[4]["detail"], "p49 of `two_index` is kept; estimated Jaccard similarity 1.00");
     assert!(start("new.toml").out.contains("nothing to do"));
 }

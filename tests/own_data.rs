@@ -4,7 +4,7 @@
 mod support;
 
 use serde_json::{Value as Json, json};
-use support::{pipeline, run};
+use support::{pipeline, query, run};
 
 /// Pages about a few subjects, numbered from `first`.
 fn pages(first: usize, pages: usize) -> String {
@@ -68,8 +68,7 @@ fn two_dumps_are_searched_as_one_for_the_topics_of_a_table() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     let seeds = runs.join("own/sample/seeds");
     let sql = "SELECT topic_id, doc_id, token_count FROM data ORDER BY topic_id, rank";
-    let said = run(program().arg("inspect").arg(&seeds).args(["--sql", sql, "--json"]));
-    let rows: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows = query(&seeds, sql);
     // Pages 0, 3, …, 18 tell of bread; 3 and 15 are German. Page 9 and 12 stand in one dump only or in
     // both, and count once.
     let topic = &rows.iter().find(|row| row["doc_id"] == "p0").unwrap()["topic_id"];
@@ -79,8 +78,8 @@ fn two_dumps_are_searched_as_one_for_the_topics_of_a_table() {
         .map(|row| row["doc_id"].as_str().unwrap())
         .collect();
     bread.sort_unstable();
-    assert_eq!(bread, ["p0", "p12", "p18", "p6", "p9"], "{}", said.out);
-    assert!(rows.iter().all(|row| row["token_count"].as_i64().unwrap() <= 38), "{}", said.out);
+    assert_eq!(bread, ["p0", "p12", "p18", "p6", "p9"], "{rows:?}");
+    assert!(rows.iter().all(|row| row["token_count"].as_i64().unwrap() <= 38), "{rows:?}");
 
     let index = |stage: &str| runs.join("own/sample").join(stage);
     let found = run(program()
@@ -139,8 +138,7 @@ fn a_raw_dump_is_cleaned_as_fineweb_is() {
         assert_eq!(manifest["dropped"], json!({reason: 1}), "{stage}");
     }
     let sql = "SELECT id, text, language FROM data";
-    let said = run(pipeline().arg("inspect").arg(stages.join("clean")).args(["--sql", sql, "--json"]));
-    let rows: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows = query(&stages.join("clean"), sql);
     let text = GOOD_PAGE.replace("curator@museum.org", "email@example.com");
     assert_eq!(rows, [json!({"id": "good", "text": text, "language": "en"})]);
 }

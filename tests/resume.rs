@@ -4,10 +4,12 @@
 mod support;
 
 use std::path::Path;
-use std::process::Stdio;
-use std::time::Duration;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
 
-use support::{digests, pipeline, reference_run, run, run_folder, tiny};
+use support::{
+    copied_run, digests, generate_workflow, pipeline, reference_run, run, run_folder, serve, tiny,
+};
 
 const KILLS: u32 = 20;
 
@@ -95,14 +97,7 @@ fn a_changed_setting_runs_only_what_depends_on_it() {
 #[test]
 fn a_lost_last_rename_is_made_up_for() {
     // Killed between writing the manifest and the last rename: the folder is still the partial one.
-    let reference = reference_run();
-    let folder = tempfile::tempdir().unwrap();
-    let copied = std::process::Command::new("cp")
-        .arg("-r")
-        .arg(reference.join("cosmopedia_v2"))
-        .arg(folder.path())
-        .status();
-    assert!(copied.unwrap().success());
+    let folder = copied_run();
     let run_folder = run_folder(folder.path());
     let manifest: serde_json::Value =
         serde_json::from_slice(&std::fs::read(run_folder.join("dataset/manifest.json")).unwrap()).unwrap();
@@ -112,4 +107,61 @@ fn a_lost_last_rename_is_made_up_for() {
     let said = run(pipeline().args(tiny(folder.path())));
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert!(run_folder.join("dataset/README.md").exists() && !partial.exists());
+}
+
+#[cfg(unix)]
+fn press_ctrl_c(child: &Child) {
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+}
+
+/// Waits until it holds.
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_finishes_what_is_in_flight_and_the_run_goes_on_later() {
+    let reference = reference_run();
+    let folder = tempfile::tempdir().unwrap();
+    let mut child =
+        pipeline().args(tiny(folder.path())).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    let seeds = run_folder(folder.path()).join("seeds/manifest.json");
+    wait_for("the seeds do not come", || seeds.exists());
+    press_ctrl_c(&child);
+    let status = child.wait().unwrap();
+    let said = std::io::read_to_string(child.stderr.take().unwrap()).unwrap();
+    assert_eq!(status.code(), Some(1), "{said}");
+    assert!(said.contains("press Ctrl-C again"), "{said}");
+    assert!(!run_folder(folder.path()).join("dataset").exists());
+    let said = run(pipeline().args(tiny(folder.path())));
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+    same_bytes(&reference, folder.path());
+}
+
+#[cfg(unix)]
+#[test]
+fn a_second_ctrl_c_stops_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    // The server does not answer, and the client would wait for it.
+    let text = generate_workflow(folder.path(), &serve(None)).replace("= 2.0", "= 60.0");
+    let workflow = folder.path().join("w.toml");
+    std::fs::write(&workflow, text).unwrap();
+    let mut program = pipeline();
+    let program = program.arg("run").arg(workflow).arg("--runs").arg(folder.path());
+    let mut child = program.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let prompts = folder.path().join("w/sample/prompts/manifest.json");
+    wait_for("the prompts are not read", || prompts.exists());
+    std::thread::sleep(Duration::from_millis(300));
+    press_ctrl_c(&child);
+    std::thread::sleep(Duration::from_millis(500));
+    assert!(child.try_wait().unwrap().is_none(), "it does not wait for what is in flight");
+    press_ctrl_c(&child);
+    let pressed = Instant::now();
+    assert_eq!(child.wait().unwrap().code(), Some(1));
+    assert!(pressed.elapsed() < Duration::from_secs(20), "it waits for a server that does not answer");
 }

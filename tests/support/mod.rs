@@ -4,8 +4,11 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::{Read, Write};
+use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::time::Duration;
 
 /// The repository's folder.
 pub fn repository() -> PathBuf {
@@ -71,6 +74,57 @@ pub fn reference_run() -> PathBuf {
 /// The folder of the tiny profile's run.
 pub fn run_folder(runs: &Path) -> PathBuf {
     runs.join("cosmopedia_v2").join("tiny")
+}
+
+/// A copy of the reference run, to be changed.
+pub fn copied_run() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let copied =
+        Command::new("cp").arg("-r").arg(reference_run().join("cosmopedia_v2")).arg(folder.path()).status();
+    assert!(copied.unwrap().success());
+    folder
+}
+
+/// The answer of `inspect --sql` over a table.
+pub fn query(table: &Path, sql: &str) -> Vec<serde_json::Value> {
+    let said = run(pipeline().arg("inspect").arg(table).args(["--sql", sql, "--json"]));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// A server that answers each request with the same bytes, or stalls.
+pub fn serve(answer: Option<&'static str>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}/v1", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            std::thread::spawn(move || {
+                let mut buffer = [0; 65536];
+                // The whole request is small and comes in one piece.
+                let _ = stream.read(&mut buffer);
+                match answer {
+                    Some(answer) => {
+                        let _ = stream.write_all(answer.as_bytes());
+                    }
+                    None => std::thread::sleep(Duration::from_secs(60)),
+                }
+            });
+        }
+    });
+    url
+}
+
+/// Prompts as JSONL, asked of a server at `url`.
+pub fn generate_workflow(folder: &Path, url: &str) -> String {
+    let path = folder.join("prompts.jsonl");
+    let rows: String =
+        (0..3).map(|i| format!("{{\"prompt_id\": \"q{i}\", \"prompt\": \"Write about {i}.\"}}\n")).collect();
+    std::fs::write(&path, rows).unwrap();
+    format!(
+        "name = \"w\"\n[stage.prompts]\nkind = \"read\"\npaths = [{:?}]\n[stage.generate]\nkind = \"generate\"\ninput = \"prompts\"\nmin_tokens = 0\n\
+         llm = {{ base_urls = [{url:?}], model = \"m\", max_attempts = 2, backoff_seconds = 0.05, request_timeout_seconds = 2.0, down_after_seconds = 1.0 }}\n",
+        path.display().to_string()
+    )
 }
 
 /// Every file under a folder with its digest, by path.

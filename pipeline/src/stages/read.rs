@@ -1,6 +1,7 @@
 //! `read`: rows from files: Parquet, JSONL, CSV, Arrow IPC, WARC and WET. A module a format.
 
 mod arrow_ipc;
+mod batches;
 mod compressed;
 mod csv;
 mod json_lines;

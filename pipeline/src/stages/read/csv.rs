@@ -11,6 +11,7 @@ use arrow::error::ArrowError;
 use csv::{Reader, ReaderBuilder, StringRecord};
 
 use super::INFERENCE_ROWS;
+use super::batches::{Filled, batches};
 use super::compressed::{in_file, open};
 use crate::engine::BATCH_ROWS;
 use crate::runner::ledger::RowSink;
@@ -79,54 +80,37 @@ pub fn rows(
     schema: SchemaRef,
     sink: RowSink,
 ) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
-    let mut records = None;
-    let mut finished = false;
-    std::iter::from_fn(move || {
-        if finished {
-            return None;
-        }
-        let result = (|| {
-            let records = match &mut records {
-                Some(records) => records,
-                slot => slot.insert(reader(&path)?.into_records()),
-            };
-            let mut lines = Vec::with_capacity(BATCH_ROWS);
-            let mut columns: Vec<StringBuilder> =
-                schema.fields().iter().map(|_| StringBuilder::new()).collect();
-            while lines.len() < BATCH_ROWS {
-                let Some(record) = records.next() else {
-                    finished = true;
-                    break;
-                };
-                match record {
-                    Ok(row) => {
-                        let line = row.position().map_or(0, csv::Position::line);
-                        if row.len() != columns.len() {
-                            let detail = format!("{} fields, not {}", row.len(), columns.len());
-                            sink(
-                                format!("{}:{line}", path.display()),
-                                "wrong_number_of_fields".to_owned(),
-                                detail,
-                            );
-                            continue;
-                        }
-                        lines.push(line);
-                        for (column, field) in columns.iter_mut().zip(&row) {
-                            column.append_option((!field.is_empty()).then_some(field));
-                        }
-                    }
-                    Err(error) => set_aside_or_fail(error, &path, &sink)?,
+    let file = path.clone();
+    let open = move || Ok(reader(&file)?.into_records());
+    batches(open, move |records| {
+        let mut lines = Vec::with_capacity(BATCH_ROWS);
+        let mut columns: Vec<StringBuilder> = schema.fields().iter().map(|_| StringBuilder::new()).collect();
+        let mut more = true;
+        while lines.len() < BATCH_ROWS {
+            let row = match records.next() {
+                Some(Ok(row)) => row,
+                Some(Err(error)) => {
+                    set_aside_or_fail(error, &path, &sink)?;
+                    continue;
                 }
+                None => {
+                    more = false;
+                    break;
+                }
+            };
+            let line = row.position().map_or(0, csv::Position::line);
+            if row.len() != columns.len() {
+                let place = format!("{}:{line}", path.display());
+                let detail = format!("{} fields, not {}", row.len(), columns.len());
+                sink(place, "wrong_number_of_fields".to_owned(), detail);
+                continue;
             }
-            typed(&schema, columns, &lines, &path, &sink)
-        })();
-        match result {
-            Ok(batch) if finished && batch.num_rows() == 0 => None,
-            other => {
-                finished |= other.is_err();
-                Some(other)
+            lines.push(line);
+            for (column, field) in columns.iter_mut().zip(&row) {
+                column.append_option((!field.is_empty()).then_some(field));
             }
         }
+        Ok(Filled { batch: typed(&schema, columns, &lines, &path, &sink)?, more })
     })
 }
 

@@ -1,17 +1,19 @@
 //! JSON lines: one object a line, plain, gzipped or zstd-compressed.
 
+use std::collections::BTreeSet;
 use std::io::BufRead;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{Schema, SchemaRef};
 use arrow::error::ArrowError;
 use arrow::json::ReaderBuilder;
 use arrow::json::reader::infer_json_schema_from_iterator;
 use serde_json::Value as Json;
 
 use super::INFERENCE_ROWS;
+use super::batches::{Filled, batches};
 use super::compressed::{in_file, open};
 use crate::engine::BATCH_ROWS;
 use crate::runner::ledger::RowSink;
@@ -57,43 +59,46 @@ pub fn rows(
     schema: SchemaRef,
     sink: RowSink,
 ) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
-    let mut lines = None;
     let mut number = 0_u64;
-    let mut finished = false;
-    std::iter::from_fn(move || {
-        if finished {
-            return None;
-        }
-        let result = (|| {
-            let lines = match &mut lines {
-                Some(lines) => lines,
-                slot => slot.insert(open(&path).map_err(in_file(&path))?.split(b'\n')),
+    let mut left_out = BTreeSet::new();
+    let file = path.clone();
+    let open = move || Ok(open(&file).map_err(in_file(&file))?.split(b'\n'));
+    batches(open, move |lines| {
+        let mut rows = Vec::with_capacity(BATCH_ROWS);
+        let mut more = true;
+        while rows.len() < BATCH_ROWS {
+            let Some(line) = lines.next() else {
+                more = false;
+                break;
             };
-            let mut rows = Vec::with_capacity(BATCH_ROWS);
-            while rows.len() < BATCH_ROWS {
-                let Some(line) = lines.next() else {
-                    finished = true;
-                    break;
-                };
-                number += 1;
-                match parse_line(&line.map_err(in_file(&path))?) {
-                    Ok(Some(row)) => rows.push((number, row)),
-                    Ok(None) => {}
-                    Err((reason, detail)) => {
-                        sink(format!("{}:{number}", path.display()), reason.to_owned(), detail)
-                    }
+            number += 1;
+            match parse_line(&line.map_err(in_file(&path))?) {
+                Ok(Some(row)) => {
+                    warn_of_new_columns(&row, &schema, &mut left_out, &path, number);
+                    rows.push((number, row));
+                }
+                Ok(None) => {}
+                Err((reason, detail)) => {
+                    sink(format!("{}:{number}", path.display()), reason.to_owned(), detail)
                 }
             }
-            decode(&schema, &rows, &path, &sink)
-        })();
-        match result {
-            Ok(batch) if finished && batch.num_rows() == 0 => None,
-            other => {
-                finished |= other.is_err();
-                Some(other)
-            }
         }
+        Ok(Filled { batch: decode(&schema, &rows, &path, &sink)?, more })
     })
+}
+
+/// Says once for each column that the first lines do not have that it is left out.
+fn warn_of_new_columns(row: &Json, schema: &Schema, left_out: &mut BTreeSet<String>, path: &Path, line: u64) {
+    let names = row.as_object().into_iter().flat_map(|row| row.keys());
+    for name in names.filter(|name| schema.index_of(name).is_err()) {
+        if left_out.insert(name.clone()) {
+            tracing::warn!(
+                "{}:{line}: column `{name}` is not in the first {INFERENCE_ROWS} lines, and is left out; \
+                 put a line with all columns first",
+                path.display()
+            );
+        }
+    }
 }
 
 /// Decodes rows at once; when one has a wrong type, row by row to find which.

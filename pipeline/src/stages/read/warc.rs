@@ -15,6 +15,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use self::record::{Record, Records};
+use super::batches::{Filled, batches};
 use super::compressed::in_file;
 use crate::engine::BATCH_ROWS;
 use crate::runner::ledger::RowSink;
@@ -47,41 +48,26 @@ pub fn schema() -> SchemaRef {
 
 /// The pages of a file in batches.
 pub fn rows(path: PathBuf, sinks: Sinks) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
-    let mut records = None;
-    let mut finished = false;
     let dump = dump_of(&path);
-    std::iter::from_fn(move || {
-        if finished {
-            return None;
-        }
-        let result = (|| {
-            let records = match &mut records {
-                Some(records) => records,
-                slot => slot.insert(Records::open(&path).map_err(in_file(&path))?),
-            };
-            let mut batch = Batch::default();
-            while batch.rows < BATCH_ROWS && batch.bytes < BATCH_BYTES {
-                match records.next_record().map_err(in_file(&path))? {
-                    None => {
-                        finished = true;
-                        break;
-                    }
-                    Some(Ok(record)) => batch.add(record, dump.as_deref(), &path, &sinks),
-                    Some(Err(damage)) => {
-                        let id = format!("{}:{}", path.display(), damage.offset);
-                        (sinks.damaged)(id, "damaged_record".to_owned(), damage.what);
-                    }
+    let file = path.clone();
+    let open = move || Records::open(&file).map_err(in_file(&file));
+    batches(open, move |records| {
+        let mut batch = Batch::default();
+        let mut more = true;
+        while batch.rows < BATCH_ROWS && batch.bytes < BATCH_BYTES {
+            match records.next_record().map_err(in_file(&path))? {
+                None => {
+                    more = false;
+                    break;
+                }
+                Some(Ok(record)) => batch.add(record, dump.as_deref(), &path, &sinks),
+                Some(Err(damage)) => {
+                    let id = format!("{}:{}", path.display(), damage.offset);
+                    (sinks.damaged)(id, "damaged_record".to_owned(), damage.what);
                 }
             }
-            batch.finish()
-        })();
-        match result {
-            Ok(batch) if finished && batch.num_rows() == 0 => None,
-            other => {
-                finished |= other.is_err();
-                Some(other)
-            }
         }
+        Ok(Filled { batch: batch.finish()?, more })
     })
 }
 
