@@ -6,10 +6,16 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run test parity setup build assets bench bench-search bench-dedup lint schema clean
+.PHONY: run corpus test parity setup build assets bench bench-search bench-dedup lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
+
+# The three datasets of the SmolLM-Corpus, and their mixture.
+corpus: run
+	$(PIPELINE) run workflows/fineweb_edu.toml
+	$(PIPELINE) run workflows/python_edu.toml
+	$(PIPELINE) run workflows/smollm_corpus.toml
 
 test: build assets
 	$(CARGO) fmt --all --check

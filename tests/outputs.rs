@@ -5,7 +5,8 @@ mod support;
 
 use std::process::Stdio;
 
-use support::{pipeline, reference_run, repository, run, run_folder};
+use serde_json::{Value as Json, json};
+use support::{pipeline, reference_run, repository, run, run_folder, tiny};
 
 #[test]
 fn every_stage_leaves_something_to_look_at() {
@@ -192,4 +193,29 @@ fn a_dry_run_writes_nothing() {
     assert!(said.out.contains("├─") && said.out.contains("have never run"), "{}", said.out);
     let files = support::digests(folder.path());
     assert!(files.is_empty(), "{files:?}");
+}
+
+#[test]
+fn two_runs_are_compared_by_their_settings_and_rows() {
+    let (first, second) = (reference_run(), support::copied_run());
+    let mut again = pipeline();
+    again.args(tiny(second.path())).args(["--set", "stage.code_dedup.buckets=2", "--until", "code_dedup"]);
+    let said = run(&mut again);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let runs = [run_folder(&first), run_folder(second.path())];
+    let said = run(pipeline().arg("diff").args(&runs).arg("--json"));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let stages: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |name: &str| stages.iter().find(|stage| stage["stage"] == name).unwrap();
+    assert_eq!(of("pages")["state"], "same");
+    let dedup = of("code_dedup");
+    assert_eq!(dedup["settings"]["buckets"], json!([14, 2]), "{dedup}");
+    let [before, after] = [0, 1].map(|run| dedup["rows"][run].as_u64().unwrap());
+    let count = |what: &str| dedup["changes"][what]["rows"].as_u64().unwrap();
+    assert_eq!(before + count("added") - count("removed"), after, "{dedup}");
+    let text = run(pipeline().arg("diff").args(&runs));
+    assert!(text.out.contains("setting  buckets: 14 → 2"), "{}", text.out);
+    let said = run(pipeline().arg("diff").arg(&runs[0]).arg(second.path()));
+    assert_eq!(said.code, Some(2));
+    assert!(said.err.contains("is not the folder of a run"), "{}", said.err);
 }

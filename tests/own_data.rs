@@ -142,3 +142,40 @@ fn a_raw_dump_is_cleaned_as_fineweb_is() {
     let text = GOOD_PAGE.replace("curator@museum.org", "email@example.com");
     assert_eq!(rows, [json!({"id": "good", "text": text, "language": "en"})]);
 }
+
+/// An HTTP response as a record of a WARC file.
+fn record(number: usize, mime_type: &str, body: &str) -> String {
+    let http = format!("HTTP/1.1 200 OK\r\nContent-Type: {mime_type}\r\n\r\n{body}");
+    format!(
+        "WARC/1.0\r\nWARC-Type: response\r\nWARC-Record-ID: <urn:uuid:{number}>\r\n\
+         WARC-Target-URI: https://example.com/{number}\r\nContent-Type: application/http; msgtype=response\r\n\
+         Content-Length: {}\r\n\r\n{http}\r\n\r\n",
+        http.len()
+    )
+}
+
+#[test]
+fn a_crawl_becomes_clean_text() {
+    let folder = tempfile::tempdir().unwrap();
+    let paragraphs: String = GOOD_PAGE.lines().map(|line| format!("<p>{line}</p>")).collect();
+    let page = |main: &str| {
+        format!(
+            "<html><head><title>x</title></head><body><nav><a href='/'>Home</a><a href='/b'>Shop</a></nav>\
+             <article>{main}</article><footer>All rights reserved by us and our partners.</footer></body></html>"
+        )
+    };
+    let crawl = [
+        record(1, "text/html; charset=utf-8", &page(&paragraphs)),
+        record(2, "image/png", "no page"),
+        record(3, "text/html", &page("<p>Short.</p>")),
+    ];
+    let crawl_path = folder.path().join("crawl.warc");
+    std::fs::write(&crawl_path, crawl.concat()).unwrap();
+    let mut program = pipeline();
+    program.env("DUMP", &crawl_path).arg("run").arg(support::repository().join("workflows/fineweb.toml"));
+    let said = run(program.args(["--profile", "warc", "--runs"]).arg(folder.path()));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let rows = query(&folder.path().join("fineweb/warc/clean"), "SELECT id, text FROM data");
+    let text = GOOD_PAGE.replace("curator@museum.org", "email@example.com");
+    assert_eq!(rows, [json!({"id": "<urn:uuid:1>", "text": text})]);
+}

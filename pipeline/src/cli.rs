@@ -1,8 +1,12 @@
 //! The command line.
 
+mod language_models;
+
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+
+pub use language_models::{AnswersCommand, BatchCommand, BatchTarget, LlmCommand, PromptsCommand, ServeArgs};
 
 use crate::units;
 use crate::workflow::Overrides;
@@ -48,6 +52,11 @@ pub enum Command {
         /// The document's id (or topic, prompt or blob id).
         id: String,
     },
+    /// Compare two runs: settings, rows added, removed and changed, what was dropped, how values are
+    /// distributed.
+    Diff(DiffArgs),
+    /// Upload a run's dataset to the Hugging Face hub.
+    Publish(PublishArgs),
     /// Search indexes of pages, and show the part of each page that matches.
     Search(SearchArgs),
     /// Train a classifier's regression head.
@@ -65,6 +74,40 @@ pub enum Command {
     /// Ask prompts by way of OpenAI batch files instead of a server.
     #[command(subcommand)]
     Batch(BatchCommand),
+}
+
+/// Two runs to compare.
+#[derive(Debug, Args)]
+pub struct DiffArgs {
+    /// The first run's folder, for example runs/cosmopedia_v2/sample.
+    pub first: PathBuf,
+    /// The second run's folder.
+    pub second: PathBuf,
+    /// Columns that do not make rows different. May be repeated.
+    #[arg(long, value_name = "COLUMN", default_values = ["latency_ms"])]
+    pub ignore: Vec<String>,
+    /// A line of JSON a stage.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A dataset and its repository. The token is HF_TOKEN, or the one that `hf auth login` left; the hub is
+/// HF_ENDPOINT, or huggingface.co.
+#[derive(Debug, Args)]
+pub struct PublishArgs {
+    /// The run's folder, for example runs/cosmopedia_v2/sample, or the folder of its `dataset` stage.
+    pub run: PathBuf,
+    /// The repository: <owner>/<name>. It is made when it is not there; no file in it is deleted.
+    pub repository: String,
+    /// The branch.
+    #[arg(long, default_value = "main")]
+    pub revision: String,
+    /// Make the repository private, when it is made.
+    #[arg(long)]
+    pub private: bool,
+    /// Show what would be sent.
+    #[arg(long)]
+    pub dry_run: bool,
 }
 
 /// A free query.
@@ -253,174 +296,6 @@ pub enum ClassifierCommand {
         /// Check the inputs, and write nothing.
         #[arg(long)]
         dry_run: bool,
-    },
-}
-
-/// `pipeline prompts …`
-#[derive(Debug, Subcommand)]
-pub enum PromptsCommand {
-    /// Print the finished prompts of a workflow that has run up to its `prompts` stage.
-    Preview {
-        /// The run's folder, for example runs/cosmopedia_v2/sample.
-        run: PathBuf,
-        /// Only prompts of this topic (id or a part of it).
-        #[arg(long)]
-        topic: Option<String>,
-        /// Only prompts of this style.
-        #[arg(long)]
-        style: Option<String>,
-        /// How many to print.
-        #[arg(short, default_value_t = 1)]
-        n: usize,
-    },
-    /// Render every template on edge cases, and find unused and unknown variables.
-    Lint {
-        /// A folder of own templates; the built-in ones are always checked.
-        #[arg(long, alias = "templates")]
-        templates_dir: Option<PathBuf>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
-    /// List the templates: audience, format, share, and the part of a share each takes.
-    List {
-        /// A folder of own templates, laid over the built-in ones.
-        #[arg(long)]
-        templates_dir: Option<PathBuf>,
-    },
-    /// Show what became of a run's generated texts, by audience and format.
-    Statistics {
-        /// The run's folder, for example runs/cosmopedia_v2/sample.
-        run: PathBuf,
-        /// The name of its `generate` stage.
-        #[arg(long, default_value = "generate")]
-        generate: String,
-        /// The name of its `clean` stage.
-        #[arg(long, default_value = "clean")]
-        clean: String,
-        /// Print JSON, with the histograms of lengths.
-        #[arg(long)]
-        json: bool,
-    },
-}
-
-/// `pipeline llm …`
-#[derive(Debug, Subcommand)]
-pub enum LlmCommand {
-    /// Answer OpenAI's chat and completion requests with a model that runs here.
-    Serve(ServeArgs),
-}
-
-/// Arguments of `llm serve`.
-#[derive(Debug, Args)]
-pub struct ServeArgs {
-    /// `embedded` for SmolLM2-135M-Instruct, or the path of a GGUF file with a SmolLM model.
-    pub model: String,
-    /// The address to listen at.
-    #[arg(long, default_value = "127.0.0.1")]
-    pub host: String,
-    /// The port; 0 takes a free one, which is printed.
-    #[arg(long, default_value_t = 8080)]
-    pub port: u16,
-    /// Requests that are answered or wait at the same time; further ones get status 503.
-    #[arg(long, default_value_t = 64, value_parser = parse_count)]
-    pub max_in_flight: usize,
-    /// The environment variable that holds the key which clients must show.
-    #[arg(long, value_name = "VARIABLE")]
-    pub api_key_env: Option<String>,
-    /// CPU threads to use; all of them by default.
-    #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
-    pub threads: usize,
-}
-
-fn parse_count(text: &str) -> Result<usize, String> {
-    match text.parse() {
-        Ok(count @ 1..=1_000_000) => Ok(count),
-        _ => Err(format!("`{text}` is not a number from 1 to 1000000")),
-    }
-}
-
-/// `pipeline answers …`
-#[derive(Debug, Subcommand)]
-pub enum AnswersCommand {
-    /// Count answers, tokens, models and what compaction would drop.
-    Stats {
-        /// A run's folder, one of its stages, or a log's folder.
-        path: PathBuf,
-        /// Print a JSON line for each log.
-        #[arg(long)]
-        json: bool,
-    },
-    /// Write the answers that count as JSON lines.
-    Export {
-        /// A run's folder, one of its stages, or a log's folder.
-        path: PathBuf,
-        /// The file to write; standard output when left out.
-        #[arg(long, short)]
-        output: Option<PathBuf>,
-        /// Say what would be written, and write nothing.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Drop the records that better answers took the place of.
-    Compact {
-        /// A run's folder, one of its stages, or a log's folder.
-        path: PathBuf,
-        /// Say what would be dropped, and write nothing.
-        #[arg(long)]
-        dry_run: bool,
-    },
-}
-
-/// Which stage's prompts a batch is about.
-#[derive(Debug, Args)]
-pub struct BatchTarget {
-    /// The workflow.
-    #[command(flatten)]
-    pub workflow: WorkflowArgs,
-    /// The stage of the kind `generate`; may be left out where there is one.
-    #[arg(long)]
-    pub stage: Option<String>,
-    /// The resources.
-    #[command(flatten)]
-    pub resources: ResourceArgs,
-}
-
-/// `pipeline batch …`
-#[derive(Debug, Subcommand)]
-pub enum BatchCommand {
-    /// Write the requests that the answer log has no answer to as batch files.
-    Export {
-        /// The stage.
-        #[command(flatten)]
-        target: BatchTarget,
-        /// The folder to make for the files.
-        #[arg(long, short)]
-        output: PathBuf,
-        /// Requests in one file at most.
-        #[arg(long, default_value_t = 50_000)]
-        max_requests: u64,
-        /// Size of one file at most.
-        #[arg(long, default_value = "200MB", value_parser = units::parse_bytes)]
-        max_bytes: u64,
-        /// Say what would be written, and write no file.
-        #[arg(long)]
-        dry_run: bool,
-    },
-    /// Take the answers of batch files into the answer log; in any order, any number of times.
-    Import {
-        /// The stage.
-        #[command(flatten)]
-        target: BatchTarget,
-        /// The files of answers.
-        #[arg(long, required = true, num_args = 1..)]
-        answers: Vec<PathBuf>,
-        /// Say what would be taken, and take nothing.
-        #[arg(long)]
-        dry_run: bool,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
     },
 }
 

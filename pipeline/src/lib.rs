@@ -14,6 +14,7 @@ pub mod forecast;
 pub mod inspect;
 pub mod llm_server;
 pub mod manifest;
+pub mod publish;
 pub mod report;
 pub mod runner;
 pub mod sample;

@@ -5,6 +5,8 @@
 //! (`src/datatrove/pipeline/filters/`, `formatters/pii.py`), so that the decisions are the same.
 
 mod c4_quality;
+mod code_quality;
+mod extract;
 mod fineweb_quality;
 mod gopher_quality;
 mod gopher_repetition;
@@ -16,6 +18,8 @@ use std::borrow::Cow;
 use std::fmt::Display;
 
 pub use c4_quality::{C4Quality, Unit};
+pub use code_quality::CodeQuality;
+pub use extract::ExtractText;
 pub use fineweb_quality::FinewebQuality;
 pub use gopher_quality::GopherQuality;
 pub use gopher_repetition::GopherRepetition;

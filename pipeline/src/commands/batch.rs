@@ -138,8 +138,8 @@ impl Opened {
         let mut seen = HashSet::new();
         for slice in inputs.shards(node, "prompts").map_err(failed)? {
             let tables = inputs.resolve(node, Some(vec![slice])).await.map_err(failed)?;
-            let frame = tables.table(&inputs.ctx, "prompts").map_err(failed)?;
-            let frame = frame.select_columns(&["prompt_id", "prompt"]).map_err(Failure::run)?;
+            let prompts = tables.table(&inputs.ctx, "prompts").map_err(failed)?;
+            let frame = prompts.frame().select_columns(&["prompt_id", "prompt"]).map_err(Failure::run)?;
             let mut batches = execute(frame).await.map_err(Failure::run)?;
             while let Some(batch) = batches.next().await {
                 let batch = batch.map_err(Failure::run)?;

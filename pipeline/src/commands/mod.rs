@@ -6,10 +6,12 @@ mod batch;
 mod check;
 mod classifier;
 mod describe;
+mod diff;
 mod inspect;
 mod llm;
 mod plan;
 mod prompts;
+mod publish;
 mod run;
 mod search;
 mod trace;
@@ -75,6 +77,8 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Assets(command) => assets::assets(&command),
         Command::Inspect(args) => inspect::inspect(&args),
         Command::Trace { run, id } => trace::trace(&run, &id),
+        Command::Diff(args) => diff::run(&args),
+        Command::Publish(args) => publish::run(&args),
         Command::Search(args) => search::search(&args),
         Command::Classifier(command) => classifier::classifier(&command),
         Command::Prompts(command) => prompts::prompts(&command),

@@ -26,7 +26,8 @@ use url::Url;
 use super::scan::FileSlice;
 use super::source::wildcard;
 
-const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
+/// The hub where `HF_ENDPOINT` names no other.
+pub const DEFAULT_ENDPOINT: &str = "https://huggingface.co";
 /// Attempts of a request that failed for a reason that may pass.
 const ATTEMPTS: u32 = 5;
 
@@ -254,7 +255,7 @@ impl Hub {
 }
 
 /// The URL of the next page in a `Link` header.
-fn next_page(link: &str) -> Option<String> {
+pub fn next_page(link: &str) -> Option<String> {
     link.split(',').find(|part| part.contains("rel=\"next\"")).and_then(|part| {
         let start = part.find('<')? + 1;
         let end = part.find('>')?;

@@ -1,6 +1,9 @@
 //! Looking into outputs: which files a path holds, their figures, and the way of one document.
 
+pub mod diff;
+pub mod distribution;
 pub mod generated;
+pub mod rows_diff;
 pub mod trace;
 
 use std::path::{Path, PathBuf};

@@ -17,7 +17,7 @@ use crate::manifest::Manifest;
 use crate::runner::inputs::schema_of;
 
 /// Columns that identify a row, or the row it was made from.
-const ID_COLUMNS: &[&str] = &["id", "doc_id", "seed_doc_id", "prompt_id", "topic_id", "blob_id"];
+pub const ID_COLUMNS: [&str; 6] = ["id", "doc_id", "seed_doc_id", "prompt_id", "topic_id", "blob_id"];
 
 /// Rows of one output that are shown.
 const SHOWN_ROWS: usize = 20;

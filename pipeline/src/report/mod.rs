@@ -3,9 +3,11 @@
 mod clusters;
 mod duplicates;
 mod generated;
+mod mixture;
 mod outputs;
 mod plot;
 mod samples;
+mod scores;
 mod topics;
 
 use std::fmt::Write;
@@ -107,7 +109,7 @@ async fn write_stage(
     }
     match kind {
         "topics" => histogram(page, outputs, &node.id, "top_category", "Topics by top category").await,
-        "score" => histogram(page, outputs, &node.id, "int_score", "Pages by educational score").await,
+        "score" => scores::write(page, outputs, node).await?,
         "retrieve" => {
             histogram(page, outputs, &node.id, "matched", "Pages by the query that found them").await;
             topics::write(page, outputs, node).await?;
@@ -120,7 +122,7 @@ async fn write_stage(
             histogram(page, outputs, &node.id, "style", "Prompts by style").await;
         }
         "generate" => histogram(page, outputs, &node.id, "finish_reason", "Answers by their end").await,
-        "mix" => histogram(page, outputs, &node.id, "subset", "Documents by subset").await,
+        "mix" => mixture::write(page, outputs, node).await?,
         "pretrain" => loss_curve(page, folder),
         _ => {}
     }

@@ -4,6 +4,7 @@
 //! `decontaminate.py`, after Phi-1.
 
 pub mod benchmark;
+pub mod format;
 pub mod index;
 pub mod matching;
 
@@ -36,7 +37,8 @@ use crate::engine::streams::{from_domain, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::ledger::RowSink;
-use benchmark::{BenchmarkError, Format};
+use benchmark::BenchmarkError;
+use format::Format;
 use index::{BenchmarkIndex, Contamination};
 
 /// The registry's entry.
@@ -88,13 +90,14 @@ pub struct DecontaminateConfig {
 pub struct BenchmarkConfig {
     /// Its name in snake case, as it stands in the reason of a dropped row.
     pub name: String,
-    /// The file: JSON lines, plain or gzipped. Either this or `asset`.
+    /// The file: Parquet, or JSON lines, plain or gzipped. Either this or `asset`.
     #[serde(default)]
     pub path: Option<PathBuf>,
     /// The name of an asset of this program that is the file. Either this or `path`.
     #[serde(default)]
     pub asset: Option<String>,
-    /// What the lines hold: `"humaneval"`, `"gsm8k"`, `"piqa"`, `"ifeval"`, or
+    /// What the file holds: `"mmlu"`, `"hellaswag"`, `"piqa"`, `"siqa"`, `"winogrande"`, `"openbookqa"`,
+    /// `"arc"`, `"commonsense_qa"`, `"humaneval"`, `"gsm8k"`, `"ifeval"` as published on the Hub, or
     /// `{ fields = { texts = [["question", "choices"]], id = "key" } }`.
     pub format: Format,
 }
@@ -128,7 +131,7 @@ fn benchmark_file(ctx: &StageContext, benchmark: &BenchmarkConfig) -> Result<Pat
         },
         _ => Err(ctx
             .input(format!("benchmark `{}` needs either `path` or `asset`", benchmark.name))
-            .help("`path` names a file of JSON lines, `asset` one that this program fetches")),
+            .help("`path` names a file of Parquet or JSON lines, `asset` one that this program fetches")),
     }
 }
 

@@ -92,7 +92,7 @@ impl Stage for IndexConfig {
             .into_iter()
             .filter(|name| pages.schema().fields().iter().any(|field| field.name() == name))
             .collect();
-        let pages = pages.select_columns(&have).map_err(|error| ctx.plan_error(&error))?;
+        let pages = pages.frame().select_columns(&have).map_err(|error| ctx.plan_error(&error))?;
         let stream = execute(pages).await.map_err(|error| ctx.plan_error(&error))?;
         let (sink, progress) = (ctx.ledger.drop_sink(), ctx.progress.clone());
         let counted = futures::StreamExt::inspect(to_domain(stream), move |batch| {

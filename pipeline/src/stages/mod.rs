@@ -9,6 +9,7 @@ mod c4_quality;
 mod clean;
 mod cluster;
 mod cluster_topics;
+mod code_quality;
 mod columns;
 mod compare;
 mod corpus;
@@ -19,6 +20,7 @@ mod embed;
 mod evaluate;
 mod exact_dedup;
 mod export;
+mod extract;
 mod filter;
 mod fineweb_quality;
 mod generate;
@@ -26,6 +28,7 @@ mod gopher_quality;
 mod gopher_repetition;
 mod index;
 mod language;
+mod license;
 pub(crate) mod llm;
 mod llm_session;
 pub mod minhash;
@@ -80,12 +83,15 @@ use crate::runner::error::StageError;
 pub static STAGES: &[StageKind] = &[
     read::KIND,
     sample_dump::KIND,
+    extract::KIND,
     url_filter::KIND,
     language::KIND,
     gopher_repetition::KIND,
     gopher_quality::KIND,
     c4_quality::KIND,
     fineweb_quality::KIND,
+    license::KIND,
+    code_quality::KIND,
     pii::KIND,
     topics::KIND,
     outlines::KIND,

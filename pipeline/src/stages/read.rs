@@ -7,6 +7,7 @@ mod csv;
 mod json_lines;
 mod warc;
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use arrow::datatypes::SchemaRef;
@@ -15,7 +16,7 @@ use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
 use datafusion::execution::object_store::ObjectStoreUrl;
-use datafusion::prelude::DataFrame;
+use datafusion::prelude::{DataFrame, ident};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -56,6 +57,9 @@ pub struct ReadConfig {
     /// Columns to keep; all of them when empty.
     #[serde(default)]
     pub columns: Vec<String>,
+    /// New names of columns, by their old ones: `{ content = "text" }`.
+    #[serde(default)]
+    pub rename: BTreeMap<String, String>,
     /// Large Parquet files are read in pieces of this many bytes, each a task that is resumed
     /// on its own.
     #[serde(default = "default_piece_bytes")]
@@ -71,6 +75,22 @@ fn default_piece_bytes() -> u64 {
 }
 
 impl ReadConfig {
+    /// The columns that are kept, under their new names.
+    fn shaped(&self, ctx: &StageContext, frame: DataFrame) -> Result<DataFrame, StageError> {
+        if self.columns.is_empty() && self.rename.is_empty() {
+            return Ok(frame);
+        }
+        let needed: Vec<&str> = self.columns.iter().chain(self.rename.keys()).map(String::as_str).collect();
+        super::columns::require(ctx, &frame, "paths", &needed)?;
+        let names = frame.schema().fields().iter().map(|field| field.name().clone());
+        let kept: Vec<String> = if self.columns.is_empty() { names.collect() } else { self.columns.clone() };
+        let columns = kept.iter().map(|name| match self.rename.get(name) {
+            Some(new) => ident(name).alias(new),
+            None => ident(name),
+        });
+        frame.select(columns.collect::<Vec<_>>()).map_err(|error| ctx.plan_error(&error))
+    }
+
     async fn files(&self, ctx: &StageContext) -> Result<Vec<SourceFile>, StageError> {
         let cache = ctx.env.run_folder.join(".digests.json");
         let files = source::resolve(ctx.session(), &self.paths, &cache).await;
@@ -167,12 +187,7 @@ impl Stage for ReadConfig {
                 super::from_batches(ctx, warc::schema(), move || warc::rows(path.clone(), sinks.clone()))?
             }
         };
-        if self.columns.is_empty() {
-            return Ok(frame);
-        }
-        let columns: Vec<&str> = self.columns.iter().map(String::as_str).collect();
-        super::columns::require(ctx, &frame, "paths", &columns)?;
-        frame.select_columns(&columns).map_err(|error| ctx.plan_error(&error))
+        self.shaped(ctx, frame)
     }
 }
 

@@ -148,7 +148,10 @@ fn judge_texts(rule: &impl TextRule, column: &str, batch: RecordBatch) -> Result
 }
 
 /// A batch with other values in a column, which keeps its type.
-fn with_column(batch: RecordBatch, name: &str, values: ArrayRef) -> Result<RecordBatch, ArrowError> {
+///
+/// # Errors
+/// The values cannot be of that type.
+pub fn with_column(batch: RecordBatch, name: &str, values: ArrayRef) -> Result<RecordBatch, ArrowError> {
     let (schema, mut columns, _) = batch.into_parts();
     let at = schema.index_of(name)?;
     columns[at] = cast(&values, schema.field(at).data_type())?;

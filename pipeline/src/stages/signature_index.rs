@@ -83,7 +83,7 @@ impl Stage for SignatureIndexConfig {
         let columns = [self.id_column.as_str(), self.text_column.as_str()];
         require(ctx, &rows, "rows", &columns)?;
         let plan_error = |error| ctx.plan_error(&error);
-        let rows = rows.select(columns.map(ident).to_vec()).map_err(plan_error)?;
+        let rows = rows.frame().select(columns.map(ident).to_vec()).map_err(plan_error)?;
         let rows = execute(rows).await.map_err(plan_error)?;
         let progress = ctx.progress.clone();
         let rows = to_domain(rows).inspect(move |batch| {

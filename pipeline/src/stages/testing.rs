@@ -58,13 +58,29 @@ pub async fn plan_many(
     stage: &dyn Stage,
     roles: &[(&str, RecordBatch)],
 ) -> Result<(Vec<RecordBatch>, StageContext), StageError> {
+    plan_tables(stage, roles.iter().map(|(role, rows)| (*role, *role, rows))).await
+}
+
+/// Puts the rows of several stages that play one role through a stage's plan.
+pub async fn plan_named(
+    stage: &dyn Stage,
+    role: &str,
+    stages: &[(&str, RecordBatch)],
+) -> Result<(Vec<RecordBatch>, StageContext), StageError> {
+    plan_tables(stage, stages.iter().map(|(name, rows)| (role, *name, rows))).await
+}
+
+async fn plan_tables<'a>(
+    stage: &dyn Stage,
+    inputs: impl Iterator<Item = (&'a str, &'a str, &'a RecordBatch)>,
+) -> Result<(Vec<RecordBatch>, StageContext), StageError> {
     let ctx = context();
     let mut tables: BTreeMap<String, Vec<InputTable>> = BTreeMap::new();
-    for (role, rows) in roles {
+    for (role, name, rows) in inputs {
         let count = rows.num_rows() as u64;
-        let frame = ctx.session().read_batch(rows.clone()).unwrap();
-        let table = InputTable { stage: (*role).to_owned(), plan: frame.into(), rows: Some(count) };
-        tables.entry((*role).to_owned()).or_default().push(table);
+        let plan = ctx.session().read_batch(rows.clone()).unwrap().into();
+        let table = InputTable { stage: name.to_owned(), plan, rows: Some(count) };
+        tables.entry(role.to_owned()).or_default().push(table);
     }
     let inputs = Inputs::new(tables, BTreeMap::new());
     let task = Task { name: "all".into(), slice: None };

@@ -1,59 +1,16 @@
-//! Reads benchmark files: JSON lines, plain or gzipped.
+//! Reads benchmark files: Parquet, or JSON lines, plain or gzipped.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
+use arrow::json::LineDelimitedWriter;
 use flate2::read::MultiGzDecoder;
-use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value as Json};
 use thiserror::Error;
 
-/// Which fields of a benchmark's lines are its texts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Format {
-    /// OpenAI's HumanEval: `prompt`, and `canonical_solution`.
-    Humaneval,
-    /// OpenAI's GSM8K: `question`, and `answer`.
-    Gsm8k,
-    /// PIQA: `goal` with `sol1`, and `goal` with `sol2`.
-    Piqa,
-    /// Google's IFEval: `prompt`.
-    Ifeval,
-    /// Any other file of JSON objects, one a line.
-    Fields(Fields),
-}
-
-/// The texts of a file's lines, by field.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub struct Fields {
-    /// One entry for each text of an item: the fields that make it up, joined by spaces, for example
-    /// `[["question", "choices"]]`. A field is a text or a list of texts.
-    pub texts: Vec<Vec<String>>,
-    /// The field that names an item; without it, items are named by their line.
-    #[serde(default)]
-    pub id: Option<String>,
-}
-
-impl Format {
-    /// The fields.
-    pub fn fields(&self) -> Fields {
-        let fields = |texts: &[&[&str]], id: Option<&str>| Fields {
-            texts: texts.iter().map(|text| text.iter().map(|&field| field.to_owned()).collect()).collect(),
-            id: id.map(str::to_owned),
-        };
-        match self {
-            Self::Humaneval => fields(&[&["prompt"], &["canonical_solution"]], Some("task_id")),
-            Self::Gsm8k => fields(&[&["question"], &["answer"]], None),
-            Self::Piqa => fields(&[&["goal", "sol1"], &["goal", "sol2"]], None),
-            Self::Ifeval => fields(&[&["prompt"]], Some("key")),
-            Self::Fields(fields) => fields.clone(),
-        }
-    }
-}
+use super::format::{Fields, Format};
 
 /// A text of a benchmark.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -90,7 +47,7 @@ pub enum BenchmarkError {
     Json {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line or row, from 1.
         line: usize,
         /// What the parser says.
         why: String,
@@ -100,12 +57,20 @@ pub enum BenchmarkError {
     Field {
         /// The file.
         path: PathBuf,
-        /// The line, from 1.
+        /// The line or row, from 1.
         line: usize,
         /// The field.
         field: String,
         /// What is wrong with it.
         problem: String,
+    },
+    /// A Parquet file is not whole.
+    #[error("{}: no whole Parquet file ({why}); fetch it again", path.display())]
+    Parquet {
+        /// The file.
+        path: PathBuf,
+        /// What the reader says.
+        why: String,
     },
     /// There is no item in the file.
     #[error("{} holds no item; a benchmark that checks nothing is a mistake", path.display())]
@@ -118,17 +83,57 @@ pub enum BenchmarkError {
 /// All texts of a file, in order.
 ///
 /// # Errors
-/// The file is missing or damaged, or a line does not have the fields.
+/// The file is missing or damaged, or an item does not have the fields.
 pub fn read(path: &Path, format: &Format) -> Result<Vec<BenchmarkText>, BenchmarkError> {
+    let fields = format.fields();
+    let mut texts = Vec::new();
+    let mut file =
+        File::open(path).map_err(|source| BenchmarkError::Read { path: path.to_owned(), source })?;
+    let mut magic = [0; 4];
+    let is_parquet = file.read(&mut magic).is_ok_and(|read| read == 4) && magic == *b"PAR1";
+    if is_parquet {
+        read_parquet(path, file, &fields, &mut texts)?;
+    } else {
+        read_lines(path, &fields, &mut texts)?;
+    }
+    if texts.is_empty() {
+        return Err(BenchmarkError::Empty { path: path.to_owned() });
+    }
+    Ok(texts)
+}
+
+/// Rows become the objects that the Hub shows for them.
+fn read_parquet(
+    path: &Path,
+    file: File,
+    fields: &Fields,
+    texts: &mut Vec<BenchmarkText>,
+) -> Result<(), BenchmarkError> {
+    let damaged = |why: String| BenchmarkError::Parquet { path: path.to_owned(), why };
+    let builder =
+        ParquetRecordBatchReaderBuilder::try_new(file).map_err(|error| damaged(error.to_string()))?;
+    let mut number = 0;
+    for batch in builder.build().map_err(|error| damaged(error.to_string()))? {
+        let batch = batch.map_err(|error| damaged(error.to_string()))?;
+        let mut writer = LineDelimitedWriter::new(Vec::new());
+        writer.write(&batch).and_then(|()| writer.finish()).map_err(|error| damaged(error.to_string()))?;
+        for line in String::from_utf8_lossy(&writer.into_inner()).lines() {
+            number += 1;
+            add_item(&Place { path, line: number }, "row", line, fields, texts)?;
+        }
+    }
+    Ok(())
+}
+
+fn read_lines(path: &Path, fields: &Fields, texts: &mut Vec<BenchmarkText>) -> Result<(), BenchmarkError> {
     let fail = |source| BenchmarkError::Read { path: path.to_owned(), source };
     let mut lines = open(path).map_err(fail)?;
-    let fields = format.fields();
-    let (mut texts, mut line, mut number) = (Vec::new(), Vec::new(), 0);
+    let (mut line, mut number) = (Vec::new(), 0);
     loop {
         line.clear();
         number += 1;
         if lines.read_until(b'\n', &mut line).map_err(fail)? == 0 {
-            break;
+            return Ok(());
         }
         let line = std::str::from_utf8(&line).map_err(|error| {
             let byte = error.valid_up_to();
@@ -136,13 +141,9 @@ pub fn read(path: &Path, format: &Format) -> Result<Vec<BenchmarkText>, Benchmar
         })?;
         let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
         if !line.trim().is_empty() {
-            add_item(&Place { path, line: number }, line, &fields, &mut texts)?;
+            add_item(&Place { path, line: number }, "line", line, fields, texts)?;
         }
     }
-    if texts.is_empty() {
-        return Err(BenchmarkError::Empty { path: path.to_owned() });
-    }
-    Ok(texts)
 }
 
 /// Gzip is known by its first bytes, whatever the file's name.
@@ -169,6 +170,7 @@ impl Place<'_> {
 
 fn add_item(
     place: &Place<'_>,
+    named: &str,
     line: &str,
     fields: &Fields,
     texts: &mut Vec<BenchmarkText>,
@@ -176,7 +178,7 @@ fn add_item(
     let json = |why| BenchmarkError::Json { path: place.path.to_owned(), line: place.line, why };
     let item: Map<String, Json> = serde_json::from_str(line).map_err(|error| json(error.to_string()))?;
     let name = match &fields.id {
-        None => format!("line {}", place.line),
+        None => format!("{named} {}", place.line),
         Some(id) => match item.get(id) {
             Some(Json::String(name)) => name.clone(),
             Some(Json::Number(name)) => format!("{id} {name}"),
@@ -187,17 +189,33 @@ fn add_item(
     for fields in &fields.texts {
         let mut parts = Vec::new();
         for field in fields {
-            match item.get(field) {
-                Some(Json::String(part)) => parts.push(part.as_str()),
-                Some(Json::Array(list)) if list.iter().all(Json::is_string) => {
-                    parts.extend(list.iter().filter_map(Json::as_str));
-                }
-                Some(_) => return Err(place.field(field, "is neither a text nor a list of texts")),
-                None => return Err(missing(place, field, &item)),
-            }
+            let (first, rest) = field.split_once('.').map_or((field.as_str(), None), |(a, b)| (a, Some(b)));
+            let value = item.get(first).ok_or_else(|| missing(place, field, &item))?;
+            let found = collect_texts(value, rest, &mut parts);
+            found.map_err(|problem| place.field(field, problem))?;
         }
         texts
             .push(BenchmarkText { label: format!("{name} ({})", fields.join(" + ")), text: parts.join(" ") });
+    }
+    Ok(())
+}
+
+/// The text or texts at a path inside a value; a path goes through lists.
+fn collect_texts<'a>(
+    value: &'a Json,
+    path: Option<&str>,
+    texts: &mut Vec<&'a str>,
+) -> Result<(), &'static str> {
+    match (value, path) {
+        (Json::String(text), None) => texts.push(text),
+        (Json::Array(list), path) => list.iter().try_for_each(|value| collect_texts(value, path, texts))?,
+        (Json::Object(object), Some(path)) => {
+            let (first, rest) = path.split_once('.').map_or((path, None), |(a, b)| (a, Some(b)));
+            let value = object.get(first).ok_or("is missing")?;
+            collect_texts(value, rest, texts)?;
+        }
+        (_, None) => return Err("is neither a text nor a list of texts"),
+        (_, Some(_)) => return Err("is inside something that is no object"),
     }
     Ok(())
 }
@@ -254,9 +272,58 @@ mod tests {
                 Format::Fields(Fields { texts: vec![vec!["q".into(), "choices".into()]], id: None }),
                 pairs(&[("line 1 (q + choices)", "q a b")]),
             ),
+            (
+                r#"{"question":"q","choices":["a","b"],"answer":1}"#,
+                Format::Mmlu,
+                pairs(&[("line 1 (question)", "q"), ("line 1 (question + choices)", "q a b")]),
+            ),
+            (
+                r#"{"id":"M_1","question":"q","choices":{"text":["a","b"],"label":["A","B"]}}"#,
+                Format::Arc,
+                pairs(&[("M_1 (question)", "q"), ("M_1 (question + choices.text)", "q a b")]),
+            ),
+            (
+                r#"{"question":{"stem":"q","choices":[{"text":"a"},{"text":"b"}]}}"#,
+                Format::Fields(Fields {
+                    texts: vec![vec!["question.stem".into(), "question.choices.text".into()]],
+                    id: None,
+                }),
+                pairs(&[("line 1 (question.stem + question.choices.text)", "q a b")]),
+            ),
         ] {
             assert_eq!(texts(line.as_bytes(), &format).unwrap(), want);
         }
+    }
+
+    #[test]
+    fn parquet_as_the_hub_has_it_is_read_like_lines() {
+        use std::sync::Arc;
+
+        use arrow::array::{ArrayRef, Int64Array, ListBuilder, RecordBatch, StringArray, StringBuilder};
+
+        let choices = {
+            let mut lists = ListBuilder::new(StringBuilder::new());
+            for list in [["a", "b"], ["c", "d"]] {
+                list.iter().for_each(|text| lists.values().append_value(text));
+                lists.append(true);
+            }
+            lists.finish()
+        };
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("question", Arc::new(StringArray::from(vec!["q", "r"]))),
+            ("choices", Arc::new(choices)),
+            ("answer", Arc::new(Int64Array::from(vec![0, 1]))),
+        ];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = parquet::arrow::ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        let found = texts(&bytes, &Format::Mmlu).unwrap();
+        assert_eq!(found[3], ("row 2 (question + choices)".to_owned(), "r c d".to_owned()));
+        assert!(texts(&bytes, &Format::Siqa).unwrap_err().contains(":1: field `context` is missing"));
+        bytes.truncate(bytes.len() / 2);
+        assert!(texts(&bytes, &Format::Mmlu).unwrap_err().contains("no whole Parquet file"));
     }
 
     #[test]

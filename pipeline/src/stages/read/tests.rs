@@ -23,6 +23,7 @@ fn config(path: &Path) -> ReadConfig {
     ReadConfig {
         paths: vec![path.display().to_string()],
         columns: Vec::new(),
+        rename: BTreeMap::new(),
         piece_bytes: default_piece_bytes(),
         expected_rows: None,
     }
@@ -139,4 +140,19 @@ async fn zstd_lines_and_warc_records_are_read_by_their_names() {
     let (rows, bad) = read(&config(&warc)).await.unwrap();
     assert_eq!(testing::strings(&rows, "text"), ["Plain"]);
     assert_eq!(bad[0].reason, "damaged_record");
+}
+
+#[tokio::test]
+async fn columns_are_chosen_and_renamed() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.jsonl");
+    std::fs::write(&path, "{\"id\":\"a\",\"content\":\"x\",\"n\":1}\n").unwrap();
+    let rename = BTreeMap::from([("content".to_owned(), "text".to_owned())]);
+    let all = ReadConfig { rename: rename.clone(), ..config(&path) };
+    let (rows, _) = read(&all).await.unwrap();
+    assert_eq!((testing::strings(&rows, "text"), rows[0].num_columns()), (vec!["x".to_owned()], 3));
+    let some = ReadConfig { columns: vec!["content".into()], ..all };
+    assert_eq!(read(&some).await.unwrap().0[0].num_columns(), 1);
+    let wrong = ReadConfig { rename: [("text".to_owned(), "x".to_owned())].into(), ..config(&path) };
+    assert!(read(&wrong).await.unwrap_err().to_string().contains("no column `text`"));
 }
