@@ -41,15 +41,10 @@ impl TextRule for ExtractText {
         if depth > self.max_depth {
             return Err(Rejected::new("html_too_deep", format_args!("over {} elements", self.max_depth)));
         }
-        let options = Options {
-            focus: if self.favor_precision {
-                ExtractionFocus::FavorPrecision
-            } else {
-                ExtractionFocus::Balanced
-            },
-            exclude_comments: true,
-            ..Options::default()
-        };
+        let focus =
+            if self.favor_precision { ExtractionFocus::FavorPrecision } else { ExtractionFocus::Balanced };
+        // The fallbacks (readability, jusText) are a part of trafilatura's own way.
+        let options = Options::default().with_focus(focus).with_fallback(true).with_exclude_comments(true);
         // The web holds pages that no extractor's author has thought of: one of them must not end a run.
         let extracted = catch_unwind(AssertUnwindSafe(|| trafilatura::extract(html, &options)));
         let text = match extracted {
