@@ -76,7 +76,7 @@ fn bench(criterion: &mut Criterion) -> Result<(), Box<dyn Error>> {
     group.sample_size(10).measurement_time(Duration::from_secs(10));
     group.throughput(Throughput::Elements(PAGES as u64));
     for max_tokens in [256, 512] {
-        let options = BackboneOptions { max_tokens, sessions: None };
+        let options = BackboneOptions { max_tokens, ..Default::default() };
         let backbone = Backbone::load(&runtime, &model, &tokenizer_json, &options)?;
         let mut tokenizer = Tokenizer::from_file(&tokenizer_json).map_err(|error| error.to_string())?;
         tokenizer.with_padding(None);

@@ -1,17 +1,14 @@
-//! The regression head: one weight a dimension and a bias, in a JSON file.
+//! The regression head: a weight for each dimension and feature, and a bias, in a JSON file.
 
-use crate::{BackboneIdentity, Evaluation};
+use crate::{BackboneIdentity, Evaluation, FeatureSet, durable};
 use serde::{Deserialize, Serialize};
-use std::{
-    io::Write,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 /// What `format` says in a head's file.
 pub const HEAD_FORMAT: &str = "corpusmith-regression-head";
-/// The version of the file's layout that this program reads and writes.
-pub const HEAD_FORMAT_VERSION: u32 = 1;
+/// The version of the file's layout that this program writes. Version 1, without `features`, is read too.
+pub const HEAD_FORMAT_VERSION: u32 = 2;
 /// No head comes near this; a larger file is another kind of file.
 const LARGEST_FILE_BYTES: u64 = 16 << 20;
 
@@ -101,6 +98,9 @@ pub struct HeadMetadata {
     pub name: String,
     /// What it was trained on: model, tokenizer, length, pooling.
     pub backbone: BackboneIdentity,
+    /// What of the text stands behind the vector.
+    #[serde(default)]
+    pub features: FeatureSet,
     /// blake3, in hexadecimal, over the lines `id TAB score LF` of all
     /// annotated pages, each once, sorted by id.
     pub annotations_blake3: String,
@@ -135,7 +135,7 @@ struct HeadFileStart {
     format_version: Option<u32>,
 }
 
-/// A regression head: `score = bias + weights · vector`.
+/// A regression head: `score = bias + weights · (vector, features of the text)`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Head {
     metadata: HeadMetadata,
@@ -179,14 +179,17 @@ impl Head {
             let found = start.format.unwrap_or_else(|| "no format".to_owned());
             return Err(format!("format is {found}"));
         }
-        if start.format_version != Some(HEAD_FORMAT_VERSION) {
+        if !start.format_version.is_some_and(|version| (1..=HEAD_FORMAT_VERSION).contains(&version)) {
             let found = start.format_version.map_or("none".into(), |v| v.to_string());
             return Err(format!("format_version is {found}"));
         }
         let file: HeadFile = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
-        let hidden = file.metadata.backbone.hidden;
-        if file.weights.len() != hidden {
-            return Err(format!("{} weights, but its backbone has {hidden} dimensions", file.weights.len()));
+        let (hidden, features) = (file.metadata.backbone.hidden, file.metadata.features.names().len());
+        if file.weights.len() != hidden + features {
+            return Err(format!(
+                "{} weights, but its backbone has {hidden} dimensions and there are {features} features",
+                file.weights.len()
+            ));
         }
         if let Some(at) = file.weights.iter().position(|weight| !weight.is_finite()) {
             return Err(format!("weight {at} is {}", file.weights[at]));
@@ -223,21 +226,15 @@ impl Head {
         };
         let mut json = serde_json::to_vec_pretty(&file).map_err(|error| io(std::io::Error::other(error)))?;
         json.push(b'\n');
-        let folder = match path.parent() {
-            Some(folder) if !folder.as_os_str().is_empty() => folder,
-            _ => Path::new("."),
-        };
-        let mut partial_name = path.file_name().unwrap_or_default().to_owned();
-        partial_name.push(".partial");
-        let partial = folder.join(partial_name);
-        let mut out = std::fs::File::create(&partial).map_err(io)?;
-        out.write_all(&json).and_then(|()| out.sync_all()).map_err(io)?;
-        std::fs::rename(&partial, path).map_err(io)?;
-        // A folder cannot be opened as a file everywhere; where it can, the name must last too.
-        if let Ok(folder) = std::fs::File::open(folder) {
-            folder.sync_all().map_err(io)?;
-        }
-        Ok(())
+        durable::write_whole(path, &json).map_err(io)
+    }
+
+    pub(crate) fn weights(&self) -> &[f32] {
+        &self.weights
+    }
+
+    pub(crate) fn bias(&self) -> f32 {
+        self.bias
     }
 
     /// Where the head comes from.
@@ -252,11 +249,12 @@ impl Head {
         self.metadata.backbone.max_tokens
     }
 
-    /// The score of one vector of the head's backbone, not clipped.
+    /// The score of a page by its vector of the head's backbone and its text, not clipped.
     #[must_use]
-    pub fn score(&self, vector: &[f32]) -> f32 {
+    pub fn score(&self, vector: &[f32], text: &str) -> f32 {
+        let features = self.metadata.features.of(text);
         let product = |(weight, value): (&f32, &f32)| f64::from(*weight) * f64::from(*value);
-        let sum: f64 = self.weights.iter().zip(vector).map(product).sum();
+        let sum: f64 = self.weights.iter().zip(vector.iter().chain(&features)).map(product).sum();
         (f64::from(self.bias) + sum) as f32
     }
 
@@ -308,6 +306,7 @@ pub(crate) mod tests {
         let metadata = HeadMetadata {
             name: "test".into(),
             backbone: identity(weights.len()),
+            features: FeatureSet::None,
             annotations_blake3: "cc".into(),
             training_pages: 1,
             method: "by hand".into(),
@@ -346,7 +345,38 @@ pub(crate) mod tests {
 
     #[test]
     fn score_is_the_bias_and_the_product() {
-        assert_eq!(head(1.5, vec![2.0, -1.0]).score(&[0.5, 0.25]), 2.25);
+        assert_eq!(head(1.5, vec![2.0, -1.0]).score(&[0.5, 0.25], "text"), 2.25);
+    }
+
+    #[test]
+    fn features_have_weights_behind_the_vectors() {
+        let mut with = head(1.0, vec![1.0]);
+        with.metadata.features = FeatureSet::CodeV1;
+        with.weights.extend(FeatureSet::CodeV1.names().iter().map(|name| match *name {
+            "has a main guard" => 0.5,
+            _ => 0.0,
+        }));
+        assert_eq!(with.score(&[2.0], "if __name__ == '__main__':"), 3.5);
+        assert_eq!(with.score(&[2.0], "x = 1"), 3.0);
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("head.json");
+        with.save(&path).unwrap();
+        assert_eq!(Head::load(&path).unwrap(), with);
+        let text = std::fs::read_to_string(&path).unwrap().replace("code_v1", "none");
+        assert!(load_text(&text).contains("21 weights, but its backbone has 1 dimensions and there are 0"));
+    }
+
+    #[test]
+    fn heads_of_version_1_are_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("head.json");
+        let saved = head(0.5, vec![1.0]);
+        saved.save(&path).unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let first = text.replace("\"format_version\": 2", "\"format_version\": 1");
+        let first = first.replace("    \"features\": \"none\",\n", "");
+        assert_ne!(first, text);
+        assert_eq!(Head::from_bytes("v1", first.as_bytes()).unwrap(), saved);
     }
 
     #[test]

@@ -20,33 +20,52 @@
 //! # Ok(()) }
 //! ```
 
+pub mod annotate;
 mod backbone;
+mod cache;
+mod classifier;
 pub mod cluster;
+mod curve;
+mod durable;
+mod engine;
+mod features;
 mod head;
 mod linear;
 mod metrics;
+mod onnx;
+mod provider;
 mod report;
 pub mod rules;
 mod runtime;
 mod score;
+mod session;
 mod split;
+mod spread;
 pub mod text;
 mod tokenize;
 mod train;
 mod workers;
 
 pub use backbone::{Backbone, BackboneError, BackboneIdentity, BackboneOptions, Pooling};
+pub use cache::{CacheError, VectorCache};
+pub use classifier::Classifier;
+pub use curve::{CurvePoint, PrecisionRecall};
+pub use features::FeatureSet;
 pub use head::{Figures, HEAD_FORMAT, HEAD_FORMAT_VERSION, Head, HeadError, HeadMetadata};
-pub use linear::{AdamwOptions, ClassWeighting};
+pub use linear::{AdamwOptions, ClassWeighting, Sampling};
 pub use metrics::{Evaluation, ThresholdFigures, int_score};
+pub use onnx::{ExportError, export_onnx};
+pub use provider::Provider;
 pub use report::{Candidate, TrainReport};
 pub use runtime::{Runtime, RuntimeError};
 pub use score::{
     EmbedOptions, ScoreError, ScoreOptions, Scorer, embed_stream, embedded_schema, score_stream,
     scored_schema,
 };
+pub use spread::{FoldFigures, Spread, ThresholdSpread};
 pub use train::{
-    EmbeddedExample, Example, Method, TrainError, TrainOptions, TrainedHead, train_head, train_on_embeddings,
+    EmbeddedExample, Example, Method, TrainError, TrainOptions, TrainedHead, train_head, train_head_cached,
+    train_on_embeddings,
 };
 
 use arrow::{error::ArrowError, record_batch::RecordBatch};
@@ -98,7 +117,7 @@ pub(crate) const TEST_RUNTIME: &str =
 #[cfg(test)]
 pub(crate) fn test_backbone(max_tokens: usize, sessions: usize) -> Option<Backbone> {
     let runtime = Runtime::load(&test_asset(TEST_RUNTIME)?).unwrap();
-    let options = BackboneOptions { max_tokens, sessions: Some(sessions) };
+    let options = BackboneOptions { max_tokens, sessions: Some(sessions), ..Default::default() };
     let model = test_asset("model.onnx")?;
     let tokenizer = test_asset("tokenizer.json")?;
     Some(Backbone::load(&runtime, &model, &tokenizer, &options).unwrap())

@@ -1,11 +1,15 @@
 //! What a training run found, and the card that ships with its head.
 
-use crate::{Evaluation, HeadMetadata, Method, metrics::class};
+use crate::{Evaluation, FoldFigures, HeadMetadata, Method, PrecisionRecall, metrics::class};
 use serde::Serialize;
 use std::fmt::Write;
 
 /// Rows of the table of methods in a card.
 const METHODS_IN_CARD: usize = 8;
+/// Points of the grid from one row of a card's table to the next.
+const CARD_GRID_STEP: usize = 2;
+/// How far from the keep threshold a card's table reaches.
+const CARD_GRID_REACH: f32 = 1.01;
 /// A whole score with fewer pages than this is called rare in a card.
 const RARE_PAGES: usize = 10;
 
@@ -17,10 +21,12 @@ pub struct Candidate {
     /// What methods are ranked by: the mean of macro-F1 and of F1 at the keep
     /// threshold in cross-validation.
     pub selection: f64,
-    /// Figures over the pooled predictions of all folds.
+    /// Figures over the pooled predictions of all folds, each page counted once a repeat.
     pub cross_validated: Evaluation,
-    /// F1 at the keep threshold in each fold.
-    pub fold_f1: Vec<f64>,
+    /// Every figure's mean and deviation over the folds.
+    pub by_fold: FoldFigures,
+    /// Figures of each fold.
+    pub folds: Vec<Evaluation>,
     /// Figures on the pages apart; only for the best method of each kind.
     pub held_out: Option<Evaluation>,
 }
@@ -36,6 +42,8 @@ pub struct TrainReport {
     pub notes: String,
     /// Folds of the cross-validation.
     pub folds: usize,
+    /// How often it was repeated, on other folds.
+    pub repeats: usize,
     /// Annotated pages left out because they have no text.
     pub pages_without_text: usize,
     /// Rows that repeat another and were counted once.
@@ -48,6 +56,10 @@ pub struct TrainReport {
     pub majority: Evaluation,
     /// Figures of the head on the pages apart.
     pub held_out: Evaluation,
+    /// Precision and recall of "at or above the keep threshold" by the raw score, on the pages apart.
+    pub held_out_curve: PrecisionRecall,
+    /// The same over the pooled predictions of the head's method in cross-validation.
+    pub cross_validated_curve: PrecisionRecall,
     /// All methods tried, the best (the head's) first.
     pub candidates: Vec<Candidate>,
 }
@@ -77,8 +89,8 @@ impl TrainReport {
         writeln!(out, "# {}\n", head.name)?;
         writeln!(
             out,
-            "A regression head: one weight a dimension and a bias, which turn a page's vector into a score from 0 to \
-             5. Pages are kept from {at}.\n"
+            "A regression head: a weight for each dimension (and each feature) and a bias, which turn a page's vector \
+             into a score from 0 to 5. Pages are kept from {at}.\n"
         )?;
         if !self.notes.is_empty() {
             writeln!(out, "{}\n", self.notes.trim())?;
@@ -94,11 +106,14 @@ impl TrainReport {
             "| vector | mean of the first {} tokens' states, scaled to length 1; {} dimensions |",
             head.backbone.max_tokens, head.backbone.hidden
         )?;
+        writeln!(out, "| features of the text | {} |", head.features)?;
         writeln!(out, "| annotations (blake3) | `{}` |", head.annotations_blake3)?;
         writeln!(out, "| method | {} |", head.method)?;
         writeln!(out, "| seed | {} |\n", head.seed)?;
         self.write_pages(out)?;
         self.write_held_out(out)?;
+        self.write_cross_validation(out)?;
+        self.write_thresholds(out)?;
         self.write_methods(out)?;
         self.write_limits(out)
     }
@@ -164,6 +179,61 @@ impl TrainReport {
         writeln!(out)
     }
 
+    fn write_cross_validation(&self, out: &mut String) -> std::fmt::Result {
+        let Some(best) = self.candidates.first() else { return Ok(()) };
+        let by_fold = &best.by_fold;
+        let repeats = match self.repeats {
+            1 => String::new(),
+            repeats => format!(", {repeats} times over"),
+        };
+        writeln!(out, "## In cross-validation\n")?;
+        writeln!(
+            out,
+            "This head's method, on the training pages: {} folds{repeats}, mean ± standard deviation over them.\n",
+            self.folds
+        )?;
+        writeln!(out, "| keep from | precision | recall | F1 |\n|---|---|---|---|")?;
+        for row in &by_fold.thresholds {
+            writeln!(out, "| {} | {} | {} | {} |", row.threshold, row.precision, row.recall, row.f1)?;
+        }
+        writeln!(
+            out,
+            "\nMacro-F1 {}, accuracy {}, mean absolute error {}.\n",
+            by_fold.macro_f1, by_fold.accuracy, by_fold.mean_absolute_error
+        )
+    }
+
+    fn write_thresholds(&self, out: &mut String) -> std::fmt::Result {
+        let curve = &self.cross_validated_curve;
+        writeln!(out, "## By raw score\n")?;
+        writeln!(
+            out,
+            "Keeping pages from a raw score on, in cross-validation; pages annotated {} or more should be kept. \
+             Average precision {:.3}.\n",
+            curve.positive_from, curve.average_precision
+        )?;
+        writeln!(out, "| raw score from | share kept | precision | recall | F1 |\n|---|---|---|---|---|")?;
+        let pages = self.candidates.first().map_or(0, |best| best.cross_validated.pages);
+        // The grid is fine; a card shows every second point around the threshold.
+        let near = |threshold: f32| (threshold - f32::from(curve.positive_from)).abs() <= CARD_GRID_REACH;
+        for point in curve.grid.iter().step_by(CARD_GRID_STEP).filter(|point| near(point.threshold)) {
+            let share = point.kept as f64 / pages.max(1) as f64;
+            writeln!(
+                out,
+                "| {:.1} | {share:.3} | {:.3} | {:.3} | {:.3} |",
+                point.threshold, point.precision, point.recall, point.f1
+            )?;
+        }
+        if let Some(best) = curve.best_threshold() {
+            writeln!(
+                out,
+                "\nThe highest F1, {:.3}, is at {:.1} (precision {:.3}, recall {:.3}).",
+                best.f1, best.threshold, best.precision, best.recall
+            )?;
+        }
+        writeln!(out)
+    }
+
     fn write_methods(&self, out: &mut String) -> std::fmt::Result {
         let threshold = self.head.keep_threshold;
         writeln!(out, "## Methods tried\n")?;
@@ -176,7 +246,7 @@ impl TrainReport {
         )?;
         writeln!(
             out,
-            "| method | macro-F1 | precision | recall | F1 at {threshold} | F1 by fold | mean absolute error | held \
+            "| method | macro-F1 | precision | recall | F1 at {threshold} | F1 over the folds | mean absolute error | held \
              out: macro-F1, F1 |\n|---|---|---|---|---|---|---|---|"
         )?;
         let shown = |(index, candidate): &(usize, &Candidate)| {
@@ -186,7 +256,8 @@ impl TrainReport {
             let figures = &candidate.cross_validated;
             let (precision, recall) =
                 figures.at(threshold).map_or((0.0, 0.0), |row| (row.precision, row.recall));
-            let folds: Vec<String> = candidate.fold_f1.iter().map(|f1| format!("{f1:.2}")).collect();
+            let over_folds = candidate.by_fold.thresholds.iter().find(|row| row.threshold == threshold);
+            let over_folds = over_folds.map_or_else(String::new, |row| row.f1.to_string());
             let held_out = candidate.held_out.as_ref().map_or_else(String::new, |figures| {
                 format!("{:.3}, {:.3}", figures.macro_f1, figures.f1_at(threshold))
             });
@@ -196,7 +267,7 @@ impl TrainReport {
                 candidate.method,
                 figures.macro_f1,
                 figures.f1_at(threshold),
-                folds.join(" "),
+                over_folds,
                 figures.mean_absolute_error
             )?;
         }

@@ -1,25 +1,26 @@
-//! Threads that each own one ONNX session and take pages from one queue.
+//! Threads that each own one ONNX session and take work from one queue.
 
-use crate::{
-    BackboneError,
-    backbone::{HIDDEN_STATE, INPUT_NAMES},
-    tokenize::PageTokenizer,
-};
-use ort::{session::Session, value::TensorRef};
+use crate::{BackboneError, session::PageSession, tokenize::PageTokenizer};
 use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
 };
 use tokio::sync::oneshot;
 
-/// One page to embed, and where its vector goes.
-struct Job {
-    text: String,
-    reply: oneshot::Sender<Result<Vec<f32>, BackboneError>>,
+type Reply<T> = oneshot::Sender<Result<T, BackboneError>>;
+type Answer<T> = oneshot::Receiver<Result<T, BackboneError>>;
+
+/// A piece of work, and where its result goes.
+enum Job {
+    /// Tokenise a page.
+    Tokenise(String, Reply<Vec<i64>>),
+    /// Tokenise a page and run it, alone.
+    Page(String, Reply<Vec<f32>>),
+    /// Run pages as one batch.
+    Batch(Vec<Vec<i64>>, Reply<Vec<Vec<f32>>>),
 }
 
-/// The worker threads. Dropping it ends them; pages that nobody waits for any
-/// more are passed over.
+/// The worker threads. Dropping it ends them; work that nobody waits for any more is passed over.
 #[derive(Debug)]
 pub(crate) struct Workers {
     queue: Option<mpsc::Sender<Job>>,
@@ -29,7 +30,7 @@ pub(crate) struct Workers {
 impl Workers {
     /// One thread a session.
     pub(crate) fn start(
-        sessions: Vec<Session>,
+        sessions: Vec<PageSession>,
         tokenizer: Arc<PageTokenizer>,
     ) -> Result<Self, BackboneError> {
         let (queue, jobs) = mpsc::channel();
@@ -47,15 +48,39 @@ impl Workers {
     }
 
     /// Puts a page in the queue at once; the future gives its vector.
-    pub(crate) fn submit(
+    pub(crate) fn page(
         &self,
         text: String,
     ) -> impl Future<Output = Result<Vec<f32>, BackboneError>> + Send + use<> {
-        let (reply, answer) = oneshot::channel();
-        // A failed send drops the job, and with it `reply`: seen just below.
-        let _ = self.queue.as_ref().map(|queue| queue.send(Job { text, reply }));
-        async move { answer.await.unwrap_or(Err(BackboneError::WorkerGone)) }
+        received(self.submit(|reply| Job::Page(text, reply)))
     }
+
+    /// Puts a page in the queue at once; the future gives its tokens.
+    pub(crate) fn tokens(
+        &self,
+        text: String,
+    ) -> impl Future<Output = Result<Vec<i64>, BackboneError>> + Send + use<> {
+        received(self.submit(|reply| Job::Tokenise(text, reply)))
+    }
+
+    /// Puts a batch in the queue at once; the future gives its vectors, page by page.
+    pub(crate) fn batch(
+        &self,
+        pages: Vec<Vec<i64>>,
+    ) -> impl Future<Output = Result<Vec<Vec<f32>>, BackboneError>> + Send + use<> {
+        received(self.submit(|reply| Job::Batch(pages, reply)))
+    }
+
+    fn submit<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Answer<T> {
+        let (reply, answer) = oneshot::channel();
+        // A failed send drops the job, and with it `reply`: seen in `received`.
+        let _ = self.queue.as_ref().map(|queue| queue.send(job(reply)));
+        answer
+    }
+}
+
+async fn received<T>(answer: Answer<T>) -> Result<T, BackboneError> {
+    answer.await.unwrap_or(Err(BackboneError::WorkerGone))
 }
 
 impl Drop for Workers {
@@ -67,87 +92,30 @@ impl Drop for Workers {
     }
 }
 
-fn work(jobs: &Mutex<mpsc::Receiver<Job>>, mut session: Session, tokenizer: &PageTokenizer) {
+fn work(jobs: &Mutex<mpsc::Receiver<Job>>, mut session: PageSession, tokenizer: &PageTokenizer) {
+    let tokens = |text: &str| {
+        tokenizer.ids(text).map_err(|error| BackboneError::Tokenize { reason: error.to_string() })
+    };
+    let mut run = |pages: &[&[i64]]| session.run(pages).map_err(|reason| BackboneError::Run { reason });
     loop {
         let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        let Ok(Job { text, reply }) = job else {
-            return;
-        };
-        if reply.is_closed() {
-            continue;
+        match job {
+            Ok(Job::Tokenise(text, reply)) => answer(reply, || tokens(&text)),
+            Ok(Job::Page(text, reply)) => answer(reply, || {
+                let mut vectors = run(&[tokens(&text)?.as_slice()])?;
+                vectors.pop().ok_or_else(|| BackboneError::Run { reason: "the model gave nothing".into() })
+            }),
+            Ok(Job::Batch(pages, reply)) => {
+                answer(reply, || run(&pages.iter().map(Vec::as_slice).collect::<Vec<&[i64]>>()))
+            }
+            Err(_) => return,
         }
-        let result = tokenizer
-            .ids(&text)
-            .map_err(|error| BackboneError::Tokenize { reason: error.to_string() })
-            .and_then(|ids| {
-                run_page(&mut session, &ids)
-                    .map_err(|reason| BackboneError::Run { reason })
-                    .map(|states| normalise(mean(&states, ids.len())))
-            });
-        let _ = reply.send(result);
     }
 }
 
-/// Runs one page through the encoder, alone and without padding, and gives
-/// the last hidden states `[tokens × hidden]`.
-pub(crate) fn run_page(session: &mut Session, ids: &[i64]) -> Result<Vec<f32>, String> {
-    let shape = [1, ids.len()];
-    let mask = vec![1_i64; ids.len()];
-    let types = vec![0_i64; ids.len()];
-    let run = |session: &mut Session| -> ort::Result<Result<Vec<f32>, String>> {
-        let outputs = session.run(ort::inputs! {
-            INPUT_NAMES[0] => TensorRef::from_array_view((shape, ids))?,
-            INPUT_NAMES[1] => TensorRef::from_array_view((shape, mask.as_slice()))?,
-            INPUT_NAMES[2] => TensorRef::from_array_view((shape, types.as_slice()))?,
-        })?;
-        let Some(output) = outputs.get(HIDDEN_STATE) else {
-            return Ok(Err(format!("the model gave no `{HIDDEN_STATE}`")));
-        };
-        let (found, states) = output.try_extract_tensor::<f32>()?;
-        let tokens = i64::try_from(ids.len()).unwrap_or(i64::MAX);
-        match found.as_ref() {
-            [1, found_tokens, hidden] if *found_tokens == tokens && *hidden > 0 => Ok(Ok(states.to_vec())),
-            other => Ok(Err(format!("`{HIDDEN_STATE}` has shape {other:?}, expected [1, {tokens}, hidden]"))),
-        }
-    };
-    run(session).unwrap_or_else(|error| Err(error.to_string()))
-}
-
-/// The mean of the tokens' states. The mask needs no look: nothing is padded.
-fn mean(states: &[f32], tokens: usize) -> Vec<f32> {
-    let hidden = states.len() / tokens.max(1);
-    let mut sum = vec![0.0_f32; hidden];
-    for state in states.chunks_exact(hidden.max(1)) {
-        for (total, value) in sum.iter_mut().zip(state) {
-            *total += value;
-        }
-    }
-    for total in &mut sum {
-        *total /= tokens as f32;
-    }
-    sum
-}
-
-/// Scales a vector to length 1; zeros stay zeros.
-fn normalise(mut vector: Vec<f32>) -> Vec<f32> {
-    let norm = vector.iter().map(|value| value * value).sum::<f32>().sqrt();
-    if norm > 0.0 {
-        for value in &mut vector {
-            *value /= norm;
-        }
-    }
-    vector
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn pooling_is_the_mean_scaled_to_length_one() {
-        let pooled = mean(&[1.0, 0.0, 5.0, 8.0], 2);
-        assert_eq!(pooled, [3.0, 4.0]);
-        assert_eq!(normalise(pooled), [0.6, 0.8]);
-        assert_eq!(normalise(vec![0.0, 0.0]), [0.0, 0.0]);
+/// Does the work if somebody waits for it.
+fn answer<T>(reply: Reply<T>, work: impl FnOnce() -> Result<T, BackboneError>) {
+    if !reply.is_closed() {
+        let _ = reply.send(work());
     }
 }

@@ -16,6 +16,15 @@ pub enum BackboneError {
         /// What it may be.
         expected: &'static str,
     },
+    /// The loaded library cannot compute there.
+    #[error(
+        "backbone: the loaded ONNX Runtime has no {provider}; load a library that was built with it, or take it from \
+         `providers`"
+    )]
+    NoProvider {
+        /// The provider's name.
+        provider: &'static str,
+    },
     /// A file could not be read.
     #[error("backbone: {}: {source}. Fetch it with `pipeline assets pull`, or correct the path", path.display())]
     Read {

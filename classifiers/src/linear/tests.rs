@@ -13,7 +13,7 @@ pub(crate) fn made_up(count: usize, noise: f32, seed: u64) -> Vec<(Vec<f32>, f32
 }
 
 pub(crate) fn as_pages(owned: &[(Vec<f32>, f32)]) -> Vec<Page<'_>> {
-    owned.iter().map(|(vector, score)| Page { vector, score: *score }).collect()
+    owned.iter().map(|(vector, score)| Page { vector, features: 0, score: *score }).collect()
 }
 
 #[test]
@@ -71,7 +71,9 @@ fn ridge_is_the_minimum_of_its_cost() {
 fn adamw_learns_and_is_the_same_twice() {
     let (train, test) = (made_up(300, 0.2, 3), made_up(100, 0.2, 4));
     let options = AdamwOptions { learning_rate: 3e-3, ..Default::default() };
-    let fit = || adamw(&as_pages(&train), &as_pages(&test), ClassWeighting::Uniform, &options, 42);
+    let fit = || {
+        adamw(&as_pages(&train), &as_pages(&test), ClassWeighting::Uniform, Sampling::Shuffled, &options, 42)
+    };
     let figures = fit().evaluate(&as_pages(&test));
     assert!(figures.f1_at(3) > 0.9 && figures.mean_absolute_error < 0.3, "{figures:?}");
     assert_eq!(fit(), fit());
@@ -89,4 +91,44 @@ fn rare_scores_weigh_more_and_the_mean_is_one() {
     assert!((ratio(ClassWeighting::Uniform) - 1.0).abs() < 1e-9);
     assert!((ratio(ClassWeighting::SquareRoot) - 2.0).abs() < 1e-9);
     assert!((ratio(ClassWeighting::Balanced) - 4.0).abs() < 1e-9);
+}
+
+#[test]
+fn balanced_batches_show_each_score_equally_often_and_learn_too() {
+    let owned: Vec<(Vec<f32>, f32)> =
+        (0..100).map(|i| (vec![i as f32], if i < 95 { 0.0 } else { 4.0 })).collect();
+    let mut batches = Batches::new(&as_pages(&owned), 1_000, Sampling::Balanced, 1);
+    let rare = batches.next().iter().filter(|&&index| index >= 95).count();
+    // Binomial with p = 1/2: 6 deviations are 95 pages.
+    assert!((405..595).contains(&rare), "{rare}");
+
+    let (train, test) = (made_up(300, 0.2, 3), made_up(100, 0.2, 4));
+    let options = AdamwOptions { learning_rate: 3e-3, ..Default::default() };
+    let fit =
+        adamw(&as_pages(&train), &as_pages(&test), ClassWeighting::Uniform, Sampling::Balanced, &options, 42);
+    assert!(fit.evaluate(&as_pages(&test)).f1_at(3) > 0.9);
+}
+
+#[test]
+fn the_published_recipe_takes_its_passes_and_no_more() {
+    let published = AdamwOptions::published();
+    assert_eq!((published.learning_rate, published.epochs, published.batch_pages), (3e-4, 20, 256));
+    // 512 pages: 2 steps a pass, 40 in all, each moving a weight by at most about the learning rate.
+    let train = made_up(512, 0.0, 5);
+    let fit = adamw(&as_pages(&train), &[], ClassWeighting::Uniform, Sampling::Shuffled, &published, 42);
+    let standard = Standard::of(&as_pages(&train));
+    for (weight, scale) in fit.weights.iter().zip(&standard.scale) {
+        assert!((weight / scale).abs() <= 40.0 * 3e-4, "{weight}");
+    }
+}
+
+#[test]
+fn a_feature_is_held_back_less_than_a_dimension() {
+    // Two columns that say the same: the ridge shares the weight by their emphasis.
+    let owned: Vec<(Vec<f32>, f32)> =
+        made_up(200, 0.0, 1).into_iter().map(|(v, score)| (vec![v[0], v[0]], score)).collect();
+    let pages: Vec<Page> =
+        owned.iter().map(|(vector, score)| Page { vector, features: 1, score: *score }).collect();
+    let fit = &ridge(&pages, ClassWeighting::Uniform, &[1.0])[0];
+    assert!((fit.weights[1] / fit.weights[0] - FEATURE_EMPHASIS).abs() < 1e-6, "{:?}", fit.weights);
 }

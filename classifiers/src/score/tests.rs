@@ -1,9 +1,12 @@
 use super::*;
 use crate::{head::tests::head, test_backbone};
 use arrow::{
-    array::{AsArray, LargeStringArray, StringViewArray, UInt8Array},
+    array::{Array, AsArray, LargeStringArray, StringViewArray, UInt8Array},
     datatypes::Float32Type,
+    error::ArrowError,
+    record_batch::RecordBatch,
 };
+use futures::{StreamExt, stream};
 use std::sync::{
     Mutex,
     atomic::{AtomicUsize, Ordering},

@@ -7,10 +7,12 @@ mod tests;
 pub use options::{EmbeddedExample, Example, Method, TrainError, TrainOptions};
 
 use crate::{
-    Backbone, BackboneIdentity, Evaluation, Figures, Head, HeadMetadata,
-    linear::{ClassWeighting, Linear, Page, adamw, ridge},
+    Backbone, BackboneIdentity, Evaluation, Figures, Head, HeadMetadata, VectorCache,
+    curve::PrecisionRecall,
+    linear::{ClassWeighting, Linear, Page, Sampling, adamw, ridge},
     report::{Candidate, TrainReport},
-    split::{Split, cross_validation, held_out},
+    split::{cross_validation, held_out},
+    spread::FoldFigures,
 };
 use options::{check_examples, check_options};
 
@@ -31,9 +33,32 @@ pub struct TrainedHead {
 /// When an annotation or an option is out of range, or a page cannot be run.
 pub fn train_head(
     backbone: &Backbone,
-    mut examples: Vec<Example>,
+    examples: Vec<Example>,
     options: &TrainOptions,
 ) -> Result<TrainedHead, TrainError> {
+    embed_and_train(backbone, examples, options, |texts| Ok(backbone.embed(texts)?))
+}
+
+/// As [`train_head`], but pages whose vectors `cache` keeps are not run again, and the others' are kept.
+///
+/// # Errors
+/// As [`train_head`], and when the cache fails or is another backbone's.
+pub fn train_head_cached(
+    backbone: &Backbone,
+    cache: &mut VectorCache,
+    examples: Vec<Example>,
+    options: &TrainOptions,
+) -> Result<TrainedHead, TrainError> {
+    embed_and_train(backbone, examples, options, |texts| Ok(cache.embed(backbone, texts)?))
+}
+
+fn embed_and_train(
+    backbone: &Backbone,
+    mut examples: Vec<Example>,
+    options: &TrainOptions,
+    embed: impl FnOnce(&[&str]) -> Result<Vec<f32>, TrainError>,
+) -> Result<TrainedHead, TrainError> {
+    check_options(options)?;
     let all = examples.len();
     examples.retain(|example| !example.text.trim().is_empty());
     let without_text = all - examples.len();
@@ -41,13 +66,13 @@ pub fn train_head(
     examples.dedup();
     let repeated = all - without_text - examples.len();
     let texts: Vec<&str> = examples.iter().map(|example| example.text.as_str()).collect();
-    let vectors = backbone.embed(&texts)?;
+    let vectors = embed(&texts)?;
     let embedded = examples
         .into_iter()
         .zip(vectors.chunks(backbone.hidden()))
         .map(|(example, vector)| EmbeddedExample {
+            vector: [vector, &options.features.of(&example.text)].concat(),
             id: example.id,
-            vector: vector.to_vec(),
             score: example.score,
         })
         .collect();
@@ -78,19 +103,22 @@ pub fn train_on_embeddings(
     examples.sort_by(|a, b| a.id.cmp(&b.id));
     examples.dedup();
     let repeated_rows = rows - examples.len();
-    check_examples(&mut examples, backbone.hidden)?;
+    let features = options.features.names().len();
+    check_examples(&mut examples, backbone.hidden + features)?;
     let annotations_blake3 = annotations_digest(&examples);
     let labels: Vec<(&str, f32)> = examples.iter().map(|e| (e.id.as_str(), e.score)).collect();
     let apart = held_out(&labels, options.held_out_share, options.seed, "held-out");
     let train_labels = pick(&labels, &apart.train);
     let pages: Vec<Page> =
-        examples.iter().map(|example| Page { vector: &example.vector, score: example.score }).collect();
+        examples.iter().map(|e| Page { vector: &e.vector, features, score: e.score }).collect();
     let (train, test) = (pick(&pages, &apart.train), pick(&pages, &apart.held_out));
 
-    let folds = cross_validation(&train_labels, options.folds, options.seed);
-    let mut candidates = judge(&train, &train_labels, &folds, options);
+    let mut judged = judge(&train, &train_labels, options);
     // Stable: of equals the first stays first, and the order of trial is fixed.
-    candidates.sort_by(|a, b| b.selection.total_cmp(&a.selection));
+    judged.sort_by(|(a, _), (b, _)| b.selection.total_cmp(&a.selection));
+    let cross_validated_curve =
+        judged.first().map(|(_, pairs)| PrecisionRecall::new(pairs, options.keep_threshold));
+    let mut candidates: Vec<Candidate> = judged.into_iter().map(|(candidate, _)| candidate).collect();
     let fit_all = |method: Method| fit(method, &train, &train_labels, options);
     let mut chosen = None;
     for candidate in &mut candidates {
@@ -106,18 +134,22 @@ pub fn train_on_embeddings(
             chosen = Some((model, kind));
         }
     }
-    let (Some((model, _)), Some(best)) = (chosen, candidates.first()) else {
+    let (Some((model, _)), Some(best), Some(cross_validated_curve)) =
+        (chosen, candidates.first(), cross_validated_curve)
+    else {
         return Err(TrainError::Option {
             option: "weightings",
             found: "an empty list".into(),
-            expected: "one or more of uniform, square_root, balanced",
+            expected: "one or more of uniform, square_root, balanced, and a way to fit",
         });
     };
     let best = best.clone();
-    let evaluation = model.evaluate(&test);
+    let test_pairs = model.pairs(&test);
+    let evaluation = Evaluation::new(&test_pairs);
     let metadata = HeadMetadata {
         name: options.name.clone(),
         backbone: backbone.clone(),
+        features: options.features,
         annotations_blake3,
         training_pages: train.len(),
         method: best.method.to_string(),
@@ -136,52 +168,53 @@ pub fn train_on_embeddings(
         command: options.command.clone(),
         notes: options.notes.clone(),
         folds: options.folds,
+        repeats: options.repeats,
         pages_without_text: 0,
         repeated_rows,
         training_counts: TrainReport::count(train_labels.iter().map(|(_, score)| *score)),
         held_out_counts: TrainReport::count(test.iter().map(|page| page.score)),
         majority: majority(&train, &test),
         held_out: evaluation,
+        held_out_curve: PrecisionRecall::new(&test_pairs, options.keep_threshold),
+        cross_validated_curve,
         candidates,
     };
     Ok(TrainedHead { head, report })
 }
 
-/// Cross-validates every method.
-fn judge(train: &[Page], labels: &[(&str, f32)], folds: &[Split], options: &TrainOptions) -> Vec<Candidate> {
+/// Predicted and annotated scores, pair by pair.
+type Pairs = Vec<(f32, f32)>;
+
+/// Cross-validates every method, on the same folds; with each its predictions for all pages, once a repeat.
+fn judge(train: &[Page], labels: &[(&str, f32)], options: &TrainOptions) -> Vec<(Candidate, Pairs)> {
     let methods = methods(options);
-    let mut pairs = vec![Vec::with_capacity(train.len()); methods.len()];
-    let mut fold_f1 = vec![Vec::with_capacity(folds.len()); methods.len()];
-    for fold in folds {
+    let mut pairs: Vec<Pairs> = vec![Vec::with_capacity(train.len()); methods.len()];
+    let mut folds = vec![Vec::new(); methods.len()];
+    // Of one repeat the seed's own folds.
+    let seeds = (0..options.repeats as u64).map(|repeat| options.seed.wrapping_add(repeat));
+    for fold in seeds.flat_map(|seed| cross_validation(labels, options.folds, seed)) {
         let (inner, inner_labels) = (pick(train, &fold.train), pick(labels, &fold.train));
+        let apart = pick(train, &fold.held_out);
         for (at, model) in fit_many(&methods, &inner, &inner_labels, options).iter().enumerate() {
-            let predicted = |&index: &usize| {
-                let page = &train[index];
-                (model.predict(page.vector), page.score)
-            };
-            let fold_pairs: Vec<(f32, f32)> = fold.held_out.iter().map(predicted).collect();
-            fold_f1[at].push(Evaluation::new(&fold_pairs).f1_at(options.keep_threshold));
+            let fold_pairs = model.pairs(&apart);
+            folds[at].push(Evaluation::new(&fold_pairs));
             pairs[at].extend(fold_pairs);
         }
     }
-    methods
-        .into_iter()
-        .zip(pairs)
-        .zip(fold_f1)
-        .map(|((method, pairs), fold_f1)| {
-            let cross_validated = Evaluation::new(&pairs);
-            Candidate {
-                method,
-                selection: f64::midpoint(
-                    cross_validated.macro_f1,
-                    cross_validated.f1_at(options.keep_threshold),
-                ),
-                cross_validated,
-                fold_f1,
-                held_out: None,
-            }
-        })
-        .collect()
+    let candidate = |((method, pairs), folds): ((Method, Pairs), Vec<Evaluation>)| {
+        let cross_validated = Evaluation::new(&pairs);
+        let f1 = cross_validated.f1_at(options.keep_threshold);
+        let candidate = Candidate {
+            method,
+            selection: f64::midpoint(cross_validated.macro_f1, f1),
+            cross_validated,
+            by_fold: FoldFigures::of(&folds),
+            folds,
+            held_out: None,
+        };
+        (candidate, pairs)
+    };
+    methods.into_iter().zip(pairs).zip(folds).map(candidate).collect()
 }
 
 fn methods(options: &TrainOptions) -> Vec<Method> {
@@ -189,7 +222,13 @@ fn methods(options: &TrainOptions) -> Vec<Method> {
         let method = move |&lambda: &f64| Method::Ridge { lambda, weighting };
         options.ridge_lambdas.iter().map(method)
     });
-    let adamw = options.weightings.iter().map(|&weighting| Method::Adamw { weighting });
+    let adamw = options.samplings.iter().flat_map(|&sampling| {
+        let weightings = match sampling {
+            Sampling::Shuffled => options.weightings.as_slice(),
+            Sampling::Balanced => &[ClassWeighting::Uniform],
+        };
+        weightings.iter().map(move |&weighting| Method::Adamw { weighting, sampling })
+    });
     ridge.chain(adamw).collect()
 }
 
@@ -222,7 +261,7 @@ fn fit_many(
 fn fit(method: Method, pages: &[Page], labels: &[(&str, f32)], options: &TrainOptions) -> Linear {
     match method {
         Method::Ridge { lambda, weighting } => ridge(pages, weighting, &[lambda]).remove(0),
-        Method::Adamw { weighting } => {
+        Method::Adamw { weighting, sampling } => {
             let share = options.adamw.validation_share;
             let stop = held_out(labels, share, options.seed, "early stop");
             let (mut train, validation) = (pick(pages, &stop.train), pick(pages, &stop.held_out));
@@ -230,7 +269,7 @@ fn fit(method: Method, pages: &[Page], labels: &[(&str, f32)], options: &TrainOp
                 // So few pages of each score that none can be spared: fit to the end.
                 train = pages.to_vec();
             }
-            adamw(&train, &validation, weighting, &options.adamw, options.seed)
+            adamw(&train, &validation, weighting, sampling, &options.adamw, options.seed)
         }
     }
 }

@@ -92,3 +92,36 @@ fn real_pages_are_told_apart() {
     assert_eq!(trained.report.pages_without_text, 1);
     assert_eq!(trained.report.held_out.f1_at(3), 1.0);
 }
+
+#[test]
+fn repeats_and_balanced_batches_are_tried_and_their_spread_is_told() {
+    let options = TrainOptions {
+        repeats: 3,
+        folds: 4,
+        samplings: vec![Sampling::Shuffled, Sampling::Balanced],
+        ridge_lambdas: vec![0.1],
+        adamw: crate::AdamwOptions { minimum_steps: 200, ..Default::default() },
+        ..Default::default()
+    };
+    let report = train_on_embeddings(&identity(6), examples(200), &options).unwrap().report;
+    // A ridge fit and a shuffled AdamW for each of three weightings, and one with balanced batches.
+    assert_eq!(report.candidates.len(), 7);
+    let best = &report.candidates[0];
+    assert_eq!((best.folds.len(), best.by_fold.folds), (12, 12));
+    assert_eq!(best.cross_validated.pages, 3 * report.head.training_pages);
+    assert!(best.by_fold.macro_f1.deviation > 0.0);
+    assert_eq!(report.cross_validated_curve.grid[0].kept, best.cross_validated.pages);
+    assert_eq!(report.held_out_curve.positives, report.held_out.at(3).unwrap().positives);
+    let card = report.to_markdown();
+    assert!(card.contains("4 folds, 3 times over") && card.contains("AdamW, balanced batches"), "{card}");
+}
+
+#[test]
+fn the_published_recipe_trains_one_way() {
+    let trained = train_on_embeddings(&identity(6), examples(200), &TrainOptions::published()).unwrap();
+    let methods: Vec<Method> = trained.report.candidates.iter().map(|c| c.method).collect();
+    let adamw = Method::Adamw { weighting: ClassWeighting::Uniform, sampling: Sampling::Shuffled };
+    assert_eq!(methods, [adamw]);
+    // A tenth of each whole score's pages, to the nearest page.
+    assert_eq!((trained.report.head.seed, trained.report.held_out.pages), (42, 22));
+}
