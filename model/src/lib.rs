@@ -9,10 +9,13 @@
 #[cfg(target_endian = "big")]
 compile_error!("token shards and weights are mapped as they lie on disk: little-endian hosts only");
 
+pub mod chat;
 pub mod checkpoint;
+pub mod columns;
 pub mod config;
+pub mod dpo;
 pub mod evaluate;
-
+pub mod examples;
 pub mod export;
 pub mod files;
 pub mod gguf;
@@ -23,8 +26,12 @@ pub mod network;
 pub mod optimizer;
 pub mod pretrain;
 pub mod schedule;
+pub mod sft;
 pub mod shards;
 pub mod tokenizer;
+pub mod training;
 
 mod exp;
 mod isa;
+#[cfg(test)]
+mod testing;
