@@ -4,7 +4,7 @@
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use model::config::{ModelConfig, Preset};
 use model::kernels::{Backend, Cpu, Layout, MatMul, Naive, Write};
-use model::network::{Batch, Keep, Network, Workspace};
+use model::network::{Batch, Keep, Network, Workspace, even_bounds};
 use model::optimizer::{AdamW, OptimizerOptions};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -18,7 +18,6 @@ struct Step {
     workspace: Workspace,
     tokens: Vec<u32>,
     scales: Vec<f32>,
-    sequences: usize,
 }
 
 impl Step {
@@ -37,7 +36,6 @@ impl Step {
             workspace: Workspace::new(network.config(), Keep::Activations),
             tokens: (0..tokens as u32).map(|i| i.wrapping_mul(2_654_435_761) % vocab_size).collect(),
             scales: vec![1.0 / tokens as f32; tokens],
-            sequences,
             parameters,
             network,
         })
@@ -46,8 +44,7 @@ impl Step {
     fn run(&mut self) {
         let context = self.network.config().context_tokens;
         let batch = Batch {
-            sequences: self.sequences,
-            context,
+            bounds: &even_bounds(self.tokens.len() / context, context),
             tokens: &self.tokens,
             targets: &self.tokens,
             scales: &self.scales,

@@ -46,9 +46,11 @@ pub struct ModelOptions {
     pub rope_theta: Option<f64>,
     /// Added to the mean square in RMSNorm.
     pub rms_norm_eps: Option<f64>,
+    /// Whether the embedding table is also the output layer, as in every published SmolLM.
+    pub tied_embeddings: Option<bool>,
 }
 
-/// The complete shape of a Llama-architecture model with tied embeddings.
+/// The complete shape of a Llama-architecture model.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ModelConfig {
@@ -70,6 +72,14 @@ pub struct ModelConfig {
     pub rope_theta: f64,
     /// Added to the mean square in RMSNorm.
     pub rms_norm_eps: f64,
+    /// Whether the embedding table is also the output layer.
+    #[serde(default = "tied")]
+    pub tied_embeddings: bool,
+}
+
+/// What checkpoints without the field are.
+fn tied() -> bool {
+    true
 }
 
 /// Why a model shape cannot be used.
@@ -107,6 +117,7 @@ impl ModelOptions {
             context_tokens: self.context_tokens.unwrap_or(base.context_tokens),
             rope_theta: self.rope_theta.unwrap_or(base.rope_theta),
             rms_norm_eps: self.rms_norm_eps.unwrap_or(base.rms_norm_eps),
+            tied_embeddings: self.tied_embeddings.unwrap_or(base.tied_embeddings),
         };
         config.check()?;
         Ok(config)
@@ -135,6 +146,7 @@ impl ModelConfig {
             context_tokens: 2_048,
             rope_theta: 10_000.0,
             rms_norm_eps: 1e-5,
+            tied_embeddings: true,
         };
         match preset {
             Preset::M135 => shape(576, 1_536, 30, 9, 3),
@@ -195,7 +207,7 @@ impl ModelConfig {
         self.parameters().map(|_| ())
     }
 
-    /// Number of trained parameters (the embedding is shared with the output layer and counts once).
+    /// Number of trained parameters (an embedding that is also the output layer counts once).
     ///
     /// # Errors
     /// [`ConfigError::TooLarge`] if the count overflows.
@@ -205,7 +217,8 @@ impl ModelConfig {
             + hidden * self.qkv_width() as u128
             + hidden * hidden
             + 3 * hidden * self.intermediate_size as u128;
-        let total = self.vocab_size as u128 * hidden + self.layers as u128 * layer + hidden;
+        let tables = if self.tied_embeddings { 1 } else { 2 };
+        let total = tables * self.vocab_size as u128 * hidden + self.layers as u128 * layer + hidden;
         // Bytes of f32 must be addressable too.
         if total > (isize::MAX as u128) / 4 {
             return Err(ConfigError::TooLarge);

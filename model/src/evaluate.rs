@@ -1,15 +1,26 @@
 //! Measuring a model: perplexity of held-out text and cloze questions by log-likelihood.
 
 mod cloze;
+mod gguf;
+mod ifeval;
 mod perplexity;
+mod task;
 
-pub use cloze::{ClozeItem, ClozeReport, SAMPLE_ITEMS, cloze, parse_cloze, read_cloze};
+pub use cloze::{
+    ChoiceScore, ClozeItem, ClozeOptions, ClozeReport, ContextStart, Normalizer, SAMPLE_ITEMS, cloze, judge,
+    judge_groups, parse_cloze, read_cloze, score_items,
+};
+pub use gguf::GgufScorer;
+pub use ifeval::{
+    Followed, IfevalPrompt, IfevalReport, Instruction, KindReport, Relation, ifeval_report, parse_prompts,
+};
 pub use perplexity::{Perplexity, perplexity};
+pub use task::{TASKS, Task, TaskFile, TaskOptions, TaskReport};
 
 use crate::files::FileError;
 use crate::language_model::LanguageModel;
 use crate::network::{Batch, BatchError, Keep, Network, Workspace};
-use crate::tokenizer::{END_OF_TEXT, Encoder, TokenizerError};
+use crate::tokenizer::{Encoder, TokenizerError};
 use std::path::PathBuf;
 
 /// Tokens scored at a time.
@@ -47,12 +58,29 @@ pub enum EvaluateError {
         /// What is wrong.
         problem: String,
     },
+    /// A task file, or a row of its data set, is unusable.
+    #[error("task {task}: {problem}")]
+    Task {
+        /// The task, or its file.
+        task: String,
+        /// What is wrong.
+        problem: String,
+    },
     /// Nothing to measure.
     #[error("there is nothing to evaluate: {0} is empty")]
     Nothing(&'static str),
     /// A back end outside this module failed.
     #[error("scoring failed: {0}")]
     Scorer(Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// A context with the texts that may follow it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Request {
+    /// Tokens of the context; one at least.
+    pub context: Vec<u32>,
+    /// Tokens of each continuation.
+    pub continuations: Vec<Vec<u32>>,
 }
 
 /// A model that can tell how likely each token of a sequence is.
@@ -71,6 +99,27 @@ pub trait Scorer {
     /// # Errors
     /// [`EvaluateError`] if a sequence is too long or has foreign tokens.
     fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError>;
+
+    /// For each request and continuation the log-probability of its tokens (nats). Context and continuation
+    /// together must fit [`Scorer::context_tokens`].
+    ///
+    /// # Errors
+    /// As [`Scorer::losses`].
+    fn continuations(&mut self, requests: &[Request]) -> Result<Vec<Vec<Vec<f32>>>, EvaluateError> {
+        let joined = |request: &Request| {
+            let context = request.context.clone();
+            request.continuations.clone().into_iter().map(move |tokens| [context.clone(), tokens].concat())
+        };
+        let sequences: Vec<Vec<u32>> = requests.iter().flat_map(joined).collect();
+        let mut losses = self.losses(&sequences)?.into_iter();
+        let of = |request: &Request| {
+            let tails = request.continuations.iter().zip(losses.by_ref());
+            tails
+                .map(|(tokens, losses)| losses[losses.len() - tokens.len()..].iter().map(|x| -x).collect())
+                .collect()
+        };
+        Ok(requests.iter().map(of).collect())
+    }
 }
 
 /// [`Scorer`] over a [`LanguageModel`] of this crate.
@@ -118,27 +167,27 @@ impl Scorer for ModelScorer<'_> {
 
     fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {
         let mut results = vec![Vec::new(); sequences.len()];
-        // Longest first, so that a batch pads little; the batches depend on the lengths alone.
-        let mut order: Vec<usize> = (0..sequences.len()).filter(|&i| sequences[i].len() > 1).collect();
-        order.sort_by_key(|&i| (std::cmp::Reverse(sequences[i].len()), i));
-        let mut rest = order.as_slice();
-        while let Some(&longest) = rest.first() {
-            let context = sequences[longest].len() - 1;
-            let (now, later) = rest.split_at((BATCH_TOKENS / context).clamp(1, rest.len()));
-            rest = later;
-            let (mut tokens, mut targets) = (Vec::new(), Vec::new());
-            for &i in now {
-                let padding = std::iter::repeat_n(&END_OF_TEXT, context + 1 - sequences[i].len());
-                tokens.extend(sequences[i][..sequences[i].len() - 1].iter().chain(padding.clone()));
-                targets.extend(sequences[i][1..].iter().chain(padding));
+        let scored: Vec<usize> = (0..sequences.len()).filter(|&i| sequences[i].len() > 1).collect();
+        let mut rest = scored.as_slice();
+        while !rest.is_empty() {
+            let (mut bounds, mut tokens, mut targets) = (vec![0], Vec::new(), Vec::new());
+            let mut count = 0;
+            for &i in rest {
+                if count > 0 && tokens.len() + sequences[i].len() > BATCH_TOKENS {
+                    break;
+                }
+                tokens.extend_from_slice(&sequences[i][..sequences[i].len() - 1]);
+                targets.extend_from_slice(&sequences[i][1..]);
+                bounds.push(tokens.len());
+                count += 1;
             }
-            // Padding comes after the text and attention looks back only, so it changes nothing.
+            let (now, later) = rest.split_at(count);
+            rest = later;
             let scales = vec![0.0; tokens.len()];
-            let batch =
-                Batch { sequences: now.len(), context, tokens: &tokens, targets: &targets, scales: &scales };
+            let batch = Batch { bounds: &bounds, tokens: &tokens, targets: &targets, scales: &scales };
             self.network.losses(self.parameters, &batch, &mut self.workspace)?;
-            for (&i, losses) in now.iter().zip(self.workspace.losses().chunks(context)) {
-                results[i] = losses[..sequences[i].len() - 1].to_vec();
+            for (&i, span) in now.iter().zip(bounds.windows(2)) {
+                results[i] = self.workspace.losses()[span[0]..span[1]].to_vec();
             }
         }
         Ok(results)

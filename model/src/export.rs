@@ -1,10 +1,16 @@
-//! Handing a trained model to `transformers`: one folder that `AutoModelForCausalLM` and `AutoTokenizer` load.
+//! Handing a trained model on: a folder that `AutoModelForCausalLM` and `AutoTokenizer` of `transformers` load, or a
+//! GGUF file.
 
+mod gguf;
+
+pub use gguf::{GgufFormat, export_gguf};
+
+use crate::chat::CHAT_ML;
 use crate::files::{FileError, failed, write_folder, write_whole};
 use crate::language_model::{
     CONFIG_FILE, LanguageModel, ModelFileError, Precision, WEIGHTS_FILE, config_json, write_tensors,
 };
-use crate::tokenizer::{Encoder, TOKENIZER_FILE, TokenizerError};
+use crate::tokenizer::{Encoder, SPECIAL_TOKENS, TOKENIZER_FILE, TokenizerError};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 
@@ -14,6 +20,19 @@ use std::path::{Path, PathBuf};
 pub struct ExportOptions {
     /// Number format of the weights: `float32` (exact) or `bfloat16` (half the size).
     pub precision: Precision,
+    /// What the model is for: `base` or `chat`.
+    pub model_use: ModelUse,
+}
+
+/// What an exported model is for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ModelUse {
+    /// To go on from a text; `<|endoftext|>` ends it.
+    #[default]
+    Base,
+    /// To answer: `<|im_end|>` ends a turn, and the tokenizer brings a chat template (its own, or ChatML).
+    Chat,
 }
 
 /// Why an export failed.
@@ -28,6 +47,14 @@ pub enum ExportError {
     /// The tokenizer could not be read.
     #[error(transparent)]
     Tokenizer(#[from] TokenizerError),
+    /// A file of the tokenizer is malformed.
+    #[error("tokenizer {}: {problem}; export the model with the tokenizer it was trained with", path.display())]
+    TokenizerFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
     /// Model and tokenizer do not belong together.
     #[error("the tokenizer in {} has {tokenizer} entries, the model {model}; export the model with the tokenizer it was trained with", path.display())]
     Vocabulary {
@@ -41,7 +68,30 @@ pub enum ExportError {
 }
 
 /// Files of a tokenizer folder.
-const TOKENIZER_FILES: [&str; 3] = [TOKENIZER_FILE, "tokenizer_config.json", "special_tokens_map.json"];
+const TOKENIZER_FILES: [&str; 3] = [TOKENIZER_FILE, TOKENIZER_CONFIG, "special_tokens_map.json"];
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+
+/// The token that ends an answer.
+fn end_token(model_use: ModelUse) -> &'static str {
+    match model_use {
+        ModelUse::Base => SPECIAL_TOKENS[0],
+        ModelUse::Chat => "<|im_end|>",
+    }
+}
+
+/// The tokenizer's settings.
+fn tokenizer_config(tokenizer_dir: &Path) -> Result<serde_json::Value, ExportError> {
+    let path = tokenizer_dir.join(TOKENIZER_CONFIG);
+    let bytes = std::fs::read(&path).map_err(failed("read", &path))?;
+    serde_json::from_slice(&bytes)
+        .map_err(|error| ExportError::TokenizerFile { path, problem: error.to_string() })
+}
+
+/// The tokenizer's own chat template, or ChatML.
+fn chat_template(tokenizer_dir: &Path) -> Result<String, ExportError> {
+    let config = tokenizer_config(tokenizer_dir)?;
+    Ok(crate::chat::template_of(&config).unwrap_or(CHAT_ML).to_owned())
+}
 
 /// Exports the model in `model_dir` (a checkpoint or `final/`) with the tokenizer in `tokenizer_dir` to the new
 /// folder `out_dir`: weights, `config.json`, `generation_config.json` and the tokenizer's files.
@@ -64,7 +114,14 @@ pub fn export(
             model: config.vocab_size,
         });
     }
-    let generation = serde_json::json!({ "_from_model_config": true, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0 });
+    let end = encoder.encode_with_special_tokens(end_token(options.model_use))?;
+    let [end] = end[..] else {
+        return Err(ExportError::TokenizerFile {
+            path: tokenizer_dir.join(TOKENIZER_FILE),
+            problem: format!("{} is no token of it", end_token(options.model_use)),
+        });
+    };
+    let generation = serde_json::json!({ "_from_model_config": true, "bos_token_id": 0, "eos_token_id": end, "pad_token_id": end });
     write_folder(out_dir, |folder| {
         write_tensors(
             &folder.join(WEIGHTS_FILE),
@@ -78,6 +135,13 @@ pub fn export(
             let source = tokenizer_dir.join(name);
             std::fs::copy(&source, folder.join(name)).map_err(failed("copy", &source))?;
         }
+        if options.model_use == ModelUse::Chat {
+            let mut settings = tokenizer_config(tokenizer_dir)?;
+            settings["chat_template"] = chat_template(tokenizer_dir)?.into();
+            settings["eos_token"] = end_token(options.model_use).into();
+            settings["pad_token"] = end_token(options.model_use).into();
+            write_whole(&folder.join(TOKENIZER_CONFIG), format!("{settings:#}\n").as_bytes())?;
+        }
         Ok(())
     })
 }
@@ -86,20 +150,12 @@ pub fn export(
 mod tests {
     use super::*;
     use crate::config::{ModelConfig, Preset};
-    use crate::kernels::Cpu;
-    use crate::network::Network;
+    use crate::testing;
     use crate::tokenizer::{TokenizerOptions, train};
 
     fn model_folder(folder: &Path, vocab_size: usize) -> Vec<f32> {
         let config = ModelConfig { vocab_size, layers: 2, ..ModelConfig::preset(Preset::Sample) };
-        let network = Network::new(config, Cpu).unwrap();
-        let parameters = network.initial_parameters(3);
-        std::fs::create_dir_all(folder).unwrap();
-        write_tensors(&folder.join(WEIGHTS_FILE), network.layout(), &[("", &parameters)], Precision::Float32)
-            .unwrap();
-        write_whole(&folder.join(CONFIG_FILE), config_json(network.config(), Precision::Float32).as_bytes())
-            .unwrap();
-        parameters
+        testing::model_folder(folder, config)
     }
 
     #[test]
@@ -117,7 +173,8 @@ mod tests {
         assert_eq!(encoder.vocab_size(), 300);
         let load = |precision, name| {
             let out = root.path().join(name);
-            export(&ExportOptions { precision }, &model, &tokenizer, &out).unwrap();
+            let options = ExportOptions { precision, ..Default::default() };
+            export(&options, &model, &tokenizer, &out).unwrap();
             let size = std::fs::metadata(out.join(WEIGHTS_FILE)).unwrap().len();
             Encoder::load(&out.join(TOKENIZER_FILE)).unwrap();
             (LanguageModel::load(&out).unwrap().parameters, size)
@@ -134,6 +191,25 @@ mod tests {
             export(&ExportOptions::default(), &small, &tokenizer, &root.path().join("x")).unwrap_err();
         assert!(error.to_string().contains("300 entries, the model 299"), "{error}");
         assert!(!root.path().join("x").exists());
+    }
+
+    #[test]
+    fn a_chat_model_brings_its_template_and_its_end() {
+        let root = tempfile::tempdir().unwrap();
+        let (model, tokenizer) = (root.path().join("model"), root.path().join("tokenizer"));
+        model_folder(&model, 320);
+        train(&TokenizerOptions { vocab_size: 300, ..Default::default() }, ["words"], &tokenizer).unwrap();
+        let out = root.path().join("out");
+        let options = ExportOptions { model_use: ModelUse::Chat, ..Default::default() };
+        export(&options, &model, &tokenizer, &out).unwrap();
+        let read = |name: &str| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(out.join(name)).unwrap()).unwrap()
+        };
+        assert_eq!(read(TOKENIZER_CONFIG)["chat_template"], CHAT_ML);
+        assert_eq!(read(TOKENIZER_CONFIG)["eos_token"], "<|im_end|>");
+        assert_eq!(read("generation_config.json")["eos_token_id"], 2);
+        let encoder = Encoder::load(&out.join(TOKENIZER_FILE)).unwrap();
+        assert!(crate::chat::ChatFormat::load(&encoder).unwrap().origin().ends_with(TOKENIZER_CONFIG));
     }
 
     #[test]

@@ -1,19 +1,29 @@
-//! A trained model in a folder: `config.json` and `model.safetensors`, as `transformers` writes them.
+//! A trained model in a folder: `config.json` and `model.safetensors`, as `transformers` writes them; or in a GGUF
+//! file.
 
-use crate::config::{ConfigError, ModelConfig};
-use crate::files::{FileError, failed};
+mod config_file;
+mod gguf;
+mod read;
+
+pub(crate) use config_file::config_json;
+pub(crate) use gguf::{gguf_dims, gguf_name, gguf_order};
+pub(crate) use read::read_tensors;
+
+use crate::config::ConfigError;
+use crate::files::FileError;
+use crate::infer::LoadModelError;
 use crate::kernels::Cpu;
 use crate::network::{Network, ParameterLayout};
-use half::{bf16, f16};
-use memmap2::Mmap;
-use safetensors::tensor::{Dtype, SafeTensorError, SafeTensors, TensorView};
+use half::bf16;
+use safetensors::tensor::{Dtype, SafeTensorError, TensorView};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 
 /// Name of the weight file in a model folder.
 pub const WEIGHTS_FILE: &str = "model.safetensors";
+/// Name of the table of a model folder whose weights are spread over several files.
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 /// Name of the shape file in a model folder.
 pub const CONFIG_FILE: &str = "config.json";
 
@@ -55,7 +65,7 @@ pub enum ModelFileError {
         problem: String,
     },
     /// config.json is malformed or describes another architecture.
-    #[error("model shape {}: {problem}; only LlamaForCausalLM with tied embeddings is read", path.display())]
+    #[error("model shape {}: {problem}; only LlamaForCausalLM without biases or stretched positions is read", path.display())]
     Shape {
         /// The file.
         path: PathBuf,
@@ -65,6 +75,9 @@ pub enum ModelFileError {
     /// The shape is inconsistent.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// A GGUF file cannot be read.
+    #[error(transparent)]
+    Gguf(#[from] LoadModelError),
 }
 
 /// A network with its weights.
@@ -77,94 +90,19 @@ pub struct LanguageModel {
 }
 
 impl LanguageModel {
-    /// Loads a folder with `config.json` and `model.safetensors` (a checkpoint, `final/`, or an export).
+    /// Loads a folder with `config.json` and `model.safetensors` (a checkpoint, `final/`, an export, or a model of
+    /// `transformers`, whose weights may be spread over several files), or a `.gguf` file.
     ///
     /// # Errors
     /// [`ModelFileError`] if a file is missing or malformed, or the two do not fit together.
-    pub fn load(folder: &Path) -> Result<Self, ModelFileError> {
-        let network = Network::new(read_config(&folder.join(CONFIG_FILE))?, Cpu)?;
-        let parameters = read_tensors(&folder.join(WEIGHTS_FILE), network.layout(), "")?;
+    pub fn load(path: &Path) -> Result<Self, ModelFileError> {
+        if path.is_file() {
+            return gguf::load(path);
+        }
+        let network = Network::new(config_file::read(&path.join(CONFIG_FILE))?, Cpu)?;
+        let parameters = read::read_folder(path, network.layout())?;
         Ok(Self { network, parameters })
     }
-}
-
-/// The fields of `config.json` that matter here; `transformers` 4 and 5 read what [`config_json`] writes.
-#[derive(Deserialize)]
-struct LlamaConfig {
-    architectures: Vec<String>,
-    vocab_size: usize,
-    hidden_size: usize,
-    intermediate_size: usize,
-    num_hidden_layers: usize,
-    num_attention_heads: usize,
-    num_key_value_heads: usize,
-    max_position_embeddings: usize,
-    rms_norm_eps: f64,
-    tie_word_embeddings: bool,
-    rope_theta: f64,
-    rope_scaling: Option<serde_json::Value>,
-}
-
-/// `config.json` of a model of shape `config`.
-pub(crate) fn config_json(config: &ModelConfig, precision: Precision) -> String {
-    let precision = match precision {
-        Precision::Float32 => "float32",
-        Precision::Bfloat16 => "bfloat16",
-    };
-    let json = serde_json::json!({
-        "architectures": ["LlamaForCausalLM"],
-        "attention_bias": false,
-        "attention_dropout": 0.0,
-        "bos_token_id": 0,
-        "eos_token_id": 0,
-        "head_dim": config.head_dim(),
-        "hidden_act": "silu",
-        "hidden_size": config.hidden_size,
-        "initializer_range": 1.0 / (config.hidden_size as f64).sqrt(),
-        "intermediate_size": config.intermediate_size,
-        "max_position_embeddings": config.context_tokens,
-        "mlp_bias": false,
-        "model_type": "llama",
-        "num_attention_heads": config.heads,
-        "num_hidden_layers": config.layers,
-        "num_key_value_heads": config.kv_heads,
-        "rms_norm_eps": config.rms_norm_eps,
-        "rope_scaling": null,
-        "rope_theta": config.rope_theta,
-        "tie_word_embeddings": true,
-        "torch_dtype": precision,
-        "use_cache": true,
-        "vocab_size": config.vocab_size,
-    });
-    format!("{json:#}\n")
-}
-
-fn read_config(path: &Path) -> Result<ModelConfig, ModelFileError> {
-    let shape = |problem: String| ModelFileError::Shape { path: path.to_path_buf(), problem };
-    let bytes = std::fs::read(path).map_err(failed("read", path))?;
-    let llama: LlamaConfig = serde_json::from_slice(&bytes).map_err(|error| shape(error.to_string()))?;
-    if !llama.architectures.iter().any(|name| name == "LlamaForCausalLM")
-        || !llama.tie_word_embeddings
-        || llama.rope_scaling.is_some()
-    {
-        return Err(shape(format!(
-            "architectures {:?}, tie_word_embeddings {}",
-            llama.architectures, llama.tie_word_embeddings
-        )));
-    }
-    let config = ModelConfig {
-        vocab_size: llama.vocab_size,
-        hidden_size: llama.hidden_size,
-        intermediate_size: llama.intermediate_size,
-        layers: llama.num_hidden_layers,
-        heads: llama.num_attention_heads,
-        kv_heads: llama.num_key_value_heads,
-        context_tokens: llama.max_position_embeddings,
-        rope_theta: llama.rope_theta,
-        rms_norm_eps: llama.rms_norm_eps,
-    };
-    config.check()?;
-    Ok(config)
 }
 
 /// Writes flat vectors laid out by `layout` as one safetensors file, each under its name prefix.
@@ -198,54 +136,5 @@ pub(crate) fn write_tensors(
     safetensors::serialize_to_file(tensors, Some(metadata), path).map_err(format)
 }
 
-/// Reads what [`write_tensors`] wrote under `prefix` (or any `transformers` file, in f32, bf16 or f16).
-pub(crate) fn read_tensors(
-    path: &Path,
-    layout: &ParameterLayout,
-    prefix: &str,
-) -> Result<Vec<f32>, ModelFileError> {
-    let file = File::open(path).map_err(failed("open", path))?;
-    // SAFETY: weight files are written once and renamed into place; nothing changes them afterwards.
-    let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
-    let tensors = SafeTensors::deserialize(&map)
-        .map_err(|source| ModelFileError::Format { path: path.to_path_buf(), source })?;
-    let mut values = vec![0f32; layout.total];
-    for slot in layout.tensors() {
-        let name = format!("{prefix}{}", slot.name);
-        let wrong = |problem: String| ModelFileError::Tensor {
-            path: path.to_path_buf(),
-            name: name.clone(),
-            problem,
-        };
-        let view = tensors.tensor(&name).map_err(|error| wrong(format!("is missing ({error})")))?;
-        if view.shape() != slot.shape {
-            return Err(wrong(format!(
-                "has shape {:?} where the model needs {:?}",
-                view.shape(),
-                slot.shape
-            )));
-        }
-        let out = &mut values[slot.range.clone()];
-        let bytes = view.data();
-        let pairs = || bytes.as_chunks::<2>().0.iter();
-        match view.dtype() {
-            Dtype::F32 => {
-                for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
-                    *value = f32::from_le_bytes(*bytes);
-                }
-            }
-            Dtype::BF16 => out
-                .iter_mut()
-                .zip(pairs())
-                .for_each(|(value, bytes)| *value = bf16::from_le_bytes(*bytes).to_f32()),
-            Dtype::F16 => out
-                .iter_mut()
-                .zip(pairs())
-                .for_each(|(value, bytes)| *value = f16::from_le_bytes(*bytes).to_f32()),
-            other => {
-                return Err(wrong(format!("is stored as {other:?}, which is not f32, bf16 or f16")));
-            }
-        }
-    }
-    Ok(values)
-}
+#[cfg(test)]
+mod tests;

@@ -28,6 +28,15 @@ impl Default for OptimizerOptions {
     }
 }
 
+impl OptimizerOptions {
+    /// The constants of huggingface/transformers `src/transformers/training_args.py` (`TrainingArguments`),
+    /// which fine-tuning recipes leave as they are.
+    #[must_use]
+    pub fn transformers() -> Self {
+        Self { beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.0, clip: 1.0 }
+    }
+}
+
 /// The moments of every parameter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct AdamW {

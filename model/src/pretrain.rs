@@ -1,42 +1,29 @@
 //! Pre-training: from token shards to weights.
 
+mod objective;
 mod options;
-mod run;
 
-pub use options::{BackendKind, PretrainOptions};
+pub use crate::training::{BackendKind, Ending, FINAL_FOLDER, LOSS_FILE, TrainError};
+pub use options::{AttentionScope, PretrainOptions};
 
-use crate::checkpoint::{self, CheckpointError};
+use crate::checkpoint;
 use crate::config::{ConfigError, ModelConfig};
-use crate::files::{FileError, failed, remove_leftovers};
-use crate::kernels::{Cpu, Naive};
-use crate::language_model::ModelFileError;
-use crate::network::{BatchError, Network};
+use crate::optimizer::AdamW;
 use crate::shards::TokenDataset;
-use run::Run;
+use crate::training::{self, TrainSummary};
+use objective::NextToken;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::path::Path;
 
-/// Name of the loss record in a run's folder: one JSON object a logged step.
-pub const LOSS_FILE: &str = "loss.jsonl";
-/// Name of the finished model's folder in a run's folder.
-pub const FINAL_FOLDER: &str = "final";
+/// What a caller hears after a logged step.
+pub type StepReport = training::StepReport<LossLine>;
+/// What a run leaves.
+pub type PretrainSummary = TrainSummary;
 
 /// Why a run failed.
 #[derive(Debug, thiserror::Error)]
 pub enum PretrainError {
-    /// An option is unusable.
-    #[error("pretrain.{field}: {rule}")]
-    Option {
-        /// The option's name.
-        field: &'static str,
-        /// The rule it breaks.
-        rule: &'static str,
-    },
-    /// The model's shape is unusable.
-    #[error(transparent)]
-    Config(#[from] ConfigError),
     /// The data do not fit the options.
     #[error("the dataset has {what} {found} where the run needs {wanted}; {advice}")]
     Dataset {
@@ -49,46 +36,15 @@ pub enum PretrainError {
         /// What to do.
         advice: &'static str,
     },
-    /// The loss or the gradient stopped being a number.
-    #[error(
-        "the loss is {loss} and the gradient's norm {grad_norm} at step {step}: the run diverged; lower lr or raise warmup_steps, and start again from a checkpoint before it"
-    )]
-    Diverged {
-        /// The step that was being made.
-        step: u64,
-        /// Its loss.
-        loss: f64,
-        /// Its gradient norm.
-        grad_norm: f64,
-    },
-    /// The folder holds a run with other options or data.
-    #[error("{} holds a run with other settings ({differences}); use another folder, or branch_from to go on from its checkpoint", path.display())]
-    Mismatch {
-        /// The checkpoint.
-        path: PathBuf,
-        /// The settings that differ.
-        differences: String,
-    },
-    /// A batch could not be computed.
+    /// Options, files or numbers are at fault.
     #[error(transparent)]
-    Batch(#[from] BatchError),
-    /// A checkpoint could not be written or read.
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    /// The final weights could not be written.
-    #[error(transparent)]
-    Model(#[from] ModelFileError),
-    /// A file could not be read or written.
-    #[error(transparent)]
-    File(#[from] FileError),
-    /// The threads could not be started.
-    #[error("cannot start {threads} threads: {message}; lower pretrain.threads")]
-    Threads {
-        /// The wanted number.
-        threads: usize,
-        /// The system's answer.
-        message: String,
-    },
+    Train(#[from] TrainError),
+}
+
+impl From<ConfigError> for PretrainError {
+    fn from(error: ConfigError) -> Self {
+        Self::Train(error.into())
+    }
 }
 
 /// One line of `loss.jsonl`.
@@ -104,39 +60,6 @@ pub struct LossLine {
     pub lr: f64,
     /// Norm of the gradient before clipping.
     pub grad_norm: f64,
-}
-
-/// What a caller hears after a logged step.
-#[derive(Clone, Debug)]
-pub struct StepReport {
-    /// The line as logged.
-    pub line: LossLine,
-    /// Updates in the whole run.
-    pub steps: u64,
-    /// Tokens a second over the last step.
-    pub tokens_per_second: f64,
-}
-
-/// How a run ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ending {
-    /// All steps were made; `final/` holds the model.
-    Finished,
-    /// The caller stopped it; a checkpoint holds the state.
-    Stopped,
-}
-
-/// What a run leaves.
-#[derive(Clone, Debug)]
-pub struct PretrainSummary {
-    /// How it ended.
-    pub ending: Ending,
-    /// Updates made, earlier sessions included.
-    pub step: u64,
-    /// Trained parameters.
-    pub parameters: usize,
-    /// The folder of the last checkpoint.
-    pub checkpoint: PathBuf,
 }
 
 /// Trains a model on `dataset` in the folder `out_dir`, going on from its newest whole checkpoint.
@@ -155,49 +78,23 @@ pub fn pretrain(
     options.check()?;
     let config = options.model.resolve()?;
     check_dataset(options, &config, dataset)?;
-    std::fs::create_dir_all(out_dir).map_err(failed("create folder", out_dir))?;
-    remove_leftovers(out_dir)?;
-    let pool = rayon::ThreadPoolBuilder::new()
-        .num_threads(options.threads)
-        .build()
-        .map_err(|error| PretrainError::Threads { threads: options.threads, message: error.to_string() })?;
-    let network = match options.backend {
-        BackendKind::Cpu => Network::new(config.clone(), Cpu)?,
-        BackendKind::Naive => Network::new(config.clone(), Naive)?,
+    let network = training::network(config, options.backend)?;
+    let pool = training::thread_pool(options.threads)?;
+    let objective = NextToken::new(options, dataset);
+    let start = |network: &crate::network::Network| {
+        let Some(path) = &options.branch_from else {
+            let parameters = network.initial_parameters(options.seed);
+            let optimizer = AdamW::new(parameters.len());
+            return Ok((parameters, optimizer));
+        };
+        let found = checkpoint::load(path, network.layout())?;
+        if found.state.model != *network.config() {
+            return Err(TrainError::Mismatch { path: path.clone(), differences: "model".to_owned() });
+        }
+        Ok((found.parameters, found.optimizer))
     };
-    let mut run = Run::start(options, network, dataset, out_dir)?;
-    run.truncate_losses()?;
-    let mut ending = Ending::Finished;
-    while run.optimizer.updates < options.steps {
-        let started = Instant::now();
-        let line = pool.install(|| run.step())?;
-        let step = line.step;
-        let mut stop = ControlFlow::Continue(());
-        if step.is_multiple_of(options.log_every_steps.max(1)) || step == options.steps {
-            run.log(&line)?;
-            let tokens_per_second = run.batch_tokens() as f64 / started.elapsed().as_secs_f64();
-            stop = progress(StepReport { line, steps: options.steps, tokens_per_second });
-        }
-        if stop.is_break() && step < options.steps {
-            ending = Ending::Stopped;
-        }
-        let due = step.is_multiple_of(options.checkpoint_every_steps.max(1)) || step == options.steps;
-        if due || ending == Ending::Stopped {
-            run.save()?;
-        }
-        if ending == Ending::Stopped {
-            break;
-        }
-    }
-    if ending == Ending::Finished {
-        run.publish_final()?;
-    }
-    Ok(PretrainSummary {
-        ending,
-        step: run.optimizer.updates,
-        parameters: run.parameters.len(),
-        checkpoint: checkpoint::folder(out_dir, run.optimizer.updates),
-    })
+    let options = options.loop_options();
+    Ok(training::train(objective, network, &options, &pool, out_dir, start, progress)?)
 }
 
 fn check_dataset(

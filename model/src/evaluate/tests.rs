@@ -25,6 +25,7 @@ fn item(choices: &[&str], answer: usize) -> ClozeItem {
         context: "a long context".into(),
         choices: choices.iter().map(ToString::to_string).collect(),
         answer,
+        group: None,
     }
 }
 
@@ -48,7 +49,7 @@ fn sums_and_normalised_sums_choose_differently() {
 }
 
 #[test]
-fn padding_and_batching_change_no_loss() {
+fn batching_changes_no_loss() {
     let config = ModelConfig {
         vocab_size: 40,
         hidden_size: 16,
@@ -59,6 +60,7 @@ fn padding_and_batching_change_no_loss() {
         context_tokens: 32,
         rope_theta: 1e4,
         rms_norm_eps: 1e-5,
+        tied_embeddings: true,
     };
     let network = Network::new(config, Cpu).unwrap();
     let model = LanguageModel { parameters: network.initial_parameters(1), network };

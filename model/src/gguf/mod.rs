@@ -15,6 +15,7 @@
 //! ```
 
 mod error;
+mod k_quants;
 mod quant;
 mod read;
 mod value;

@@ -4,7 +4,7 @@ use std::io::{self, Write};
 
 use half::f16;
 
-use super::{TensorKind, Value};
+use super::{TensorKind, Value, k_quants};
 
 const ALIGNMENT: usize = 32;
 
@@ -15,7 +15,7 @@ pub struct TensorData<'a> {
     pub name: &'a str,
     /// Dimensions, fastest first.
     pub dims: &'a [u64],
-    /// How to store it: F32, F16, Q8_0, Q4_0 or Q4_1.
+    /// How to store it: any kind but BF16 and Q5_1.
     pub kind: TensorKind,
     /// The values, as many as the dimensions' product.
     pub values: &'a [f32],
@@ -26,7 +26,7 @@ pub struct TensorData<'a> {
 #[allow(missing_docs)] // the fields are said in each message
 pub enum EncodeError {
     /// The kind can be read but not written.
-    #[error("{kind:?} cannot be written; use F32, F16, Q8_0, Q4_0 or Q4_1")]
+    #[error("{kind:?} cannot be written; use F32, F16, Q8_0, Q4_0, Q4_1, Q5_0, Q4_K or Q6_K")]
     Kind { kind: TensorKind },
     /// The number of values is no whole number of blocks.
     #[error("{count} values are no whole number of blocks of {block} for {kind:?}")]
@@ -55,8 +55,7 @@ pub fn encode(kind: TensorKind, values: &[f32]) -> Result<Vec<u8>, EncodeError> 
             }
             TensorKind::Q4_0 => {
                 // The value of largest magnitude becomes -8, the only end with that magnitude.
-                let peak = values.iter().fold(0.0f32, |m, &v| if v.abs() > m.abs() { v } else { m });
-                let scale = peak / -8.0;
+                let scale = peak(values) / -8.0;
                 let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
                 out.extend(f16::from_f32(scale).to_le_bytes());
                 nibbles(&mut out, values, |v| v * inverse + 8.5);
@@ -70,10 +69,27 @@ pub fn encode(kind: TensorKind, values: &[f32]) -> Result<Vec<u8>, EncodeError> 
                 out.extend(f16::from_f32(least).to_le_bytes());
                 nibbles(&mut out, values, |v| (v - least) * inverse + 0.5);
             }
-            _ => return Err(EncodeError::Kind { kind }),
+            TensorKind::Q5_0 => {
+                let scale = peak(values) / -16.0;
+                let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
+                let level = |v: f32| ((v * inverse + 16.5) as u8).min(31);
+                let fifths = values.iter().enumerate().map(|(i, &v)| u32::from(level(v) >> 4) << i);
+                out.extend(f16::from_f32(scale).to_le_bytes());
+                out.extend(fifths.fold(0u32, |bits, bit| bits | bit).to_le_bytes());
+                let (low, high) = values.split_at(16);
+                out.extend(low.iter().zip(high).map(|(&l, &h)| level(l) & 15 | (level(h) & 15) << 4));
+            }
+            TensorKind::Q4_K => k_quants::q4_k(values, &mut out),
+            TensorKind::Q6_K => k_quants::q6_k(values, &mut out),
+            TensorKind::BF16 | TensorKind::Q5_1 => return Err(EncodeError::Kind { kind }),
         }
     }
     Ok(out)
+}
+
+/// The value of largest magnitude.
+fn peak(values: &[f32]) -> f32 {
+    values.iter().fold(0.0, |peak: f32, &v| if v.abs() > peak.abs() { v } else { peak })
 }
 
 /// Values 0..16 in the low nibbles, 16..32 in the high ones.
@@ -109,6 +125,14 @@ pub fn write_gguf(
                 "tensor `{name}`: {} values do not fill {:?}",
                 tensor.values.len(),
                 tensor.dims
+            )));
+        }
+        let (row, block) = (tensor.dims.first().map_or(0, |&dim| dim as usize), kind.block_values());
+        if !row.is_multiple_of(block) {
+            // A block must not reach from one row into the next.
+            return Err(invalid(format!(
+                "tensor `{name}`: {}",
+                EncodeError::Blocks { kind, count: row, block }
             )));
         }
         text(&mut head, name);
@@ -180,11 +204,43 @@ mod tests {
         assert!(error_of(TensorKind::Q8_0, &values) < 4.3 / 127.0 / 2.0 + 2e-3);
         assert!(error_of(TensorKind::Q4_0, &values) < 4.3 / 8.0);
         assert!(error_of(TensorKind::Q4_1, &values) < 6.4 / 15.0 / 2.0 + 5e-3);
+        assert!(error_of(TensorKind::Q5_0, &values) < 4.3 / 16.0);
+    }
+
+    #[test]
+    fn k_formats_adapt_to_groups_of_different_size() {
+        // 8 groups of 32 between ±1 and ±128, some of them shifted, one zero, one constant.
+        let values: Vec<f32> = (0..512)
+            .map(|i| {
+                let (group, wave) = (i / 32 % 8, ((i * 37 % 61) as f32 - 30.0) / 30.0);
+                match group {
+                    3 => 0.0,
+                    5 => -2.5,
+                    group => wave * 2f32.powi(group) - if group % 2 == 1 { 4.0 } else { 0.0 },
+                }
+            })
+            .collect();
+        let root_mean_square = |kind: TensorKind| {
+            let bytes = encode(kind, &values).unwrap();
+            assert_eq!(bytes.len(), values.len() / kind.block_values() * kind.block_bytes());
+            let mut back = vec![f32::NAN; values.len()];
+            kind.dequantize(&bytes, &mut back);
+            let squares: f32 = values.iter().zip(&back).map(|(a, b)| (a - b) * (a - b)).sum();
+            (squares / values.len() as f32).sqrt()
+        };
+        let size = (values.iter().map(|v| v * v).sum::<f32>() / values.len() as f32).sqrt();
+        let (q4, q6) = (root_mean_square(TensorKind::Q4_K) / size, root_mean_square(TensorKind::Q6_K) / size);
+        // Of evenly spread values, even levels lose one step's share of the range: 1/15 and 1/63.
+        assert!(q4 < 1.0 / 15.0 && q6 < 1.0 / 63.0, "{q4} and {q6}");
+        assert!(root_mean_square(TensorKind::Q4_K) <= 1.05 * root_mean_square(TensorKind::Q4_1));
+        let zero = encode(TensorKind::Q6_K, &[0.0; 256]).unwrap();
+        assert_eq!(zero, [0; 210]);
+        assert_eq!(error_of(TensorKind::Q4_K, &[0.0; 256]), 0.0);
     }
 
     #[test]
     fn refuses_what_it_cannot_write() {
-        assert!(matches!(encode(TensorKind::Q6_K, &[0.0; 256]), Err(EncodeError::Kind { .. })));
+        assert!(matches!(encode(TensorKind::Q5_1, &[0.0; 256]), Err(EncodeError::Kind { .. })));
         assert!(matches!(encode(TensorKind::Q8_0, &[0.0; 33]), Err(EncodeError::Blocks { .. })));
         let tensor = TensorData { name: "t", dims: &[3], kind: TensorKind::F32, values: &[1.0, 2.0] };
         let error = write_gguf(&mut Vec::new(), &[], &[tensor]).unwrap_err();

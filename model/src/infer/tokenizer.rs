@@ -36,7 +36,8 @@ pub enum Role {
 }
 
 impl Role {
-    fn name(self) -> &'static str {
+    /// The name in chat formats: `system`, `user` or `assistant`.
+    pub fn name(self) -> &'static str {
         match self {
             Self::System => "system",
             Self::User => "user",

@@ -33,7 +33,7 @@ struct ViewMut {
     row: isize,
 }
 
-/// A buffer whose disjoint head columns are written by different tasks.
+/// A buffer whose disjoint parts are written by different tasks.
 struct SharedOut(*mut f32);
 
 // SAFETY: tasks write only to the columns of their own head and the rows of their own sequence.
@@ -90,18 +90,22 @@ struct Place {
     value: usize,
     out: usize,
     log_sums: usize,
+    /// Tokens of the sequence.
+    context: usize,
 }
 
 impl Place {
-    fn new(shape: &AttentionShape, sequence: usize, head: usize) -> Self {
-        let row = sequence * shape.context * shape.qkv_width();
+    fn new(shape: &AttentionShape<'_>, sequence: usize, head: usize) -> Self {
+        let tokens = shape.sequence(sequence);
+        let row = tokens.start * shape.qkv_width();
         let kv_head = head / shape.group();
         Self {
             query: row + head * shape.head_dim,
             key: row + (shape.heads + kv_head) * shape.head_dim,
             value: row + (shape.heads + shape.kv_heads + kv_head) * shape.head_dim,
-            out: sequence * shape.context * shape.out_width() + head * shape.head_dim,
-            log_sums: (sequence * shape.heads + head) * shape.context,
+            out: tokens.start * shape.out_width() + head * shape.head_dim,
+            log_sums: shape.log_sums_at(sequence, head),
+            context: tokens.len(),
         }
     }
 }
@@ -110,17 +114,20 @@ fn view(buffer: &[f32], offset: usize, width: usize) -> View {
     View { start: buffer[offset..].as_ptr(), row: width as isize, column: 1 }
 }
 
-pub fn forward(shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
+pub fn forward(shape: &AttentionShape<'_>, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
     assert_eq!(qkv.len(), shape.tokens() * shape.qkv_width());
     assert_eq!(out.len(), shape.tokens() * shape.out_width());
-    assert_eq!(log_sums.len(), shape.sequences * shape.heads * shape.context);
-    let (context, d) = (shape.context, shape.head_dim);
+    assert_eq!(log_sums.len(), shape.tokens() * shape.heads);
+    let d = shape.head_dim;
     let (in_width, out_width) = (shape.qkv_width(), shape.out_width());
     let scale = 1.0 / (d as f32).sqrt();
     let isa = Isa::detect();
-    let out = SharedOut(out.as_mut_ptr());
-    log_sums.par_chunks_mut(context).enumerate().for_each(|(task, log_sums)| {
+    let (out, log_sums) = (SharedOut(out.as_mut_ptr()), SharedOut(log_sums.as_mut_ptr()));
+    (0..shape.sequences() * shape.heads).into_par_iter().for_each(|task| {
         let place = Place::new(shape, task / shape.heads, task % shape.heads);
+        let context = place.context;
+        // SAFETY: each sequence and head has its own stretch of the logarithms.
+        let log_sums = unsafe { std::slice::from_raw_parts_mut(log_sums.at(place.log_sums), context) };
         let mut scores = vec![0f32; BLOCK.min(context) * context];
         for first in (0..context).step_by(BLOCK) {
             let rows = BLOCK.min(context - first);
@@ -156,7 +163,7 @@ pub fn forward(shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &
 }
 
 pub fn backward(
-    shape: &AttentionShape,
+    shape: &AttentionShape<'_>,
     qkv: &[f32],
     out: &[f32],
     log_sums: &[f32],
@@ -168,9 +175,10 @@ pub fn backward(
     assert_eq!(out.len(), shape.tokens() * shape.out_width());
     assert_eq!(grad_out.len(), out.len());
     let grad_qkv = SharedOut(grad_qkv.as_mut_ptr());
-    (0..shape.sequences * shape.kv_heads).into_par_iter().for_each(|task| {
+    (0..shape.sequences() * shape.kv_heads).into_par_iter().for_each(|task| {
         let (sequence, kv_head) = (task / shape.kv_heads, task % shape.kv_heads);
-        let size = BLOCK.min(shape.context) * shape.context;
+        let context = shape.sequence(sequence).len();
+        let size = BLOCK.min(context) * context;
         let mut scratch = (vec![0f32; size], vec![0f32; size]);
         for member in 0..shape.group() {
             let place = Place::new(shape, sequence, kv_head * shape.group() + member);
@@ -182,14 +190,14 @@ pub fn backward(
 
 /// The gradient of one query head; adds to its key head's columns unless `member` is 0.
 fn head_backward(
-    shape: &AttentionShape,
+    shape: &AttentionShape<'_>,
     place: &Place,
     member: usize,
     (qkv, out, log_sums, grad_out): (&[f32], &[f32], &[f32], &[f32]),
     grad_qkv: &SharedOut,
     (probabilities, grad_scores): &mut (Vec<f32>, Vec<f32>),
 ) {
-    let (context, d) = (shape.context, shape.head_dim);
+    let (context, d) = (place.context, shape.head_dim);
     let (in_width, out_width) = (shape.qkv_width(), shape.out_width());
     let scale = 1.0 / (d as f32).sqrt();
     let isa = Isa::detect();

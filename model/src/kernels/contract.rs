@@ -15,6 +15,15 @@ fn tokens(seed: u64, len: usize, below: u32) -> Vec<u32> {
     (0..len).map(|_| rng.random_range(0..below)).collect()
 }
 
+/// Sequences of these lengths, one after another.
+fn bounds(lengths: &[usize]) -> Vec<usize> {
+    let ends = lengths.iter().scan(0, |end, length| {
+        *end += length;
+        Some(*end)
+    });
+    std::iter::once(0).chain(ends).collect()
+}
+
 #[track_caller]
 fn close(name: &str, a: &[f32], b: &[f32]) {
     assert_eq!(a.len(), b.len());
@@ -27,7 +36,7 @@ fn close(name: &str, a: &[f32], b: &[f32]) {
 /// Every kernel once on random data; the outputs in order.
 fn run_all(
     backend: &dyn Backend,
-    shape: &AttentionShape,
+    shape: &AttentionShape<'_>,
     width: usize,
     vocab: usize,
     seed: u64,
@@ -71,7 +80,7 @@ fn run_all(
     results.extend([("norm", out), ("norm rms", inverse), ("norm dx", grad_x), ("norm dw", grad_weight)]);
 
     let mut qkv = random(seed + 7, n * shape.qkv_width());
-    let table = RopeTable::new(shape.context, shape.head_dim, 10_000.0);
+    let table = RopeTable::new(shape.tokens(), shape.head_dim, 10_000.0);
     backend.rope(shape, &table, Rotation::Forward, &mut qkv);
     results.push(("rope", qkv.clone()));
     let mut out = vec![f32::NAN; n * shape.out_width()];
@@ -126,10 +135,12 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(24))]
     #[test]
     fn cpu_agrees_with_naive(
-        sequences in 1usize..4, context in 1usize..20, kv_heads in 1usize..3, group in 1usize..4,
+        lengths in prop::collection::vec(1usize..20, 1..5), kv_heads in 1usize..3, group in 1usize..4,
         half in 1usize..6, width in 1usize..40, vocab in 2usize..50, seed in any::<u64>(),
     ) {
-        let shape = AttentionShape { sequences, context, heads: kv_heads * group, kv_heads, head_dim: 2 * half };
+        let bounds = bounds(&lengths);
+        let shape =
+            AttentionShape { bounds: &bounds, heads: kv_heads * group, kv_heads, head_dim: 2 * half };
         let seed = seed >> 8;
         let expected = run_all(&Naive, &shape, width, vocab, seed);
         for ((name, want), (_, got)) in expected.iter().zip(run_all(&Cpu, &shape, width, vocab, seed)) {
@@ -140,8 +151,9 @@ proptest! {
 
 #[test]
 fn attention_blocks_agree_across_their_borders() {
-    for context in [63, 64, 65, 150] {
-        let shape = AttentionShape { sequences: 2, context, heads: 4, kv_heads: 2, head_dim: 16 };
+    for lengths in [[63, 63], [64, 64], [65, 1], [150, 64]] {
+        let bounds = bounds(&lengths);
+        let shape = AttentionShape { bounds: &bounds, heads: 4, kv_heads: 2, head_dim: 16 };
         let expected = run_all(&Naive, &shape, 24, 33, 5);
         for ((name, want), (_, got)) in expected.iter().zip(run_all(&Cpu, &shape, 24, 33, 5)) {
             close(name, &got, want);
@@ -151,7 +163,8 @@ fn attention_blocks_agree_across_their_borders() {
 
 #[test]
 fn the_thread_count_changes_no_bit() {
-    let shape = AttentionShape { sequences: 5, context: 130, heads: 6, kv_heads: 2, head_dim: 32 };
+    let bounds = bounds(&[130, 1, 200, 64, 70]);
+    let shape = AttentionShape { bounds: &bounds, heads: 6, kv_heads: 2, head_dim: 32 };
     let run = |threads| in_pool(threads, || run_all(&Cpu, &shape, 200, 700, 9));
     let one = run(1);
     for threads in [2, 3, 8] {
@@ -186,7 +199,8 @@ fn weighted(values: &[f32], weights: &[f32]) -> f64 {
 #[test]
 fn naive_gradients_are_finite_differences() {
     let backend = Naive;
-    let shape = AttentionShape { sequences: 1, context: 4, heads: 2, kv_heads: 1, head_dim: 4 };
+    // Two documents: a gradient that leaked from one to the other would differ.
+    let shape = AttentionShape { bounds: &[0, 3, 4], heads: 2, kv_heads: 1, head_dim: 4 };
     let n = shape.tokens();
 
     let qkv = random(1, n * shape.qkv_width());
@@ -201,7 +215,7 @@ fn naive_gradients_are_finite_differences() {
     backend.attention_backward(&shape, &qkv, &out, &sums, &grad_out, &mut grad);
     finite_differences("attention", &qkv, &grad, |qkv| weighted(&forward(qkv).0, &grad_out));
 
-    let table = RopeTable::new(shape.context, shape.head_dim, 100.0);
+    let table = RopeTable::new(shape.tokens(), shape.head_dim, 100.0);
     let rope_out = random(12, qkv.len());
     let mut grad = rope_out.clone();
     backend.rope(&shape, &table, Rotation::Backward, &mut grad);

@@ -106,7 +106,7 @@ impl Backend for Cpu {
         }
     }
 
-    fn rope(&self, shape: &AttentionShape, table: &RopeTable, rotation: Rotation, qkv: &mut [f32]) {
+    fn rope(&self, shape: &AttentionShape<'_>, table: &RopeTable, rotation: Rotation, qkv: &mut [f32]) {
         let isa = Isa::detect();
         let sign = match rotation {
             Rotation::Forward => 1.0,
@@ -117,13 +117,13 @@ impl Backend for Cpu {
             .for_each(|(task, part)| rows::rope(isa, shape, table, sign, task * ROWS, part));
     }
 
-    fn attention(&self, shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
+    fn attention(&self, shape: &AttentionShape<'_>, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
         attention::forward(shape, qkv, out, log_sums);
     }
 
     fn attention_backward(
         &self,
-        shape: &AttentionShape,
+        shape: &AttentionShape<'_>,
         qkv: &[f32],
         out: &[f32],
         log_sums: &[f32],

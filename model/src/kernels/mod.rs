@@ -15,6 +15,8 @@ mod rows;
 pub use cpu::Cpu;
 pub use naive::Naive;
 
+use std::ops::Range;
+
 /// How a matrix operand lies in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Layout {
@@ -50,16 +52,18 @@ pub struct MatMul {
     pub write: Write,
 }
 
-/// Shapes of one attention call over `sequences × context` tokens.
+/// Shapes of one attention call over sequences that lie one after another, of any lengths.
+///
+/// A token sees the tokens of its own sequence up to itself, and its position counts from the sequence's
+/// start: documents that are packed together, one a sequence, know nothing of each other.
 ///
 /// `qkv` rows hold all query heads, then the key heads, then the value heads, `head_dim` values each;
 /// output rows hold the query heads.
 #[derive(Clone, Copy, Debug)]
-pub struct AttentionShape {
-    /// Number of sequences.
-    pub sequences: usize,
-    /// Tokens in each sequence.
-    pub context: usize,
+pub struct AttentionShape<'a> {
+    /// First token of each sequence, then the number of tokens; ascending from 0 (`cu_seqlens` of
+    /// Dao-AILab/flash-attention).
+    pub bounds: &'a [usize],
     /// Query heads.
     pub heads: usize,
     /// Key and value heads; query head `h` reads `h / (heads / kv_heads)`.
@@ -68,11 +72,34 @@ pub struct AttentionShape {
     pub head_dim: usize,
 }
 
-impl AttentionShape {
+impl AttentionShape<'_> {
     /// Number of tokens.
     #[must_use]
     pub fn tokens(&self) -> usize {
-        self.sequences * self.context
+        self.bounds.last().copied().unwrap_or(0)
+    }
+
+    /// Number of sequences.
+    #[must_use]
+    pub fn sequences(&self) -> usize {
+        self.bounds.len().saturating_sub(1)
+    }
+
+    /// The tokens of one sequence.
+    #[must_use]
+    pub fn sequence(&self, index: usize) -> Range<usize> {
+        self.bounds[index]..self.bounds[index + 1]
+    }
+
+    /// The sequence that holds a token.
+    pub(crate) fn sequence_of(&self, token: usize) -> usize {
+        self.bounds.partition_point(|&bound| bound <= token) - 1
+    }
+
+    /// Where the `log_sums` of one sequence and head begin: they lie by sequence, head, position.
+    pub(crate) fn log_sums_at(&self, sequence: usize, head: usize) -> usize {
+        let tokens = self.sequence(sequence);
+        tokens.start * self.heads + head * tokens.len()
     }
 
     /// Width of a `qkv` row.
@@ -178,16 +205,16 @@ pub trait Backend: Send + Sync {
     );
 
     /// Rotates the query and key heads of `qkv` in place (first half of a head against its second).
-    fn rope(&self, shape: &AttentionShape, table: &RopeTable, rotation: Rotation, qkv: &mut [f32]);
+    fn rope(&self, shape: &AttentionShape<'_>, table: &RopeTable, rotation: Rotation, qkv: &mut [f32]);
 
-    /// Causal attention; keeps the logarithm of each row's softmax sum
-    /// in `log_sums[sequence, head, position]`.
-    fn attention(&self, shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]);
+    /// Causal attention within each sequence; keeps the logarithm of each row's softmax sum in `log_sums`,
+    /// by sequence, head and position.
+    fn attention(&self, shape: &AttentionShape<'_>, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]);
 
     /// Writes the gradient of [`Backend::attention`] with respect to `qkv`.
     fn attention_backward(
         &self,
-        shape: &AttentionShape,
+        shape: &AttentionShape<'_>,
         qkv: &[f32],
         out: &[f32],
         log_sums: &[f32],

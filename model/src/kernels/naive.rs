@@ -94,10 +94,10 @@ impl Backend for Naive {
         }
     }
 
-    fn rope(&self, shape: &AttentionShape, table: &RopeTable, rotation: Rotation, qkv: &mut [f32]) {
+    fn rope(&self, shape: &AttentionShape<'_>, table: &RopeTable, rotation: Rotation, qkv: &mut [f32]) {
         let half = shape.head_dim / 2;
         for token in 0..shape.tokens() {
-            let (cos, sin) = table.at(token % shape.context);
+            let (cos, sin) = table.at(token - shape.sequence(shape.sequence_of(token)).start);
             for head in 0..shape.heads + shape.kv_heads {
                 let at = token * shape.qkv_width() + head * shape.head_dim;
                 for i in 0..half {
@@ -113,7 +113,7 @@ impl Backend for Naive {
         }
     }
 
-    fn attention(&self, shape: &AttentionShape, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
+    fn attention(&self, shape: &AttentionShape<'_>, qkv: &[f32], out: &mut [f32], log_sums: &mut [f32]) {
         let d = shape.head_dim;
         for_each_row(shape, |row| {
             let scores: Vec<f64> = (0..=row.position).map(|key| row.score(shape, qkv, key)).collect();
@@ -131,7 +131,7 @@ impl Backend for Naive {
 
     fn attention_backward(
         &self,
-        shape: &AttentionShape,
+        shape: &AttentionShape<'_>,
         qkv: &[f32],
         out: &[f32],
         log_sums: &[f32],
@@ -223,7 +223,7 @@ impl Backend for Naive {
 
 /// One query row's places in the buffers.
 struct Row {
-    sequence: usize,
+    first: usize,
     position: usize,
     kv_head: usize,
     query: usize,
@@ -232,16 +232,15 @@ struct Row {
 }
 
 impl Row {
-    fn key(&self, shape: &AttentionShape, position: usize) -> usize {
-        (self.sequence * shape.context + position) * shape.qkv_width()
-            + (shape.heads + self.kv_head) * shape.head_dim
+    fn key(&self, shape: &AttentionShape<'_>, position: usize) -> usize {
+        (self.first + position) * shape.qkv_width() + (shape.heads + self.kv_head) * shape.head_dim
     }
 
-    fn value(&self, shape: &AttentionShape, position: usize) -> usize {
+    fn value(&self, shape: &AttentionShape<'_>, position: usize) -> usize {
         self.key(shape, position) + shape.kv_heads * shape.head_dim
     }
 
-    fn score(&self, shape: &AttentionShape, qkv: &[f32], position: usize) -> f64 {
+    fn score(&self, shape: &AttentionShape<'_>, qkv: &[f32], position: usize) -> f64 {
         let key = self.key(shape, position);
         let dot: f64 =
             (0..shape.head_dim).map(|i| f64::from(qkv[self.query + i]) * f64::from(qkv[key + i])).sum();
@@ -249,18 +248,18 @@ impl Row {
     }
 }
 
-fn for_each_row(shape: &AttentionShape, mut visit: impl FnMut(Row)) {
-    for sequence in 0..shape.sequences {
+fn for_each_row(shape: &AttentionShape<'_>, mut visit: impl FnMut(Row)) {
+    for sequence in 0..shape.sequences() {
+        let tokens = shape.sequence(sequence);
         for head in 0..shape.heads {
-            for position in 0..shape.context {
-                let token = sequence * shape.context + position;
+            for (position, token) in tokens.clone().enumerate() {
                 visit(Row {
-                    sequence,
+                    first: tokens.start,
                     position,
                     kv_head: head / shape.group(),
                     query: token * shape.qkv_width() + head * shape.head_dim,
                     out: token * shape.out_width() + head * shape.head_dim,
-                    log_sum: (sequence * shape.heads + head) * shape.context + position,
+                    log_sum: shape.log_sums_at(sequence, head) + position,
                 });
             }
         }

@@ -52,11 +52,15 @@ fn rms_norm_backward_body(
 }
 
 #[inline(always)]
-fn rope_body(shape: &AttentionShape, table: &RopeTable, sign: f32, first: usize, rows: &mut [f32]) {
+fn rope_body(shape: &AttentionShape<'_>, table: &RopeTable, sign: f32, first: usize, rows: &mut [f32]) {
     let d = shape.head_dim;
     let rotated = (shape.heads + shape.kv_heads) * d;
-    for (r, row) in rows.chunks_exact_mut(shape.qkv_width()).enumerate() {
-        let (cos, sin) = table.at((first + r) % shape.context);
+    let mut sequence = shape.sequence(shape.sequence_of(first));
+    for (token, row) in (first..).zip(rows.chunks_exact_mut(shape.qkv_width())) {
+        if token >= sequence.end {
+            sequence = shape.sequence(shape.sequence_of(token));
+        }
+        let (cos, sin) = table.at(token - sequence.start);
         for head in row[..rotated].chunks_exact_mut(d) {
             let (first, second) = head.split_at_mut(d / 2);
             for i in 0..d / 2 {
@@ -188,7 +192,7 @@ by_isa! {
 by_isa! {
     /// Rows of [`super::Backend::rope`] from row `first` on; `sign` is −1 for the inverse rotation.
     rope = rope_body;
-    (shape: &AttentionShape, table: &RopeTable, sign: f32, first: usize, rows: &mut [f32])
+    (shape: &AttentionShape<'_>, table: &RopeTable, sign: f32, first: usize, rows: &mut [f32])
 }
 by_isa! {
     /// Replaces rows of scores, of which row `r` sees the first `first + r + 1` keys, by `e^(score − max)`;

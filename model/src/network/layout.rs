@@ -36,12 +36,14 @@ pub struct TensorSlot {
 /// Places of all parameters in one flat vector.
 #[derive(Clone, Debug)]
 pub struct ParameterLayout {
-    /// Embedding table, also the output layer, `[vocab, hidden]`.
+    /// Embedding table, `[vocab, hidden]`.
     pub embedding: Range<usize>,
     /// The layers in order.
     pub layers: Vec<LayerLayout>,
     /// Last RMSNorm, `[hidden]`.
     pub final_norm: Range<usize>,
+    /// Output layer, `[vocab, hidden]`: the embedding table itself where the two are tied.
+    pub head: Range<usize>,
     /// Length of the flat vector.
     pub total: usize,
     tensors: Vec<TensorSlot>,
@@ -82,7 +84,11 @@ impl ParameterLayout {
             .collect();
         builder.prefix.clear();
         let final_norm = builder.take(&[("model.norm.weight", hidden)], None);
-        Ok(Self { embedding, layers, final_norm, total: builder.total, tensors: builder.tensors })
+        let head = match config.tied_embeddings {
+            true => embedding.clone(),
+            false => builder.take(&[("lm_head.weight", config.vocab_size)], Some(hidden)),
+        };
+        Ok(Self { embedding, layers, final_norm, head, total: builder.total, tensors: builder.tensors })
     }
 
     /// Every tensor with its `transformers` name, in the order of the flat vector.

@@ -10,18 +10,22 @@ pub use layout::{LayerLayout, ParameterLayout, TensorSlot};
 pub use workspace::{Keep, Workspace};
 
 use crate::config::{ConfigError, ModelConfig};
+#[cfg(doc)]
+use crate::kernels::AttentionShape;
 use crate::kernels::{Backend, RopeTable, Write};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
 
-/// Equally long token sequences with what is to be predicted after each token.
+/// Token sequences, one after another, with what is to be predicted after each token.
+///
+/// A sequence is what attends to itself: a whole row of the training data, or one of the documents packed
+/// into it.
 #[derive(Clone, Copy, Debug)]
 pub struct Batch<'a> {
-    /// Number of sequences.
-    pub sequences: usize,
-    /// Tokens in each.
-    pub context: usize,
-    /// Input tokens, `[sequences, context]`.
+    /// First token of each sequence, then the number of tokens (see [`AttentionShape::bounds`]);
+    /// [`even_bounds`] gives those of equally long sequences.
+    pub bounds: &'a [usize],
+    /// Input tokens.
     pub tokens: &'a [u32],
     /// Token wanted at each place, same shape.
     pub targets: &'a [u32],
@@ -46,7 +50,7 @@ pub enum BatchError {
     },
     /// The slices' lengths disagree, or the batch is empty.
     #[error(
-        "the batch has {tokens} tokens, {targets} targets and {scales} scales; each must be {sequences} × {context}, and not 0"
+        "the batch has {tokens} tokens, {targets} targets and {scales} scales; there must be equally many, and not 0"
     )]
     Shape {
         /// Number of tokens.
@@ -55,10 +59,16 @@ pub enum BatchError {
         targets: usize,
         /// Number of scales.
         scales: usize,
-        /// Declared sequences.
-        sequences: usize,
-        /// Declared context.
-        context: usize,
+    },
+    /// The sequences' bounds do not ascend from 0 to the number of tokens.
+    #[error(
+        "the sequence bounds of a batch of {tokens} tokens do not ascend from 0 to {tokens} (at place {place})"
+    )]
+    Bounds {
+        /// Number of tokens.
+        tokens: usize,
+        /// Index of the first wrong bound.
+        place: usize,
     },
     /// A sequence is longer than the model's context.
     #[error(
@@ -159,6 +169,32 @@ impl Network {
         Ok(weighted_sum(&workspace.losses, batch.scales))
     }
 
+    /// As [`Network::accumulate_gradients`], with factors that depend on the losses: `weigh` is given every
+    /// token's loss (nats) and returns the tokens' factors. `batch.scales` are not read. The output layer is
+    /// computed twice, all else once.
+    ///
+    /// # Errors
+    /// [`BatchError`] if the batch does not fit the model.
+    pub fn accumulate_weighed_gradients(
+        &self,
+        params: &[f32],
+        batch: &Batch<'_>,
+        weigh: impl FnOnce(&[f32]) -> Vec<f32>,
+        grads: &mut [f32],
+        workspace: &mut Workspace,
+    ) -> Result<f64, BatchError> {
+        self.check(batch)?;
+        self.forward(params, batch, workspace);
+        self.head(params, batch, None, workspace);
+        let scales = weigh(&workspace.losses);
+        let batch = Batch { scales: &scales, ..*batch };
+        self.check(&batch)?;
+        workspace.fit_gradients(&self.config, batch.tokens.len());
+        self.head(params, &batch, Some(grads), workspace);
+        self.backward(params, &batch, grads, workspace);
+        Ok(weighted_sum(&workspace.losses, &scales))
+    }
+
     /// Computes every token's loss (see [`Workspace::losses`]); returns `Σ scales[t] · loss[t]`.
     ///
     /// # Errors
@@ -181,13 +217,13 @@ impl Network {
     /// [`BatchError`] if the sequence does not fit the model.
     pub fn logits(&self, params: &[f32], tokens: &[u32]) -> Result<Vec<f32>, BatchError> {
         let scales = vec![0.0; tokens.len()];
-        let batch = Batch { sequences: 1, context: tokens.len(), tokens, targets: tokens, scales: &scales };
+        let batch = Batch { bounds: &[0, tokens.len()], tokens, targets: tokens, scales: &scales };
         self.check(&batch)?;
         let mut workspace = Workspace::new(&self.config, Keep::Nothing);
         self.forward(params, &batch, &mut workspace);
         let mut logits = vec![0.0; tokens.len() * self.config.vocab_size];
         self.project(
-            &params[self.layout.embedding.clone()],
+            &params[self.layout.head.clone()],
             &workspace.normed,
             &mut logits,
             self.config.hidden_size,
@@ -197,21 +233,27 @@ impl Network {
     }
 
     fn check(&self, batch: &Batch<'_>) -> Result<(), BatchError> {
-        let &Batch { sequences, context, tokens, targets, scales } = batch;
-        let wanted = sequences.checked_mul(context);
-        if tokens.is_empty()
-            || [tokens.len(), targets.len(), scales.len()].iter().any(|&len| Some(len) != wanted)
-        {
+        let &Batch { bounds, tokens, targets, scales } = batch;
+        if tokens.is_empty() || [targets.len(), scales.len()].iter().any(|&len| len != tokens.len()) {
             return Err(BatchError::Shape {
                 tokens: tokens.len(),
                 targets: targets.len(),
                 scales: scales.len(),
-                sequences,
-                context,
             });
         }
-        if context > self.config.context_tokens {
-            return Err(BatchError::Context { tokens: context, context_tokens: self.config.context_tokens });
+        let ends = (bounds.first() == Some(&0), bounds.last() == Some(&tokens.len()));
+        let descent = bounds.windows(2).position(|pair| pair[0] >= pair[1]).map(|place| place + 1);
+        let wrong = match ends {
+            (false, _) => Some(0),
+            (true, false) => descent.or(Some(bounds.len() - 1)),
+            (true, true) => descent,
+        };
+        if let Some(place) = wrong {
+            return Err(BatchError::Bounds { tokens: tokens.len(), place });
+        }
+        let longest = bounds.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
+        if longest > self.config.context_tokens {
+            return Err(BatchError::Context { tokens: longest, context_tokens: self.config.context_tokens });
         }
         let vocab_size = self.config.vocab_size;
         for list in [tokens, targets] {
@@ -221,6 +263,12 @@ impl Network {
         }
         Ok(())
     }
+}
+
+/// The bounds of `sequences` sequences of `context` tokens each.
+#[must_use]
+pub fn even_bounds(sequences: usize, context: usize) -> Vec<usize> {
+    (0..=sequences).map(|sequence| sequence * context).collect()
 }
 
 fn weighted_sum(losses: &[f32], scales: &[f32]) -> f64 {

@@ -11,10 +11,9 @@ const HEAD_VALUES: usize = 1 << 20;
 const HEAD_ROWS: usize = 256;
 
 impl Network {
-    fn attention_shape(&self, batch: &Batch<'_>) -> AttentionShape {
+    fn attention_shape<'a>(&self, batch: &Batch<'a>) -> AttentionShape<'a> {
         AttentionShape {
-            sequences: batch.sequences,
-            context: batch.context,
+            bounds: batch.bounds,
             heads: self.config.heads,
             kv_heads: self.config.kv_heads,
             head_dim: self.config.head_dim(),
@@ -128,7 +127,7 @@ impl Network {
     }
 
     /// The output layer and its loss by chunks of rows, so that all logits never exist at once.
-    /// With `grads`, also its backward pass into `workspace.grad_narrow` and the embedding's gradient.
+    /// With `grads`, also its backward pass into `workspace.grad_narrow` and the output layer's gradient.
     pub(super) fn head(
         &self,
         params: &[f32],
@@ -137,14 +136,14 @@ impl Network {
         workspace: &mut Workspace,
     ) {
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
-        let embedding = &params[self.layout.embedding.clone()];
+        let weight = &params[self.layout.head.clone()];
         let chunk = (HEAD_VALUES / vocab).max(HEAD_ROWS);
         for start in (0..batch.tokens.len()).step_by(chunk) {
             let rows = start..(start + chunk).min(batch.tokens.len());
             let values = rows.start * hidden..rows.end * hidden;
             let normed = &workspace.normed[values.clone()];
             workspace.logits.resize(rows.len() * vocab, 0.0);
-            self.project(embedding, normed, &mut workspace.logits, hidden, Write::Replace);
+            self.project(weight, normed, &mut workspace.logits, hidden, Write::Replace);
             self.backend.cross_entropy(
                 &mut workspace.logits,
                 &batch.targets[rows.clone()],
@@ -152,13 +151,12 @@ impl Network {
                 &mut workspace.losses[rows],
             );
             if let Some(grads) = grads.as_deref_mut() {
-                let grad_embedding = &mut grads[self.layout.embedding.clone()];
                 self.project_backward(
-                    embedding,
+                    weight,
                     normed,
                     &workspace.logits,
                     &mut workspace.grad_narrow[values],
-                    grad_embedding,
+                    &mut grads[self.layout.head.clone()],
                     hidden,
                 );
             }

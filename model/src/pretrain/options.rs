@@ -1,21 +1,21 @@
 //! The options of a run.
 
-use super::PretrainError;
 use crate::config::{ModelOptions, Preset};
 use crate::optimizer::OptimizerOptions;
-use crate::schedule::ScheduleShape;
+use crate::schedule::{Schedule, ScheduleShape};
+use crate::training::{BackendKind, LoopOptions, TrainError, settings_of};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
-/// Which kernels compute the run.
+/// What a token may look back on.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum BackendKind {
-    /// Multi-threaded and vectorised.
+pub enum AttentionScope {
+    /// The whole training sequence, across the ends of documents (SmolLM's choice).
     #[default]
-    Cpu,
-    /// The plain reference; very slow.
-    Naive,
+    Sequence,
+    /// The token's own document; positions restart with each.
+    Document,
 }
 
 /// A training run; the defaults are SmolLM-135M's.
@@ -28,6 +28,8 @@ pub struct PretrainOptions {
     pub model: ModelOptions,
     /// Length of a training sequence (tokens).
     pub context_tokens: usize,
+    /// What a token may look back on.
+    pub attention: AttentionScope,
     /// Sequences in one update.
     pub batch_sequences: usize,
     /// Tokens computed at a time (rounded down to whole sequences, at least one); bounds memory. The result
@@ -77,6 +79,7 @@ impl PretrainOptions {
         let base = Self {
             model: preset.into(),
             context_tokens: 2_048,
+            attention: AttentionScope::Sequence,
             batch_sequences: 512,
             micro_batch_tokens: 2_048,
             steps: 600_000,
@@ -113,38 +116,33 @@ impl PretrainOptions {
 
     /// The options that decide the result, as they stand in a checkpoint.
     pub(super) fn settings(&self) -> serde_json::Map<String, serde_json::Value> {
-        let mut settings = match serde_json::to_value(self) {
-            Ok(serde_json::Value::Object(settings)) => settings,
-            _ => serde_json::Map::new(),
-        };
-        // The shape is compared resolved; the others change no weight.
-        for name in ["model", "checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "threads"] {
-            settings.remove(name);
-        }
+        let mut settings = settings_of(self);
+        // The shape is compared resolved.
+        settings.remove("model");
         settings
     }
 
-    pub(super) fn check(&self) -> Result<(), PretrainError> {
-        let bad = |field, rule| Err(PretrainError::Option { field, rule });
+    pub(super) fn check(&self) -> Result<(), TrainError> {
         if self.context_tokens == 0 || self.batch_sequences == 0 || self.steps == 0 {
-            return bad("context_tokens, batch_sequences and steps", "they must be above 0");
+            let field = "context_tokens, batch_sequences and steps";
+            return Err(TrainError::Option { field, rule: "they must be above 0" });
         }
-        if !(self.lr.is_finite() && self.lr > 0.0) {
-            return bad("lr", "it must be above 0");
+        self.loop_options().check()
+    }
+
+    pub(super) fn loop_options(&self) -> LoopOptions<'_> {
+        LoopOptions {
+            schedule: Schedule {
+                shape: self.schedule,
+                peak: self.lr,
+                warmup_steps: self.warmup_steps,
+                cooldown_steps: self.cooldown_steps,
+                steps: self.steps,
+            },
+            optimizer: &self.optimizer,
+            checkpoint_every_steps: self.checkpoint_every_steps,
+            keep_checkpoints: self.keep_checkpoints,
+            log_every_steps: self.log_every_steps,
         }
-        let o = &self.optimizer;
-        if [o.beta1, o.beta2].iter().any(|beta| !(0.0..1.0).contains(beta)) {
-            return bad("optimizer.beta1 and beta2", "they must lie in [0, 1)");
-        }
-        if !(o.eps > 0.0 && o.clip > 0.0 && o.weight_decay >= 0.0) {
-            return bad(
-                "optimizer.eps, clip and weight_decay",
-                "the first two must be above 0, the third not negative",
-            );
-        }
-        if self.warmup_steps > self.steps {
-            return bad("warmup_steps", "it must not exceed steps");
-        }
-        Ok(())
     }
 }

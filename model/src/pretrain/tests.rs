@@ -2,7 +2,7 @@ use super::*;
 use crate::config::{ModelOptions, Preset};
 use crate::language_model::{LanguageModel, WEIGHTS_FILE};
 use crate::shards::ShardWriter;
-use std::collections::BTreeMap;
+use crate::testing::assert_same;
 use std::fs::OpenOptions;
 use std::io::Write;
 
@@ -47,33 +47,6 @@ fn dataset(folder: &Path) -> TokenDataset {
 
 fn go_on(_: StepReport) -> ControlFlow<()> {
     ControlFlow::Continue(())
-}
-
-/// Every file below `folder` with its bytes.
-fn contents(folder: &Path) -> BTreeMap<String, Vec<u8>> {
-    let mut files = BTreeMap::new();
-    let mut open = vec![folder.to_path_buf()];
-    while let Some(current) = open.pop() {
-        for entry in std::fs::read_dir(current).unwrap() {
-            let path = entry.unwrap().path();
-            if path.is_dir() {
-                open.push(path);
-            } else {
-                let name = path.strip_prefix(folder).unwrap().display().to_string();
-                files.insert(name, std::fs::read(path).unwrap());
-            }
-        }
-    }
-    files
-}
-
-#[track_caller]
-fn assert_same(a: &Path, b: &Path) {
-    let (a, b) = (contents(a), contents(b));
-    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
-    for (name, bytes) in &a {
-        assert!(bytes == &b[name], "{name} differs");
-    }
 }
 
 #[test]
@@ -171,7 +144,7 @@ fn a_cooldown_branches_from_a_stable_checkpoint() {
     let other = PretrainOptions { model: ModelOptions { layers: Some(1), ..short.model.clone() }, ..short };
     assert!(matches!(
         pretrain(&other, &dataset, &root.path().join("x"), &mut go_on),
-        Err(PretrainError::Mismatch { .. })
+        Err(PretrainError::Train(TrainError::Mismatch { .. }))
     ));
 }
 
@@ -198,7 +171,7 @@ fn divergence_names_the_step() {
     let dataset = dataset(root.path());
     let options = PretrainOptions { lr: 1e30, warmup_steps: 1, ..options() };
     let error = pretrain(&options, &dataset, &root.path().join("run"), &mut go_on).unwrap_err();
-    assert!(matches!(error, PretrainError::Diverged { step: 2..=6, .. }), "{error}");
+    assert!(matches!(error, PretrainError::Train(TrainError::Diverged { step: 2..=6, .. })), "{error}");
 }
 
 #[test]
@@ -217,4 +190,27 @@ fn both_back_ends_train_alike() {
     };
     let (fast, slow) = (last(BackendKind::Cpu, "cpu"), last(BackendKind::Naive, "naive"));
     assert!((fast - slow).abs() < 1e-3, "{fast} against {slow}");
+}
+
+#[test]
+fn attention_within_documents_trains_another_model_that_resumes_too() {
+    let root = tempfile::tempdir().unwrap();
+    let dataset = dataset(root.path());
+    let documents = PretrainOptions { attention: AttentionScope::Document, steps: 8, ..options() };
+    let run = |options: &PretrainOptions, name: &str, stop: u64| {
+        let mut losses = Vec::new();
+        pretrain(options, &dataset, &root.path().join(name), &mut |report| {
+            losses.push(report.line.loss);
+            if report.step == stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+        losses
+    };
+    let whole = run(&documents, "whole", 0);
+    assert_eq!(run(&documents, "stopped", 3).len(), 3);
+    run(&documents, "stopped", 0);
+    assert_same(&root.path().join("whole"), &root.path().join("stopped"));
+    let across = run(&PretrainOptions { attention: AttentionScope::Sequence, ..documents }, "across", 0);
+    // The same data and first weights; tokens after a document's end are predicted from less.
+    assert!(whole[0] != across[0] && (whole[0] - across[0]).abs() < 0.2, "{} and {}", whole[0], across[0]);
 }

@@ -69,6 +69,15 @@ impl Encoder {
         self.special.decode(tokens, true).map_err(|error| self.library(&error))
     }
 
+    /// The special tokens, by id.
+    #[must_use]
+    pub fn special_tokens(&self) -> Vec<String> {
+        let added = self.special.get_added_tokens_decoder();
+        let mut tokens: Vec<_> = added.into_iter().filter(|(_, token)| token.special).collect();
+        tokens.sort_unstable_by_key(|(id, _)| *id);
+        tokens.into_iter().map(|(_, token)| token.content).collect()
+    }
+
     /// Number of entries, special tokens included.
     #[must_use]
     pub fn vocab_size(&self) -> usize {

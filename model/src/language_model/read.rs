@@ -1,0 +1,110 @@
+//! Weights out of safetensors files.
+
+use super::{INDEX_FILE, ModelFileError, WEIGHTS_FILE};
+use crate::files::failed;
+use crate::network::{ParameterLayout, TensorSlot};
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::tensor::{Dtype, SafeTensors};
+use serde::Deserialize;
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::Path;
+
+/// Which file holds which tensor.
+#[derive(Deserialize)]
+struct Index {
+    weight_map: BTreeMap<String, String>,
+}
+
+/// Reads the weights in `folder`: one file, or several with a table.
+pub(super) fn read_folder(folder: &Path, layout: &ParameterLayout) -> Result<Vec<f32>, ModelFileError> {
+    let table = folder.join(INDEX_FILE);
+    if !table.exists() {
+        return read_tensors(&folder.join(WEIGHTS_FILE), layout, "");
+    }
+    let bytes = std::fs::read(&table).map_err(failed("read", &table))?;
+    let tensor = |name: &str, problem: String| ModelFileError::Tensor {
+        path: table.clone(),
+        name: name.to_owned(),
+        problem,
+    };
+    let index: Index =
+        serde_json::from_slice(&bytes).map_err(|error| tensor("weight_map", error.to_string()))?;
+    let mut files: BTreeMap<&str, Vec<&TensorSlot>> = BTreeMap::new();
+    for slot in layout.tensors() {
+        let file = index.weight_map.get(&slot.name);
+        let file = file.ok_or_else(|| tensor(&slot.name, "is in no file".to_owned()))?;
+        files.entry(file).or_default().push(slot);
+    }
+    let mut values = vec![0f32; layout.total];
+    for (file, slots) in files {
+        if Path::new(file).components().count() != 1 {
+            return Err(tensor(file, "is no file name".to_owned()));
+        }
+        read_slots(&folder.join(file), slots, "", &mut values)?;
+    }
+    Ok(values)
+}
+
+/// Reads one file's tensors under `prefix`, in f32, bf16 or f16.
+pub(crate) fn read_tensors(
+    path: &Path,
+    layout: &ParameterLayout,
+    prefix: &str,
+) -> Result<Vec<f32>, ModelFileError> {
+    let mut values = vec![0f32; layout.total];
+    read_slots(path, layout.tensors(), prefix, &mut values)?;
+    Ok(values)
+}
+
+fn read_slots<'s>(
+    path: &Path,
+    slots: impl IntoIterator<Item = &'s TensorSlot>,
+    prefix: &str,
+    values: &mut [f32],
+) -> Result<(), ModelFileError> {
+    let file = File::open(path).map_err(failed("open", path))?;
+    // SAFETY: weight files are written once and renamed into place; nothing changes them afterwards.
+    let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
+    let tensors = SafeTensors::deserialize(&map)
+        .map_err(|source| ModelFileError::Format { path: path.to_path_buf(), source })?;
+    for slot in slots {
+        let name = format!("{prefix}{}", slot.name);
+        let wrong = |problem: String| ModelFileError::Tensor {
+            path: path.to_path_buf(),
+            name: name.clone(),
+            problem,
+        };
+        let view = tensors.tensor(&name).map_err(|error| wrong(format!("is missing ({error})")))?;
+        if view.shape() != slot.shape {
+            return Err(wrong(format!(
+                "has shape {:?} where the model needs {:?}",
+                view.shape(),
+                slot.shape
+            )));
+        }
+        let out = &mut values[slot.range.clone()];
+        let bytes = view.data();
+        let pairs = || bytes.as_chunks::<2>().0.iter();
+        match view.dtype() {
+            Dtype::F32 => {
+                for (value, bytes) in out.iter_mut().zip(bytes.as_chunks::<4>().0) {
+                    *value = f32::from_le_bytes(*bytes);
+                }
+            }
+            Dtype::BF16 => out
+                .iter_mut()
+                .zip(pairs())
+                .for_each(|(value, bytes)| *value = bf16::from_le_bytes(*bytes).to_f32()),
+            Dtype::F16 => out
+                .iter_mut()
+                .zip(pairs())
+                .for_each(|(value, bytes)| *value = f16::from_le_bytes(*bytes).to_f32()),
+            other => {
+                return Err(wrong(format!("is stored as {other:?}, which is not f32, bf16 or f16")));
+            }
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,299 @@
+//! The loop that pre-training, SFT and DPO share: steps, checkpoints, the loss record, the final model.
+//!
+//! What differs between them is where a step's gradient comes from, which an [`Objective`] knows. A run that
+//! was stopped or killed and started again ends with the same bytes as an undisturbed one.
+
+mod run;
+
+pub(crate) use run::Run;
+
+use crate::checkpoint::CheckpointError;
+use crate::config::{ConfigError, ModelConfig};
+use crate::files::{FileError, failed, remove_leftovers};
+use crate::kernels::{Cpu, Naive};
+use crate::language_model::ModelFileError;
+use crate::network::{BatchError, Network, Workspace};
+use crate::optimizer::{AdamW, OptimizerOptions};
+use crate::schedule::Schedule;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use std::ops::ControlFlow;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// Name of the loss record in a run's folder: one JSON object a logged step.
+pub const LOSS_FILE: &str = "loss.jsonl";
+/// Name of the finished model's folder in a run's folder.
+pub const FINAL_FOLDER: &str = "final";
+
+/// Which kernels compute the run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum BackendKind {
+    /// Multi-threaded and vectorised.
+    #[default]
+    Cpu,
+    /// The plain reference; very slow.
+    Naive,
+}
+
+/// Why a run failed.
+#[derive(Debug, thiserror::Error)]
+pub enum TrainError {
+    /// An option is unusable.
+    #[error("option {field}: {rule}")]
+    Option {
+        /// The option's name.
+        field: &'static str,
+        /// The rule it breaks.
+        rule: &'static str,
+    },
+    /// The model's shape is unusable.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// The loss or the gradient stopped being a number.
+    #[error(
+        "the loss is {loss} and the gradient's norm {grad_norm} at step {step}: the run diverged; lower lr or warm up longer, and start again from a checkpoint before it"
+    )]
+    Diverged {
+        /// The step that was being made.
+        step: u64,
+        /// Its loss.
+        loss: f64,
+        /// Its gradient norm.
+        grad_norm: f64,
+    },
+    /// The folder holds a run with other options or data.
+    #[error("{} holds a run with other settings ({differences}); use another folder, or go on from its checkpoint as a new run", path.display())]
+    Mismatch {
+        /// The checkpoint.
+        path: PathBuf,
+        /// The settings that differ.
+        differences: String,
+    },
+    /// A batch could not be computed.
+    #[error(transparent)]
+    Batch(#[from] BatchError),
+    /// A checkpoint could not be written or read.
+    #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    /// Weights could not be read or written.
+    #[error(transparent)]
+    Model(#[from] ModelFileError),
+    /// A file could not be read or written.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The threads could not be started.
+    #[error("cannot start {threads} threads: {message}; lower the option threads")]
+    Threads {
+        /// The wanted number.
+        threads: usize,
+        /// The system's answer.
+        message: String,
+    },
+}
+
+/// What a caller hears after a logged step.
+#[derive(Clone, Debug)]
+pub struct StepReport<L> {
+    /// The line as logged.
+    pub line: L,
+    /// Updates made, this one included.
+    pub step: u64,
+    /// Updates in the whole run.
+    pub steps: u64,
+    /// Tokens a second over the last step.
+    pub tokens_per_second: f64,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// All steps were made; `final/` holds the model.
+    Finished,
+    /// The caller stopped it; a checkpoint holds the state.
+    Stopped,
+}
+
+/// What a run leaves.
+#[derive(Clone, Debug)]
+pub struct TrainSummary {
+    /// How it ended.
+    pub ending: Ending,
+    /// Updates made, earlier sessions included.
+    pub step: u64,
+    /// Tokens read, earlier sessions included.
+    pub tokens: u64,
+    /// Trained parameters.
+    pub parameters: usize,
+    /// The folder of the last checkpoint.
+    pub checkpoint: PathBuf,
+}
+
+/// The scalars of an update, whatever it was made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Update {
+    /// Updates made, this one included.
+    pub step: u64,
+    /// Tokens read, this update's included.
+    pub tokens: u64,
+    /// Learning rate.
+    pub lr: f64,
+    /// Norm of the gradient before clipping.
+    pub grad_norm: f64,
+}
+
+/// What an objective computes with.
+pub(crate) struct Pass<'a> {
+    pub network: &'a Network,
+    pub parameters: &'a [f32],
+    pub grads: &'a mut [f32],
+    pub workspace: &'a mut Workspace,
+}
+
+/// Where the gradients of a run come from.
+pub(crate) trait Objective: Send {
+    /// What a step's data came to.
+    type Figures: Send;
+    /// A line of the loss record; it has a field `step`.
+    type Line: Serialize + Send;
+
+    /// The options that decide the result, as they stand in a checkpoint.
+    fn settings(&self) -> serde_json::Map<String, serde_json::Value>;
+
+    /// A digest of the data.
+    fn data_digest(&self) -> &str;
+
+    /// Adds the gradient of the update after `done` earlier ones; the loss, the tokens read and more.
+    fn gradient(&mut self, pass: Pass<'_>, done: u64) -> Result<StepData<Self::Figures>, TrainError>;
+
+    /// The line of an update.
+    fn line(&self, update: &Update, data: &StepData<Self::Figures>) -> Self::Line;
+}
+
+/// What a step's data came to.
+pub(crate) struct StepData<F> {
+    /// The objective before the update.
+    pub loss: f64,
+    /// Tokens read.
+    pub tokens: u64,
+    /// What else the objective measures.
+    pub figures: F,
+}
+
+/// The options that every run has.
+pub(crate) struct LoopOptions<'a> {
+    pub schedule: Schedule,
+    pub optimizer: &'a OptimizerOptions,
+    pub checkpoint_every_steps: u64,
+    pub keep_checkpoints: usize,
+    pub log_every_steps: u64,
+}
+
+impl LoopOptions<'_> {
+    /// Checks what all runs share.
+    pub(crate) fn check(&self) -> Result<(), TrainError> {
+        let bad = |field, rule| Err(TrainError::Option { field, rule });
+        if !(self.schedule.peak.is_finite() && self.schedule.peak > 0.0) {
+            return bad("lr", "it must be above 0");
+        }
+        let o = self.optimizer;
+        if [o.beta1, o.beta2].iter().any(|beta| !(0.0..1.0).contains(beta)) {
+            return bad("optimizer.beta1 and beta2", "they must lie in [0, 1)");
+        }
+        if !(o.eps > 0.0 && o.clip > 0.0 && o.weight_decay >= 0.0) {
+            return bad(
+                "optimizer.eps, clip and weight_decay",
+                "the first two must be above 0, the third not negative",
+            );
+        }
+        if self.schedule.warmup_steps > self.schedule.steps {
+            return bad("warmup_steps", "it must not exceed steps");
+        }
+        Ok(())
+    }
+}
+
+/// A network of shape `config` on the kernels `backend`.
+pub(crate) fn network(config: ModelConfig, backend: BackendKind) -> Result<Network, ConfigError> {
+    match backend {
+        BackendKind::Cpu => Network::new(config, Cpu),
+        BackendKind::Naive => Network::new(config, Naive),
+    }
+}
+
+/// A pool of `threads` threads; 0 takes all processors.
+pub(crate) fn thread_pool(threads: usize) -> Result<rayon::ThreadPool, TrainError> {
+    rayon::ThreadPoolBuilder::new()
+        .num_threads(threads)
+        .build()
+        .map_err(|error| TrainError::Threads { threads, message: error.to_string() })
+}
+
+/// Makes the folder of a run, without what a killed one left half-written.
+pub(crate) fn open_folder(out_dir: &Path) -> Result<(), FileError> {
+    std::fs::create_dir_all(out_dir).map_err(failed("create folder", out_dir))?;
+    remove_leftovers(out_dir)
+}
+
+/// Runs `objective` in the folder `out_dir`, going on from its newest whole checkpoint; without one, from what
+/// `start` gives. `progress` is called after every logged step; when it breaks, a checkpoint is written and the
+/// call returns.
+pub(crate) fn train<O: Objective>(
+    objective: O,
+    network: Network,
+    options: &LoopOptions<'_>,
+    pool: &rayon::ThreadPool,
+    out_dir: &Path,
+    start: impl FnOnce(&Network) -> Result<(Vec<f32>, AdamW), TrainError>,
+    progress: &mut dyn FnMut(StepReport<O::Line>) -> ControlFlow<()>,
+) -> Result<TrainSummary, TrainError> {
+    options.check()?;
+    open_folder(out_dir)?;
+    let steps = options.schedule.steps;
+    let mut run = Run::start(objective, options, network, out_dir, start)?;
+    run.truncate_losses()?;
+    let mut ending = Ending::Finished;
+    while run.step() < steps {
+        let (started, tokens) = (Instant::now(), run.tokens);
+        let line = pool.install(|| run.update())?;
+        let step = run.step();
+        let mut stop = ControlFlow::Continue(());
+        if step.is_multiple_of(options.log_every_steps.max(1)) || step == steps {
+            run.log(&line)?;
+            let tokens_per_second = (run.tokens - tokens) as f64 / started.elapsed().as_secs_f64();
+            stop = progress(StepReport { line, step, steps, tokens_per_second });
+        }
+        if stop.is_break() && step < steps {
+            ending = Ending::Stopped;
+        }
+        let due = step.is_multiple_of(options.checkpoint_every_steps.max(1)) || step == steps;
+        if due || ending == Ending::Stopped {
+            run.save()?;
+        }
+        if ending == Ending::Stopped {
+            break;
+        }
+    }
+    if ending == Ending::Finished {
+        run.publish_final()?;
+    }
+    Ok(run.summary(ending))
+}
+
+/// What a run started from, for its settings.
+pub(crate) fn weights_digest(parameters: &[f32]) -> String {
+    blake3::hash(bytemuck::cast_slice(parameters)).to_hex().to_string()
+}
+
+/// The options that decide the result of a run; those left out change no weight.
+pub(crate) fn settings_of(options: &impl Serialize) -> serde_json::Map<String, serde_json::Value> {
+    let mut settings = match serde_json::to_value(options) {
+        Ok(serde_json::Value::Object(settings)) => settings,
+        _ => serde_json::Map::new(),
+    };
+    for name in ["checkpoint_every_steps", "keep_checkpoints", "log_every_steps", "threads"] {
+        settings.remove(name);
+    }
+    settings
+}

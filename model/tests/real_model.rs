@@ -1,0 +1,103 @@
+//! SmolLM2-135M-Instruct out of its GGUF file, in the training network: the weights are dequantised and the
+//! logits must be those of transformers with the same weights in 32 bits.
+//!
+//! Needs the model (the assets command fetches it) and `../shared/data`; prints why and returns without them.
+
+#![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
+
+use model::evaluate::{EvaluateError, Request, Scorer, Task};
+use model::infer::{ChatTokenizer, Model, ModelOptions};
+use model::language_model::LanguageModel;
+use model::network::{Batch, Keep, Workspace};
+use std::path::{Path, PathBuf};
+
+/// The training network with the file's tokenizer.
+struct Float32<'a> {
+    model: &'a LanguageModel,
+    tokenizer: &'a ChatTokenizer,
+}
+
+impl Scorer for Float32<'_> {
+    fn context_tokens(&self) -> usize {
+        2_048
+    }
+    fn encode(&self, text: &str) -> Result<Vec<u32>, EvaluateError> {
+        Ok(self.tokenizer.encode_plain(text))
+    }
+    fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {
+        let mut workspace = Workspace::new(self.model.network.config(), Keep::Nothing);
+        let mut all = Vec::new();
+        for sequence in sequences {
+            let inputs = sequence.len() - 1;
+            let batch = Batch {
+                bounds: &[0, inputs],
+                tokens: &sequence[..inputs],
+                targets: &sequence[1..],
+                scales: &vec![0.0; inputs],
+            };
+            self.model.network.losses(&self.model.parameters, &batch, &mut workspace)?;
+            all.push(workspace.losses().to_vec());
+        }
+        Ok(all)
+    }
+}
+
+#[test]
+fn the_training_network_gives_the_logits_of_transformers() {
+    let data = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../shared/data"));
+    let assets = std::env::var_os("CORPUSMITH_ASSETS").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache/corpusmith/assets"));
+    let file = assets.or(home).unwrap_or_default().join("SmolLM2-135M-Instruct.Q4_1.gguf");
+    let reference = data.join("reference/smollm2_135m_q4_1_logits.json");
+    if let Some(absent) = [&file, &reference].into_iter().find(|path| !path.exists()) {
+        println!("not tested: {} is absent", absent.display());
+        return;
+    }
+    let model = LanguageModel::load(&file).unwrap();
+    assert_eq!(model.parameters.len(), 134_515_008);
+    let cases: serde_json::Value = serde_json::from_slice(&std::fs::read(reference).unwrap()).unwrap();
+    let numbers = |value: &serde_json::Value| -> Vec<f64> {
+        value.as_array().unwrap().iter().map(|x| x.as_f64().unwrap()).collect()
+    };
+    let mut largest = 0f64;
+    for case in cases.as_array().unwrap() {
+        let tokens: Vec<u32> = numbers(&case["ids"]).into_iter().map(|id| id as u32).collect();
+        let logits = model.network.logits(&model.parameters, &tokens).unwrap();
+        let rows: Vec<&[f32]> = logits.chunks(model.network.config().vocab_size).collect();
+        for (row, top) in rows.iter().zip(numbers(&case["top1"])) {
+            let best = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
+            assert_eq!(best, top as usize);
+        }
+        let next = rows.iter().zip(&tokens[1..]).zip(numbers(&case["logprob_of_next"]));
+        for ((row, &token), wanted) in next {
+            let total: f64 = row.iter().map(|&x| f64::from(x).exp()).sum();
+            largest = largest.max((f64::from(row[token as usize]) - total.ln() - wanted).abs());
+        }
+    }
+    println!("largest difference of a log-probability: {largest:.6} nats");
+    assert!(largest < 1e-3, "{largest}");
+
+    // PIQA's first items, whose reference sums were computed in 32 bits as well.
+    let runs = Model::load(&file, &ModelOptions::default()).unwrap();
+    let mut scorer = Float32 { model: &model, tokenizer: runs.tokenizer() };
+    let rows = data.join("benchmarks/piqa_valid.jsonl");
+    let items = Task::named("piqa")
+        .unwrap()
+        .read_jsonl(&rows, Some(&data.join("benchmarks/piqa_valid-labels.lst")))
+        .unwrap();
+    let piqa = std::fs::read(data.join("reference/smollm2_135m_q4_1_piqa.json")).unwrap();
+    let piqa: serde_json::Value = serde_json::from_slice(&piqa).unwrap();
+    let mut largest = 0f64;
+    for (item, wanted) in items.iter().zip(piqa["first_20"].as_array().unwrap()) {
+        let context = scorer.encode(&item.context).unwrap();
+        let choices = item.choices.iter().map(|choice| scorer.encode(&format!(" {choice}")).unwrap());
+        let request = Request { context, continuations: choices.collect() };
+        let scores = scorer.continuations(std::slice::from_ref(&request)).unwrap().remove(0);
+        for (score, wanted) in scores.iter().zip(numbers(wanted)) {
+            let sum: f64 = score.iter().map(|&x| f64::from(x)).sum();
+            largest = largest.max((sum - wanted).abs());
+        }
+    }
+    println!("largest difference of a PIQA sum: {largest:.6} nats");
+    assert!(largest < 2e-3, "{largest}");
+}
