@@ -269,7 +269,7 @@ pub enum ClassifierCommand {
         /// Parquet with the pages' ids and texts.
         #[arg(long)]
         pages: PathBuf,
-        /// JSONL with `id` and `score` (0–5).
+        /// Ids and scores (0–5): JSONL, Parquet, or the folder of an `annotations` stage.
         #[arg(long)]
         annotations: PathBuf,
         /// The column that holds the ids.
@@ -293,9 +293,46 @@ pub enum ClassifierCommand {
         /// The whole score from which a page is kept.
         #[arg(long, default_value_t = 3)]
         threshold: u8,
+        /// What of the text stands beside its vector: `none`, or `code_v1`, which helps with source code.
+        #[arg(long, default_value = "none")]
+        features: String,
         /// Check the inputs, and write nothing.
         #[arg(long)]
         dry_run: bool,
+    },
+    /// Write backbone and head as one ONNX file, for ONNX Runtime anywhere.
+    ExportOnnx {
+        /// The head: a file of `classifier train`, or `head.json` of a `train_classifier` stage.
+        head: PathBuf,
+        /// The file to write.
+        output: PathBuf,
+        /// The backbone's ONNX file; the embedded MiniLM when left out.
+        #[arg(long)]
+        backbone: Option<PathBuf>,
+    },
+    /// Show how far two judges, or two passes of one, agree.
+    Agreement {
+        /// Annotations: JSONL, Parquet, or the folder of an `annotations` stage.
+        first: PathBuf,
+        /// The other judge's.
+        second: PathBuf,
+        /// One line of JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write annotations as CSV, for people to correct in a spreadsheet.
+    Review {
+        /// Annotations: JSONL, Parquet, or the folder of an `annotations` stage.
+        annotations: PathBuf,
+        /// The CSV to write.
+        output: PathBuf,
+    },
+    /// Take a corrected CSV back, as JSONL.
+    Reviewed {
+        /// The CSV.
+        csv: PathBuf,
+        /// The JSONL to write.
+        output: PathBuf,
     },
 }
 

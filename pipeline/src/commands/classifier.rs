@@ -1,34 +1,51 @@
-//! `pipeline classifier train`: a regression head from annotated pages.
+//! `pipeline classifier …`: a regression head from annotated pages, and what goes with it.
 
 use std::collections::BTreeMap;
-use std::io::BufRead;
 use std::path::Path;
 
 use arrow::array::Array;
-use classifiers::{Backbone, BackboneOptions, Example, Runtime, TrainOptions, train_head};
+use classifiers::annotate::Labelled;
+use classifiers::{
+    Backbone, BackboneOptions, Example, FeatureSet, Head, Runtime, TrainOptions, export_onnx, train_head,
+};
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use serde::Deserialize;
 
-use super::Failure;
+use super::{Failure, annotations};
 use crate::assets::{Asset, AssetStore};
 use crate::cli::ClassifierCommand;
 use crate::durable;
 use crate::runner::error::chain;
 use crate::stages::text_column;
 
-/// One line of the annotations; other fields are for people.
-#[derive(Deserialize)]
-struct Annotation {
-    id: String,
-    score: f32,
-}
-
 /// Runs a `classifier` command.
 ///
 /// # Errors
 /// A file is missing or malformed, or the annotations do not fit the pages.
 pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
+    match command {
+        ClassifierCommand::Train { .. } => train(command),
+        ClassifierCommand::ExportOnnx { head, output, backbone } => export(head, output, backbone.as_deref()),
+        ClassifierCommand::Agreement { first, second, json } => annotations::agreement(first, second, *json),
+        ClassifierCommand::Review { annotations, output } => annotations::review(annotations, output),
+        ClassifierCommand::Reviewed { csv, output } => annotations::reviewed(csv, output),
+    }
+}
+
+fn export(head: &Path, output: &Path, backbone: Option<&Path>) -> Result<(), Failure> {
+    let failed = |error: &(dyn std::error::Error + 'static)| Failure::message(chain(error), "");
+    let head = Head::load(head).map_err(|error| failed(&error))?;
+    let store = AssetStore::from_environment().map_err(|error| failed(&error))?;
+    let backbone = match backbone {
+        Some(path) => path.to_owned(),
+        None => store.path(Asset::MinilmInt8).map_err(|error| failed(&error))?,
+    };
+    export_onnx(&backbone, &head, output).map_err(|error| failed(&error))?;
+    println!("{}", output.display());
+    Ok(())
+}
+
+fn train(command: &ClassifierCommand) -> Result<(), Failure> {
     let ClassifierCommand::Train {
         pages,
         annotations,
@@ -39,10 +56,18 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
         max_tokens,
         held_out,
         threshold,
+        features,
         dry_run,
-    } = command;
+    } = command
+    else {
+        return Ok(());
+    };
     let wrong = |message: String| Failure::message(message, "");
-    let scores = read_annotations(annotations).map_err(wrong)?;
+    let features: FeatureSet = serde_json::from_value(features.as_str().into()).map_err(|_| {
+        Failure::message(format!("`{features}` is no set of features"), "there are none, code_v1")
+    })?;
+    let scores = annotations::read(annotations)?.into_iter().map(|Labelled { annotation, .. }| annotation);
+    let scores: BTreeMap<String, f32> = scores.map(|of| (of.id, f32::from(of.score))).collect();
     let examples = read_pages(pages, id_column, &scores).map_err(wrong)?;
     let notes_text = notes.as_deref().map(read_notes).transpose().map_err(wrong)?.unwrap_or_default();
     println!("{} annotations, {} of them with a page", scores.len(), examples.len());
@@ -58,20 +83,22 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
         &runtime,
         &model,
         &tokenizer,
-        &BackboneOptions { max_tokens: *max_tokens, sessions: None },
+        &BackboneOptions { max_tokens: *max_tokens, ..BackboneOptions::default() },
     );
     let backbone = backbone.map_err(|error| failed(&error))?;
     let file = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let options = TrainOptions {
         name: name.clone(),
         command: format!(
-            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --max-tokens {max_tokens} --held-out {held_out} --threshold {threshold}{} --output DIR",
+            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --max-tokens {max_tokens} --held-out {held_out} --threshold {threshold}{}{} --output DIR",
             file(pages),
             file(annotations),
+            if features == FeatureSet::None { "" } else { " --features code_v1" },
             notes.as_deref().map(|path| format!(" --notes {}", file(path))).unwrap_or_default()
         ),
         notes: notes_text,
         held_out_share: *held_out,
+        features,
         keep_threshold: *threshold,
         ..TrainOptions::default()
     };
@@ -88,23 +115,6 @@ pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
 
 fn read_notes(path: &Path) -> Result<String, String> {
     std::fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))
-}
-
-fn read_annotations(path: &Path) -> Result<BTreeMap<String, f32>, String> {
-    let file =
-        std::fs::File::open(path).map_err(|error| format!("cannot open {}: {error}", path.display()))?;
-    let mut scores = BTreeMap::new();
-    for (number, line) in std::io::BufReader::new(file).lines().enumerate() {
-        let place = || format!("{}:{}", path.display(), number + 1);
-        let line = line.map_err(|error| format!("{}: {error}; save the file as UTF-8", place()))?;
-        if line.trim().is_empty() {
-            continue;
-        }
-        let row: Annotation = serde_json::from_str(&line)
-            .map_err(|error| format!("{}: {error}; a line is {{\"id\": \"…\", \"score\": 0–5}}", place()))?;
-        scores.insert(row.id, row.score);
-    }
-    Ok(scores)
 }
 
 fn read_pages(path: &Path, id_column: &str, scores: &BTreeMap<String, f32>) -> Result<Vec<Example>, String> {

@@ -1,5 +1,6 @@
 //! The commands, one file each.
 
+mod annotations;
 mod answers;
 mod assets;
 mod batch;

@@ -9,6 +9,7 @@ mod plot;
 mod samples;
 mod scores;
 mod topics;
+mod training;
 
 use std::fmt::Write;
 use std::path::Path;
@@ -123,6 +124,7 @@ async fn write_stage(
         }
         "generate" => histogram(page, outputs, &node.id, "finish_reason", "Answers by their end").await,
         "mix" => mixture::write(page, outputs, node).await?,
+        "train_classifier" => training::write(page, folder)?,
         "pretrain" => loss_curve(page, folder),
         _ => {}
     }

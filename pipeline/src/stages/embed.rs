@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::sync::OnceCell;
 
-use super::backbone::{self, BACKBONE_MEMORY_BYTES};
+use super::backbone::{BACKBONE_MEMORY_BYTES, EncoderConfig};
 use super::columns::{require, schema_of};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
@@ -34,10 +34,9 @@ pub const KIND: StageKind = StageKind {
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EmbedConfig {
-    /// The encoder's ONNX file; the embedded MiniLM when left out.
-    pub backbone: Option<PathBuf>,
-    /// The encoder's tokenizer.json; the embedded MiniLM's when left out.
-    pub tokenizer: Option<PathBuf>,
+    /// The encoder.
+    #[serde(flatten)]
+    pub encoder: EncoderConfig,
     /// How much of a text the encoder reads, in tokens; MiniLM was trained on 128
     /// (sentence-transformers/all-MiniLM-L6-v2), which tell a page's topic.
     pub max_tokens: usize,
@@ -53,8 +52,7 @@ pub struct EmbedConfig {
 impl Default for EmbedConfig {
     fn default() -> Self {
         Self {
-            backbone: None,
-            tokenizer: None,
+            encoder: EncoderConfig::default(),
             max_tokens: 128,
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
@@ -78,13 +76,13 @@ impl Stage for EmbedConfig {
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
-        backbone::externals(ctx, &self.backbone, &self.tokenizer)
+        self.encoder.externals(ctx)
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let rows = inputs.table(ctx, "rows")?;
         require(ctx, &rows, "rows", &[&self.text_column, &self.id_column])?;
-        let load = || backbone::load(ctx, &self.backbone, &self.tokenizer, self.max_tokens);
+        let load = || self.encoder.load(ctx, self.max_tokens);
         let encoder = self.loaded.get_or_try_init(load).await?.clone();
         let options = EmbedOptions {
             text_column: self.text_column.clone(),

@@ -3,6 +3,8 @@
 //! Adding a stage is a new file and one line in [`STAGES`]; the command-line help, the JSON schema,
 //! `pipeline stages` and the checks come from that table.
 
+mod annotation_prompts;
+mod annotations;
 mod asker;
 mod backbone;
 mod c4_quality;
@@ -49,6 +51,7 @@ mod signature_index;
 pub(crate) mod testing;
 mod tokenizer;
 mod topics;
+mod train_classifier;
 mod url_dedup;
 mod url_filter;
 
@@ -71,6 +74,7 @@ use columns::keep_where;
 pub(crate) use columns::text_column;
 pub(crate) use generate::GenerateConfig;
 pub use llm_session::LlmSessions;
+pub(crate) use train_classifier::REPORT_FILE as TRAIN_REPORT_FILE;
 
 use crate::assets::Asset;
 use crate::engine::scan::FileSlice;
@@ -104,6 +108,9 @@ pub static STAGES: &[StageKind] = &[
     generate::KIND,
     clean::KIND,
     compare::KIND,
+    annotation_prompts::KIND,
+    annotations::KIND,
+    train_classifier::KIND,
     score::KIND,
     filter::KIND,
     exact_dedup::KIND,

@@ -1,6 +1,6 @@
 //! `score`: the educational value of pages, by a classifier.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -11,9 +11,12 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use tokio::sync::OnceCell;
 
-use super::backbone::{self, BACKBONE_MEMORY_BYTES};
+use super::backbone::{BACKBONE_MEMORY_BYTES, EncoderConfig};
 use super::columns::{require, schema_of};
-use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
+use super::{
+    External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, file_external,
+    train_classifier,
+};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
 use crate::runner::context::StageContext;
@@ -24,7 +27,14 @@ pub const KIND: StageKind = StageKind {
     name: "score",
     summary: "Scores the educational value of texts, 0 to 5, by an ONNX backbone and a regression head.",
     version: 1,
-    inputs: &[InputRole { role: "rows", about: "any table with a text and an id", count: InputCount::One }],
+    inputs: &[
+        InputRole { role: "rows", about: "any table with a text and an id", count: InputCount::One },
+        InputRole {
+            role: "classifier",
+            about: "a `train_classifier` stage, whose head is taken",
+            count: InputCount::Optional,
+        },
+    ],
     output: OutputKind::Table,
     schema: super::schema_of::<ScoreConfig>,
     build: super::build_from::<ScoreConfig>,
@@ -40,12 +50,16 @@ const EDU_PYTHON: &[u8] = include_bytes!("../../../classifiers/heads/edu_python_
 #[serde(default, deny_unknown_fields)]
 pub struct ScoreConfig {
     /// The head: `edu_web` or `edu_python`, which ship with the program, or the path of a head file
-    /// made by `pipeline classifier train`.
+    /// made by `pipeline classifier train`. An input `classifier` goes before it.
     pub head: String,
-    /// The backbone's ONNX file; the embedded MiniLM (int8) when left out.
-    pub backbone: Option<PathBuf>,
-    /// The backbone's tokenizer.json; the embedded MiniLM's when left out.
-    pub tokenizer: Option<PathBuf>,
+    /// A model that gives the score itself, in place of backbone and head: the ONNX export of a sequence
+    /// classification with one label, such as HuggingFaceFW/fineweb-edu-classifier, with its `tokenizer`.
+    pub onnx_classifier: Option<PathBuf>,
+    /// How much of a text that model reads, in tokens; a head knows its own length.
+    pub max_tokens: usize,
+    /// The backbone.
+    #[serde(flatten)]
+    pub encoder: EncoderConfig,
     /// The column with the text.
     pub text_column: String,
     /// The column with the row's id.
@@ -59,8 +73,9 @@ impl Default for ScoreConfig {
     fn default() -> Self {
         Self {
             head: "edu_web".to_owned(),
-            backbone: None,
-            tokenizer: None,
+            onnx_classifier: None,
+            max_tokens: 512,
+            encoder: EncoderConfig::default(),
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
             scorer: Arc::default(),
@@ -69,11 +84,13 @@ impl Default for ScoreConfig {
 }
 
 impl ScoreConfig {
-    fn load_head(&self, ctx: &StageContext) -> Result<Head, StageError> {
-        let head = match self.head.as_str() {
-            "edu_web" => Head::from_bytes("edu_web", EDU_WEB),
-            "edu_python" => Head::from_bytes("edu_python", EDU_PYTHON),
-            path => Head::load(path.as_ref()),
+    /// The head of the input stage, or else of the config.
+    fn load_head(&self, ctx: &StageContext, trained: Option<&Path>) -> Result<Head, StageError> {
+        let head = match (trained, self.head.as_str()) {
+            (Some(folder), _) => Head::load(&folder.join(train_classifier::HEAD_FILE)),
+            (None, "edu_web") => Head::from_bytes("edu_web", EDU_WEB),
+            (None, "edu_python") => Head::from_bytes("edu_python", EDU_PYTHON),
+            (None, path) => Head::load(path.as_ref()),
         };
         head.map_err(|error| {
             ctx.input(chain(&error)).help("heads that ship with the program: edu_web, edu_python")
@@ -81,10 +98,14 @@ impl ScoreConfig {
     }
 
     /// Loads the model once for all tasks of the stage: its sessions are the threads they share.
-    async fn load(&self, ctx: &StageContext) -> Result<Arc<Scorer>, StageError> {
-        let head = self.load_head(ctx)?;
-        let encoder = backbone::load(ctx, &self.backbone, &self.tokenizer, head.max_tokens()).await?;
-        Ok(Arc::new(Scorer::new(encoder, head).map_err(|error| ctx.input(chain(&error)))?))
+    async fn load(&self, ctx: &StageContext, trained: Option<&Path>) -> Result<Arc<Scorer>, StageError> {
+        if let Some(model) = &self.onnx_classifier {
+            let classifier = self.encoder.load_classifier(ctx, model.clone(), self.max_tokens).await?;
+            return Ok(Arc::new(Scorer::of_classifier(classifier)));
+        }
+        let head = self.load_head(ctx, trained)?;
+        let backbone = self.encoder.load(ctx, head.max_tokens()).await?;
+        Ok(Arc::new(Scorer::new(backbone, head).map_err(|error| ctx.input(chain(&error)))?))
     }
 }
 
@@ -103,16 +124,22 @@ impl Stage for ScoreConfig {
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
-        let head = self.load_head(ctx)?;
-        let mut externals = vec![External { name: "head".to_owned(), digest: head.digest() }];
-        externals.extend(backbone::externals(ctx, &self.backbone, &self.tokenizer)?);
+        let mut externals = self.encoder.externals(ctx)?;
+        externals.push(match &self.onnx_classifier {
+            Some(model) => file_external(ctx, model)?,
+            None => External { name: "head".to_owned(), digest: self.load_head(ctx, None)?.digest() },
+        });
         Ok(externals)
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let rows = inputs.table(ctx, "rows")?;
         require(ctx, &rows, "rows", &[&self.text_column, &self.id_column])?;
-        let scorer = self.scorer.get_or_try_init(|| self.load(ctx)).await?.clone();
+        let scorer = self
+            .scorer
+            .get_or_try_init(|| self.load(ctx, inputs.optional_folder("classifier")))
+            .await?
+            .clone();
         let options = ScoreOptions {
             text_column: self.text_column.clone(),
             id_column: self.id_column.clone(),

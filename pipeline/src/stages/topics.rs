@@ -16,7 +16,7 @@ use synth::topics::{
 };
 
 use super::asker::{Asker, Sampling};
-use super::backbone::{self, BACKBONE_MEMORY_BYTES};
+use super::backbone::{BACKBONE_MEMORY_BYTES, EncoderConfig};
 use super::llm::{ExpectedAsks, LlmConfig};
 use super::{
     ConfigMistake, External, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, asset_external,
@@ -301,7 +301,7 @@ struct NameEmbedder(Arc<Backbone>);
 
 impl NameEmbedder {
     async fn load(ctx: &StageContext) -> Result<Self, StageError> {
-        Ok(Self(backbone::load(ctx, &None, &None, NAME_TOKENS).await?))
+        Ok(Self(EncoderConfig::default().load(ctx, NAME_TOKENS).await?))
     }
 }
 
