@@ -17,6 +17,7 @@ mod compare;
 mod corpus;
 mod dataset;
 mod decontaminate;
+mod dpo;
 mod duplicates;
 mod embed;
 mod evaluate;
@@ -24,6 +25,7 @@ mod exact_dedup;
 mod export;
 mod extract;
 mod filter;
+mod fine_tuning;
 mod fineweb_quality;
 mod generate;
 mod gopher_quality;
@@ -46,6 +48,7 @@ mod rules;
 mod sample_dump;
 mod score;
 mod sentence_dedup;
+mod sft;
 mod signature_index;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -123,6 +126,8 @@ pub static STAGES: &[StageKind] = &[
     tokenizer::KIND,
     pack::KIND,
     pretrain::KIND,
+    sft::KIND,
+    dpo::KIND,
     evaluate::KIND,
     export::KIND,
     dataset::KIND,
@@ -405,6 +410,14 @@ fn build_from<C: Stage + DeserializeOwned + 'static>(
 /// A config as JSON; config structs hold nothing that JSON cannot.
 fn config_json<C: Serialize>(config: &C) -> Json {
     serde_json::to_value(config).unwrap_or(Json::Null)
+}
+
+/// The config of a stage that trains, without its threads: more of them make the same model.
+fn without_threads(mut config: Json) -> Json {
+    if let Some(training) = config.get_mut("training").and_then(Json::as_object_mut) {
+        training.remove("threads");
+    }
+    config
 }
 
 /// The rows that an iterator makes, as a plan. The iterator may block: it runs on its own thread.

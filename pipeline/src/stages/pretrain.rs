@@ -82,12 +82,7 @@ fn subsets(folder: &Path) -> Vec<String> {
 #[async_trait]
 impl Stage for PretrainConfig {
     fn config(&self) -> Json {
-        let mut config = super::config_json(self);
-        // More threads make the same model.
-        if let Some(training) = config["training"].as_object_mut() {
-            training.remove("threads");
-        }
-        config
+        super::without_threads(super::config_json(self))
     }
 
     fn shape(&self) -> Shape {

@@ -1,0 +1,108 @@
+//! `sft`: supervised fine-tuning: a chat model from conversations.
+
+use std::ops::ControlFlow;
+use std::path::Path;
+
+use arrow::record_batch::RecordBatch;
+use async_trait::async_trait;
+use model::pretrain::Ending;
+use model::sft::{ConversationColumns, ConversationSummary, ConversationWriter, SftOptions, SftReport, sft};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value as Json, json};
+
+use super::fine_tuning::{self, ExampleSink, encode, start};
+use super::{Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind, blocking};
+use crate::runner::context::StageContext;
+use crate::runner::error::{StageError, chain};
+
+/// The registry's entry.
+pub const KIND: StageKind = StageKind {
+    name: "sft",
+    summary: "Fine-tunes a model on conversations, the loss on the assistant's tokens alone.",
+    version: 1,
+    inputs: fine_tuning::INPUTS,
+    output: OutputKind::Folder,
+    schema: super::schema_of::<SftConfig>,
+    build: super::build_from::<SftConfig>,
+};
+
+/// Fine-tunes a model; the defaults are SmolLM-Instruct's. Leaves `final/`, the newest checkpoints and
+/// `loss.jsonl`, as `pretrain` does.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct SftConfig {
+    /// How the model is trained.
+    pub training: SftOptions,
+    /// Which columns hold the conversations; found by their names when left out.
+    pub columns: ConversationColumns,
+}
+
+impl ExampleSink for ConversationWriter {
+    type Summary = ConversationSummary;
+
+    fn push(&mut self, batch: &RecordBatch) -> Result<(), String> {
+        Self::push(self, batch).map_err(|error| chain(&error))
+    }
+
+    fn finish(self) -> Result<ConversationSummary, String> {
+        Self::finish(self).map_err(|error| chain(&error))
+    }
+}
+
+#[async_trait]
+impl Stage for SftConfig {
+    fn config(&self) -> Json {
+        super::without_threads(super::config_json(self))
+    }
+
+    fn shape(&self) -> Shape {
+        Shape::Folder
+    }
+
+    fn needs(&self) -> Needs {
+        Needs { memory_bytes: 512 << 20 }
+    }
+
+    async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
+        let start = start(ctx, inputs)?;
+        let (chat, encoder) = (start.chat(ctx)?, start.encoder.clone());
+        let (columns, length_tokens) = (self.columns.clone(), self.training.length_tokens);
+        let create = move |folder: &Path| {
+            ConversationWriter::create(folder, &encoder, chat, columns, length_tokens)
+                .map_err(|error| chain(&error))
+        };
+        let (examples, summary) = encode(ctx, inputs, out, create).await?;
+        let mut options = self.training.clone();
+        if options.threads == 0 {
+            options.threads = ctx.env.threads;
+        }
+        ctx.progress.set_total(options.steps(&examples));
+        let (ctx, out) = (ctx.clone(), out.to_owned());
+        let stage = ctx.stage.clone();
+        let train = move || {
+            let (mut seen, mut last) = (0, None);
+            let mut progress = |report: SftReport| {
+                ctx.progress.add_rows(report.line.step.saturating_sub(seen));
+                ctx.progress.set_note(format!("loss {:.3}", report.line.loss));
+                seen = report.line.step;
+                last = Some(report.line.loss);
+                if ctx.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            };
+            let done = sft(&options, &start.model, &examples, &out, &mut progress)
+                .map_err(|error| ctx.input(chain(&error)))?;
+            if done.ending == Ending::Stopped {
+                return Err(StageError::stopped(&ctx.stage));
+            }
+            let metrics = [
+                ("parameters", json!(done.parameters)),
+                ("tokens", json!(done.tokens)),
+                ("conversations", json!(summary)),
+                ("final_loss", json!(last)),
+            ];
+            let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
+            Ok(Outcome { rows_in: Some(summary.rows), rows_out: done.step, metrics })
+        };
+        blocking(&stage, train).await
+    }
+}

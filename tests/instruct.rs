@@ -1,0 +1,115 @@
+//! From texts to an aligned chat model: pre-training, fine-tuning, preferences, in one workflow.
+#![allow(clippy::unwrap_used, reason = "a step that fails is the result of the test")]
+
+mod support;
+
+use std::path::Path;
+
+use serde_json::{Value as Json, json};
+use support::{digests, pipeline, run};
+
+const WORKFLOW: &str = r#"
+name = "instruct"
+[stage.texts]
+kind = "read"
+paths = ["${env:DATA}/texts.jsonl"]
+[stage.corpus]
+kind = "mix"
+inputs = { sources = ["texts"] }
+heldout_share = 0.0
+subsets = { a = { stage = "texts" } }
+[stage.tokenizer]
+kind = "tokenizer"
+input = "corpus"
+vocab_size = 400
+[stage.tokens]
+kind = "pack"
+inputs = { corpus = "corpus", tokenizer = "tokenizer" }
+[stage.base]
+kind = "pretrain"
+input = "tokens"
+weights = { a = 1.0 }
+[stage.base.training]
+model = { preset = "sample" }
+context_tokens = 64
+batch_sequences = 2
+micro_batch_tokens = 128
+steps = 4
+warmup_steps = 1
+cooldown_steps = 1
+checkpoint_every_steps = 2
+[stage.conversations]
+kind = "read"
+paths = ["${env:DATA}/conversations.jsonl"]
+[stage.chat]
+kind = "sft"
+inputs = { rows = "conversations", model = "base", tokenizer = "tokenizer" }
+training = { length_tokens = 64, batch_packs = 2, micro_batch_tokens = 128, epochs = 3 }
+[stage.preferences]
+kind = "read"
+paths = ["${env:DATA}/preferences.jsonl"]
+[stage.aligned]
+kind = "dpo"
+inputs = { rows = "preferences", model = "chat", tokenizer = "tokenizer" }
+training = { length_tokens = 64, prompt_tokens = 32, batch_pairs = 4, lr = 1e-4, epochs = 2 }
+[stage.export]
+kind = "export"
+inputs = { model = "aligned", tokenizer = "tokenizer" }
+"#;
+
+fn lines(path: &Path) -> Vec<Json> {
+    let text = std::fs::read_to_string(path).unwrap();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn texts_become_a_chat_model_that_prefers_the_better_answers() {
+    let folder = tempfile::tempdir().unwrap();
+    let write = |name: &str, rows: Vec<Json>| {
+        let text: Vec<String> = rows.iter().map(Json::to_string).collect();
+        std::fs::write(folder.path().join(name), text.join("\n")).unwrap();
+    };
+    let fruits = ["apple", "pear", "plum", "fig", "grape", "quince", "cherry", "lemon"];
+    let text = |i: usize| format!("The {} is a fruit, and number {i} of many.", fruits[i % 8]);
+    write("texts.jsonl", (0..300).map(|i| json!({"id": i.to_string(), "text": text(i)})).collect());
+    let ask = |i: usize| format!("What is a {}?", fruits[i % 8]);
+    let message = |role: &str, content: &str| json!({"role": role, "content": content});
+    let talk = |i: usize| json!({"messages": [message("user", &ask(i)), message("assistant", "A fruit.")]});
+    let mut talks: Vec<Json> = (0..16).map(talk).collect();
+    talks.push(json!({"messages": [message("user", "Only a question?")]}));
+    write("conversations.jsonl", talks);
+    let pair = |i: usize| json!({"prompt": ask(i), "chosen": "A fruit.", "rejected": "A stone, I think."});
+    write("preferences.jsonl", (0..16).map(pair).collect());
+    let workflow = folder.path().join("w.toml");
+    std::fs::write(&workflow, WORKFLOW).unwrap();
+    let runs = folder.path().join("runs");
+    let start = || {
+        let mut program = pipeline();
+        program.env("DATA", folder.path());
+        run(program.arg("run").arg(&workflow).arg("--runs").arg(&runs))
+    };
+    let said = start();
+    assert_eq!(said.code, Some(0), "{}\n{}", said.out, said.err);
+
+    let stages = runs.join("instruct/sample");
+    let manifest = |stage: &str| -> Json {
+        serde_json::from_slice(&std::fs::read(stages.join(stage).join("manifest.json")).unwrap()).unwrap()
+    };
+    let talks = &manifest("chat")["metrics"]["conversations"];
+    assert_eq!((&talks["examples"], &talks["skipped"]["no_answer"]), (&json!(16), &json!(1)), "{talks}");
+    let steps = lines(&stages.join("chat/loss.jsonl"));
+    let loss = |line: &Json| line["loss"].as_f64().unwrap();
+    assert!(loss(steps.last().unwrap()) < loss(&steps[0]), "{steps:?}");
+    let steps = lines(&stages.join("aligned/loss.jsonl"));
+    let margin = |line: &Json| line["margin"].as_f64().unwrap();
+    // The first update has not yet moved the model from its reference.
+    assert!(margin(&steps[0]).abs() < 1e-4 && margin(steps.last().unwrap()) > 0.0, "{steps:?}");
+    assert!(stages.join("export/model/model.safetensors").exists());
+
+    // Made again from the start, it has the same bytes.
+    let before = digests(&stages.join("aligned/final"));
+    std::fs::remove_dir_all(stages.join("aligned")).unwrap();
+    std::fs::remove_dir_all(stages.join("chat")).unwrap();
+    assert_eq!(start().code, Some(0));
+    assert_eq!(digests(&stages.join("aligned/final")), before);
+}
