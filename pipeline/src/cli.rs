@@ -6,7 +6,9 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
-pub use language_models::{AnswersCommand, BatchCommand, BatchTarget, LlmCommand, PromptsCommand, ServeArgs};
+pub use language_models::{
+    AnswersCommand, BatchCommand, BatchTarget, EvalArgs, LlmCommand, PromptsCommand, ServeArgs,
+};
 
 use crate::units;
 use crate::workflow::Overrides;
@@ -65,6 +67,8 @@ pub enum Command {
     /// Look at prompt templates.
     #[command(subcommand)]
     Prompts(PromptsCommand),
+    /// Measure models on benchmarks, side by side.
+    Eval(EvalArgs),
     /// Serve a language model to other programs.
     #[command(subcommand)]
     Llm(LlmCommand),

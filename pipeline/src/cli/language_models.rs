@@ -55,6 +55,32 @@ pub enum PromptsCommand {
     },
 }
 
+/// Models and the benchmarks they are asked.
+#[derive(Debug, Args)]
+pub struct EvalArgs {
+    /// Models: `embedded`, a GGUF file, a checkpoint, the folder of a stage that trains or exports, or a
+    /// folder that `transformers` loads. Several are compared.
+    #[arg(required = true)]
+    pub models: Vec<String>,
+    /// A task and its items as published on the Hub: `piqa=validation.parquet`, `piqa=valid.jsonl,labels.lst`.
+    /// Tasks: hellaswag, winogrande, piqa, siqa, openbookqa, arc_easy, arc_challenge, commonsense_qa, mmlu,
+    /// mmlu_pro, boolq, or the path of a task file. May be repeated.
+    #[arg(long = "task", value_name = "TASK=FILE", required = true)]
+    pub tasks: Vec<String>,
+    /// Most items of a task, or of each of its groups.
+    #[arg(long, default_value_t = 1000)]
+    pub max_items: usize,
+    /// The tokenizer of a checkpoint.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// Threads.
+    #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
+    pub threads: usize,
+    /// A line of JSON a model and task.
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// `pipeline llm …`
 #[derive(Debug, Subcommand)]
 pub enum LlmCommand {

@@ -63,7 +63,7 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
 }
 
 /// The model's file and name.
-fn find_model(model: &str) -> Result<(PathBuf, String), Failure> {
+pub(super) fn find_model(model: &str) -> Result<(PathBuf, String), Failure> {
     if model == EMBEDDED {
         let store = AssetStore::from_environment().map_err(|error| Failure::message(chain(&error), ""))?;
         let path = store.path(Asset::Smollm2Instruct).map_err(|error| Failure::message(chain(&error), ""))?;

@@ -8,6 +8,7 @@ mod check;
 mod classifier;
 mod describe;
 mod diff;
+mod eval;
 mod inspect;
 mod llm;
 mod plan;
@@ -83,6 +84,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Search(args) => search::search(&args),
         Command::Classifier(command) => classifier::classifier(&command),
         Command::Prompts(command) => prompts::prompts(&command),
+        Command::Eval(args) => eval::eval(&args),
         Command::Llm(command) => llm::llm(&command),
         Command::Answers(command) => answers::answers(&command),
         Command::Batch(command) => batch::batch(&command),
