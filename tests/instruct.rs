@@ -55,6 +55,8 @@ training = { length_tokens = 64, prompt_tokens = 32, batch_pairs = 4, lr = 1e-4,
 [stage.export]
 kind = "export"
 inputs = { model = "aligned", tokenizer = "tokenizer" }
+model_use = "chat"
+gguf = ["f32", "q8_0"]
 "#;
 
 fn lines(path: &Path) -> Vec<Json> {
@@ -104,7 +106,26 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
     let margin = |line: &Json| line["margin"].as_f64().unwrap();
     // The first update has not yet moved the model from its reference.
     assert!(margin(&steps[0]).abs() < 1e-4 && margin(steps.last().unwrap()) > 0.0, "{steps:?}");
-    assert!(stages.join("export/model/model.safetensors").exists());
+
+    // The exports answer as the model does.
+    write(
+        "piqa.jsonl",
+        (0..8)
+            .map(|i| json!({"goal": ask(i), "sol1": "A fruit.", "sol2": "A stone, I think.", "label": 0}))
+            .collect(),
+    );
+    let models = ["aligned", "export", "export/gguf/model-f32.gguf", "export/gguf/model-q8_0.gguf"];
+    let mut program = pipeline();
+    program.arg("eval").args(models.map(|model| stages.join(model))).arg("--json").arg("--task");
+    program.arg(format!("piqa={}", folder.path().join("piqa.jsonl").display()));
+    let said = run(program.arg("--tokenizer").arg(stages.join("tokenizer/tokenizer.json")));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let reports: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert_eq!(reports.len(), 4);
+    for report in &reports {
+        assert_eq!(report["report"]["items"], 8, "{report}");
+        assert_eq!(report["report"]["acc"], reports[0]["report"]["acc"], "{report}");
+    }
 
     // Made again from the start, it has the same bytes.
     let before = digests(&stages.join("aligned/final"));

@@ -1,9 +1,10 @@
 //! `export`: a trained model as `transformers` loads it.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
-use model::export::{ExportOptions, export};
+use model::export::{ExportOptions, GgufFormat, export, export_gguf};
 use model::pretrain::FINAL_FOLDER;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -17,10 +18,10 @@ use crate::runner::error::StageError;
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "export",
-    summary: "Exports a model and its tokenizer as safetensors that transformers loads.",
-    version: 1,
+    summary: "Exports a model and its tokenizer as safetensors that transformers loads, and as GGUF.",
+    version: 2,
     inputs: &[
-        InputRole { role: "model", about: "a `pretrain` stage", count: InputCount::One },
+        InputRole { role: "model", about: "a `pretrain`, `sft` or `dpo` stage", count: InputCount::One },
         InputRole { role: "tokenizer", about: "the model's tokenizer", count: InputCount::One },
     ],
     output: OutputKind::Folder,
@@ -29,10 +30,16 @@ pub const KIND: StageKind = StageKind {
 };
 
 /// Exports a model: `model/` with model.safetensors, config.json, generation_config.json and the
-/// tokenizer's files.
+/// tokenizer's files, and `gguf/model-<format>.gguf` for llama.cpp and `pipeline llm serve`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(transparent)]
-pub struct ExportConfig(ExportOptions);
+#[serde(default, deny_unknown_fields)]
+pub struct ExportConfig {
+    /// How it is exported.
+    #[serde(flatten)]
+    pub options: ExportOptions,
+    /// Formats of GGUF files: `f32`, `f16`, `q8_0`, `q4_0`, `q4_1`, `q4_k_m`.
+    pub gguf: Vec<GgufFormat>,
+}
 
 #[async_trait]
 impl Stage for ExportConfig {
@@ -47,18 +54,30 @@ impl Stage for ExportConfig {
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
         let model = inputs.folder(ctx, "model")?.join(FINAL_FOLDER);
         let tokenizer = inputs.folder(ctx, "tokenizer")?.to_owned();
-        let (options, ctx, out) = (self.0.clone(), ctx.clone(), out.join("model"));
+        let (config, ctx, out) = (self.clone(), ctx.clone(), out.to_owned());
         let write = move || {
+            let (folder, gguf) = (out.join("model"), out.join("gguf"));
             // What a killed call left is made again.
-            durable::remove_folder(&out).map_err(|error| ctx.write_error(&error))?;
-            export(&options, &model, &tokenizer, &out).map_err(|error| ctx.failed(&error))?;
-            let bytes: u64 = std::fs::read_dir(&out)
+            durable::remove_folder(&folder).map_err(|error| ctx.write_error(&error))?;
+            export(&config.options, &model, &tokenizer, &folder).map_err(|error| ctx.failed(&error))?;
+            let bytes: u64 = std::fs::read_dir(&folder)
                 .map_err(|error| ctx.failed(&error))?
                 .flatten()
                 .filter_map(|entry| entry.metadata().ok())
                 .map(|metadata| metadata.len())
                 .sum();
-            Ok(Outcome { rows_in: None, rows_out: 1, metrics: [("bytes".to_owned(), json!(bytes))].into() })
+            let mut metrics = BTreeMap::from([("bytes".to_owned(), json!(bytes))]);
+            if !config.gguf.is_empty() {
+                durable::make_folder(&gguf).map_err(|error| ctx.write_error(&error))?;
+            }
+            for &format in &config.gguf {
+                let name = super::config_json(&format).as_str().unwrap_or_default().to_owned();
+                let path = gguf.join(format!("model-{name}.gguf"));
+                let bytes = export_gguf(&config.options, format, &model, &tokenizer, &path);
+                let bytes = bytes.map_err(|error| ctx.failed(&error))?;
+                metrics.insert(format!("{name}_bytes"), json!(bytes));
+            }
+            Ok(Outcome { rows_in: None, rows_out: 1 + config.gguf.len() as u64, metrics })
         };
         super::blocking(KIND.name, write).await
     }
