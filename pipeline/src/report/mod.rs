@@ -125,7 +125,7 @@ async fn write_stage(
         "generate" => histogram(page, outputs, &node.id, "finish_reason", "Answers by their end").await,
         "mix" => mixture::write(page, outputs, node).await?,
         "train_classifier" => training::write(page, folder)?,
-        "pretrain" => loss_curve(page, folder),
+        "pretrain" | "sft" | "dpo" => loss_curve(page, folder),
         _ => {}
     }
     if !manifest.metrics.is_empty() {
