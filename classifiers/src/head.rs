@@ -401,6 +401,16 @@ pub(crate) mod tests {
     }
 
     #[test]
+    fn the_heads_that_ship_are_whole() {
+        let web = Head::from_bytes("web", include_bytes!("../heads/edu_web_minilm.json")).unwrap();
+        let python = Head::from_bytes("python", include_bytes!("../heads/edu_python_minilm.json")).unwrap();
+        let about = |head: &Head| (head.metadata.features, head.metadata.keep_threshold, head.max_tokens());
+        assert_eq!(about(&web), (FeatureSet::None, 3, 512));
+        assert_eq!(about(&python), (FeatureSet::CodeV1, 4, 256));
+        assert_eq!(web.metadata.backbone.model_blake3, python.metadata.backbone.model_blake3);
+    }
+
+    #[test]
     fn another_backbone_is_refused_by_name() {
         let head = head(0.0, vec![1.0]);
         head.check_backbone(&identity(1)).unwrap();

@@ -5,7 +5,9 @@
 //! one vector; a *head* (a linear regression trained here, in Rust) turns the
 //! vector into a score from 0 to 5. That is the recipe of FineWeb-Edu
 //! (huggingface/cosmopedia, `classification/`), with the frozen encoder's
-//! output computed once.
+//! output computed once. The scores to train on come from a language model or
+//! from people ([`annotate`]); [`export_onnx`] makes one file of backbone and
+//! head, and a [`Classifier`] scores by such a file, ours or one of the Hub.
 //!
 //! ```no_run
 //! use classifiers::{Backbone, BackboneOptions, Head, Runtime, Scorer};

@@ -26,7 +26,7 @@ pub struct Scorer {
 
 #[derive(Debug)]
 enum Model {
-    Headed { backbone: Arc<Backbone>, head: Head },
+    Headed { backbone: Arc<Backbone>, head: Box<Head> },
     Whole(Arc<Classifier>),
 }
 
@@ -37,7 +37,7 @@ impl Scorer {
     /// When the head was trained on another backbone, tokenizer or length.
     pub fn new(backbone: Arc<Backbone>, head: Head) -> Result<Self, HeadError> {
         head.check_backbone(backbone.identity())?;
-        Ok(Self { model: Model::Headed { backbone, head } })
+        Ok(Self { model: Model::Headed { backbone, head: Box::new(head) } })
     }
 
     /// Scores by a classifier, which needs no head.
@@ -50,7 +50,7 @@ impl Scorer {
     #[must_use]
     pub fn head(&self) -> Option<&Head> {
         match &self.model {
-            Model::Headed { head, .. } => Some(head),
+            Model::Headed { head, .. } => Some(head.as_ref()),
             Model::Whole(_) => None,
         }
     }
