@@ -1,9 +1,10 @@
 //! Scoring with a model that is ready for inference.
 
 use super::{EvaluateError, Request, Scorer};
-use crate::infer::Model;
+use crate::infer::{Model, ScoreRequest};
 
-/// [`Scorer`] over a GGUF model: a context is computed once for all its continuations.
+/// [`Scorer`] over a GGUF model: a context is computed once for all its continuations, several contexts in a
+/// step.
 #[derive(Debug)]
 pub struct GgufScorer<'a> {
     model: &'a Model,
@@ -38,9 +39,10 @@ impl Scorer for GgufScorer<'_> {
     }
 
     fn continuations(&mut self, requests: &[Request]) -> Result<Vec<Vec<Vec<f32>>>, EvaluateError> {
-        let score = |request: &Request| {
-            self.model.score_continuations(&request.context, &request.continuations).map_err(failed)
-        };
-        requests.iter().map(score).collect()
+        let requests: Vec<ScoreRequest<'_>> = requests
+            .iter()
+            .map(|request| ScoreRequest { context: &request.context, continuations: &request.continuations })
+            .collect();
+        self.model.score_requests(&requests).map_err(failed)
     }
 }

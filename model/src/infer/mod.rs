@@ -43,4 +43,5 @@ pub use error::{GenerateError, LoadModelError, ScoreError};
 pub use load::{Model, ModelOptions};
 pub use request::{FinishReason, GenerateRequest, Generation, Prompt, StreamItem};
 pub use sample::SamplingOptions;
+pub use score::ScoreRequest;
 pub use tokenizer::{ChatTokenizer, Message, Role};

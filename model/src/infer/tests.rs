@@ -466,6 +466,37 @@ fn scores_are_log_probabilities() {
 }
 
 #[test]
+fn contexts_that_are_scored_together_change_no_bit() {
+    let model = tiny();
+    // More tokens than are held at a time; contexts of one token up to more than a step.
+    let tokens = |from: u32, count: u32| (0..count).map(|i| 3 + (from + i * 7) % 250).collect::<Vec<u32>>();
+    let contexts: Vec<Vec<u32>> = (0..60).map(|i| tokens(i, 1 + i * 53 % 180)).collect();
+    let continuations: Vec<Vec<Vec<u32>>> =
+        (0..60).map(|i| (0..i % 4).map(|j| tokens(i + j, j * 17)).collect()).collect();
+    let requests: Vec<ScoreRequest<'_>> = contexts
+        .iter()
+        .zip(&continuations)
+        .map(|(context, continuations)| ScoreRequest { context, continuations })
+        .collect();
+    let together = model.score_requests(&requests).unwrap();
+    for (request, scores) in requests.iter().zip(&together) {
+        let alone: Vec<Vec<f32>> = request
+            .continuations
+            .iter()
+            .map(|next| {
+                model
+                    .logprobs(&[request.context, next].concat())
+                    .unwrap()
+                    .split_off(request.context.len() - 1)
+            })
+            .collect();
+        assert_eq!(scores, &alone);
+    }
+    assert!(together.iter().flatten().map(Vec::len).sum::<usize>() > 1_000);
+    assert_eq!(model.score_requests(&[]), Ok(Vec::new()));
+}
+
+#[test]
 fn models_that_cannot_run_are_refused() {
     let error = |change: fn(&mut Parts)| {
         let mut parts = parts();

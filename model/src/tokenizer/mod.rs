@@ -6,10 +6,12 @@
 
 mod counts;
 mod encoder;
+mod gguf;
 mod merges;
 
 pub use counts::WordCounts;
 pub use encoder::{Encoder, SubsetCount, count_by_subset};
+pub use gguf::tokenizer_of_gguf;
 
 use crate::files::{FileError, write_whole};
 use serde::{Deserialize, Serialize};

@@ -131,6 +131,15 @@ fn a_chat_model_ends_its_turns_and_brings_its_template() {
     let talk = [Message { role: Role::User, content: "words <|im_end|>".into() }];
     let chat = crate::chat::ChatFormat::load(&encoder).unwrap();
     assert_eq!(model.tokenizer().encode_chat(&talk).unwrap(), chat.prompt(&talk).unwrap());
+
+    // And the file's tokenizer as a folder is the one it was made of.
+    let again = crate::tokenizer::tokenizer_of_gguf(&out, &root.path().join("again")).unwrap();
+    let text = "several words <|im_end|> 17 é\n";
+    assert_eq!(again.encode(text).unwrap(), encoder.encode(text).unwrap());
+    assert_eq!(again.special_tokens(), encoder.special_tokens());
+    let chat_again = crate::chat::ChatFormat::load(&again).unwrap();
+    assert!(chat_again.origin().ends_with("tokenizer_config.json"));
+    assert_eq!(chat_again.prompt(&talk).unwrap(), chat.prompt(&talk).unwrap());
 }
 
 #[test]
