@@ -300,6 +300,9 @@ pub enum ClassifierCommand {
         /// What of the text stands beside its vector: `none`, or `code_v1`, which helps with source code.
         #[arg(long, default_value = "none")]
         features: String,
+        /// How often the cross-validation is repeated, on other folds.
+        #[arg(long, default_value_t = 1)]
+        repeats: usize,
         /// Check the inputs, and write nothing.
         #[arg(long)]
         dry_run: bool,

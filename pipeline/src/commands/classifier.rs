@@ -57,6 +57,7 @@ fn train(command: &ClassifierCommand) -> Result<(), Failure> {
         held_out,
         threshold,
         features,
+        repeats,
         dry_run,
     } = command
     else {
@@ -90,14 +91,16 @@ fn train(command: &ClassifierCommand) -> Result<(), Failure> {
     let options = TrainOptions {
         name: name.clone(),
         command: format!(
-            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --max-tokens {max_tokens} --held-out {held_out} --threshold {threshold}{}{} --output DIR",
+            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --max-tokens {max_tokens} --held-out {held_out} --threshold {threshold}{}{}{} --output DIR",
             file(pages),
             file(annotations),
             if features == FeatureSet::None { "" } else { " --features code_v1" },
+            if *repeats == 1 { String::new() } else { format!(" --repeats {repeats}") },
             notes.as_deref().map(|path| format!(" --notes {}", file(path))).unwrap_or_default()
         ),
         notes: notes_text,
         held_out_share: *held_out,
+        repeats: *repeats,
         features,
         keep_threshold: *threshold,
         ..TrainOptions::default()
