@@ -11,10 +11,10 @@ pub use preferences::{PreferenceColumns, PreferenceError, PreferenceSummary, Pre
 
 use crate::examples::Examples;
 use crate::language_model::LanguageModel;
-use crate::optimizer::{AdamW, OptimizerOptions};
+use crate::optimizer::OptimizerOptions;
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::sft::{SftError, fits};
-use crate::training::{self, BackendKind, Ending, LoopOptions, TrainError, TrainSummary};
+use crate::training::{self, BackendKind, Ending, LoopOptions, Start, TrainError, TrainSummary};
 use objective::Preferences;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -40,7 +40,7 @@ pub struct DpoOptions {
     pub epochs: u64,
     /// Highest learning rate.
     pub lr: f64,
-    /// How the learning rate goes down.
+    /// How the learning rate goes down; a trapezoid does so over the last fifth.
     pub schedule: ScheduleShape,
     /// Share of the updates in which the learning rate grows linearly.
     pub warmup_share: f64,
@@ -216,10 +216,7 @@ pub fn dpo(
     };
     let options_of_loop = options.loop_options(options.steps(pairs));
     let objective = Preferences::new(options, pairs, reference, &digest);
-    let start = |_: &crate::network::Network| {
-        let optimizer = AdamW::new(model.parameters.len());
-        Ok((model.parameters, optimizer))
-    };
+    let start = |_: &crate::network::Network| Ok(Start::fresh(model.parameters));
     Ok(training::train(objective, network, &options_of_loop, &pool, out_dir, start, &mut |report| {
         progress(DpoReport::Step(report))
     })?)

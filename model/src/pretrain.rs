@@ -8,9 +8,8 @@ pub use options::{AttentionScope, PretrainOptions};
 
 use crate::checkpoint;
 use crate::config::{ConfigError, ModelConfig};
-use crate::optimizer::AdamW;
 use crate::shards::TokenDataset;
-use crate::training::{self, TrainSummary};
+use crate::training::{self, Start, TrainSummary};
 use objective::NextToken;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -83,15 +82,14 @@ pub fn pretrain(
     let objective = NextToken::new(options, dataset);
     let start = |network: &crate::network::Network| {
         let Some(path) = &options.branch_from else {
-            let parameters = network.initial_parameters(options.seed);
-            let optimizer = AdamW::new(parameters.len());
-            return Ok((parameters, optimizer));
+            return Ok(Start::fresh(network.initial_parameters(options.seed)));
         };
         let found = checkpoint::load(path, network.layout())?;
         if found.state.model != *network.config() {
             return Err(TrainError::Mismatch { path: path.clone(), differences: "model".to_owned() });
         }
-        Ok((found.parameters, found.optimizer))
+        let tokens = found.state.tokens;
+        Ok(Start { parameters: found.parameters, optimizer: found.optimizer, tokens })
     };
     let options = options.loop_options();
     Ok(training::train(objective, network, &options, &pool, out_dir, start, progress)?)

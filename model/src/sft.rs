@@ -9,9 +9,9 @@ pub use conversations::{ConversationColumns, ConversationError, ConversationSumm
 use crate::config::ModelConfig;
 use crate::examples::Examples;
 use crate::language_model::LanguageModel;
-use crate::optimizer::{AdamW, OptimizerOptions};
+use crate::optimizer::OptimizerOptions;
 use crate::schedule::{Schedule, ScheduleShape};
-use crate::training::{self, BackendKind, LoopOptions, TrainError, TrainSummary};
+use crate::training::{self, BackendKind, LoopOptions, Start, TrainError, TrainSummary};
 use objective::AssistantTokens;
 use packing::Packs;
 use serde::{Deserialize, Serialize};
@@ -34,7 +34,7 @@ pub struct SftOptions {
     pub epochs: u64,
     /// Highest learning rate.
     pub lr: f64,
-    /// How the learning rate goes down.
+    /// How the learning rate goes down; a trapezoid does so over the last fifth.
     pub schedule: ScheduleShape,
     /// Share of the updates in which the learning rate grows linearly.
     pub warmup_share: f64,
@@ -186,10 +186,7 @@ pub fn sft(
     let packs = Packs::new(options, examples);
     let options_of_loop = options.loop_options(packs.steps());
     let objective = AssistantTokens::new(options, examples, packs, &digest);
-    let start = |_: &crate::network::Network| {
-        let optimizer = AdamW::new(model.parameters.len());
-        Ok((model.parameters, optimizer))
-    };
+    let start = |_: &crate::network::Network| Ok(Start::fresh(model.parameters));
     Ok(training::train(objective, network, &options_of_loop, &pool, out_dir, start, progress)?)
 }
 

@@ -134,11 +134,12 @@ fn a_cooldown_branches_from_a_stable_checkpoint() {
     };
     let mut steps = Vec::new();
     pretrain(&short, &dataset, &root.path().join("branch"), &mut |report| {
-        steps.push((report.line.step, report.line.lr));
+        steps.push((report.line.step, report.line.lr, report.line.tokens));
         ControlFlow::Continue(())
     })
     .unwrap();
-    assert_eq!(steps[0], (11, 1e-2));
+    // Steps and tokens go on counting from the trunk's.
+    assert_eq!(steps[0], (11, 1e-2, 11 * 96));
     assert_eq!(steps.len(), 4);
     assert!(steps[3].1 < 2e-3);
     let other = PretrainOptions { model: ModelOptions { layers: Some(1), ..short.model.clone() }, ..short };

@@ -171,6 +171,21 @@ pub(crate) trait Objective: Send {
     fn line(&self, update: &Update, data: &StepData<Self::Figures>) -> Self::Line;
 }
 
+/// What a run without a checkpoint of its own starts from.
+pub(crate) struct Start {
+    pub parameters: Vec<f32>,
+    pub optimizer: AdamW,
+    /// Tokens read before.
+    pub tokens: u64,
+}
+
+impl Start {
+    /// Weights that no update of this optimizer has touched.
+    pub(crate) fn fresh(parameters: Vec<f32>) -> Self {
+        Self { optimizer: AdamW::new(parameters.len()), parameters, tokens: 0 }
+    }
+}
+
 /// What a step's data came to.
 pub(crate) struct StepData<F> {
     /// The objective before the update.
@@ -245,7 +260,7 @@ pub(crate) fn train<O: Objective>(
     options: &LoopOptions<'_>,
     pool: &rayon::ThreadPool,
     out_dir: &Path,
-    start: impl FnOnce(&Network) -> Result<(Vec<f32>, AdamW), TrainError>,
+    start: impl FnOnce(&Network) -> Result<Start, TrainError>,
     progress: &mut dyn FnMut(StepReport<O::Line>) -> ControlFlow<()>,
 ) -> Result<TrainSummary, TrainError> {
     options.check()?;

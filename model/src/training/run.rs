@@ -1,7 +1,7 @@
 //! The state of a run and its single steps.
 
 use super::{
-    Ending, FINAL_FOLDER, LOSS_FILE, LoopOptions, Objective, Pass, TrainError, TrainSummary, Update,
+    Ending, FINAL_FOLDER, LOSS_FILE, LoopOptions, Objective, Pass, Start, TrainError, TrainSummary, Update,
 };
 use crate::checkpoint::{self, TrainingState};
 use crate::files::{failed, write_folder, write_whole};
@@ -39,7 +39,7 @@ impl<'a, O: Objective> Run<'a, O> {
         options: &'a LoopOptions<'a>,
         network: Network,
         out_dir: &'a Path,
-        start: impl FnOnce(&Network) -> Result<(Vec<f32>, AdamW), TrainError>,
+        start: impl FnOnce(&Network) -> Result<Start, TrainError>,
     ) -> Result<Self, TrainError> {
         let mut run = Self {
             parameters: Vec::new(),
@@ -57,7 +57,8 @@ impl<'a, O: Objective> Run<'a, O> {
             run.tokens = found.state.tokens;
             (run.parameters, run.optimizer) = (found.parameters, found.optimizer);
         } else {
-            (run.parameters, run.optimizer) = start(&run.network)?;
+            let start = start(&run.network)?;
+            (run.parameters, run.optimizer, run.tokens) = (start.parameters, start.optimizer, start.tokens);
         }
         Ok(run)
     }
