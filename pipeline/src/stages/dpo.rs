@@ -5,6 +5,7 @@ use std::path::Path;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
+use datafusion::prelude::ident;
 use model::dpo::{
     DpoLine, DpoOptions, DpoReport, PreferenceColumns, PreferenceSummary, PreferenceWriter, dpo,
 };
@@ -15,6 +16,7 @@ use serde_json::{Value as Json, json};
 
 use super::fine_tuning::{self, ExampleSink, encode, start};
 use super::{Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind, blocking};
+use crate::engine::Plan;
 use crate::runner::context::StageContext;
 use crate::runner::error::{StageError, chain};
 
@@ -52,6 +54,20 @@ impl ExampleSink for PreferenceWriter {
     }
 }
 
+impl DpoConfig {
+    /// The rows; rated answers to one prompt follow each other.
+    fn rows(&self, ctx: &StageContext, inputs: &Inputs) -> Result<Plan, StageError> {
+        let rows = inputs.table(ctx, "rows")?;
+        let has = |name: &str| rows.schema().has_column_with_unqualified_name(name);
+        let PreferenceColumns { prompt, response, rating, .. } = &self.columns;
+        if ![prompt, response, rating].into_iter().all(|name| has(name)) {
+            return Ok(rows);
+        }
+        let order = [prompt, rating, response].map(|name| ident(name).sort(true, false)).to_vec();
+        rows.frame().sort(order).map(Plan::from).map_err(|error| ctx.plan_error(&error))
+    }
+}
+
 #[async_trait]
 impl Stage for DpoConfig {
     fn config(&self) -> Json {
@@ -75,7 +91,7 @@ impl Stage for DpoConfig {
             PreferenceWriter::create(folder, &encoder, chat, columns, length, prompt)
                 .map_err(|error| chain(&error))
         };
-        let (pairs, summary) = encode(ctx, inputs, out, create).await?;
+        let (pairs, summary) = encode(ctx, self.rows(ctx, inputs)?, out, create).await?;
         let mut options = self.training.clone();
         if options.threads == 0 {
             options.threads = ctx.env.threads;

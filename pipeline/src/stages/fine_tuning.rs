@@ -12,6 +12,7 @@ use tokio::sync::mpsc::channel;
 
 use super::{InputCount, InputRole, Inputs, blocking};
 use crate::durable;
+use crate::engine::Plan;
 use crate::engine::streams::{execute, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::{StageError, chain};
@@ -72,17 +73,16 @@ pub trait ExampleSink: Send + 'static {
     fn finish(self) -> Result<Self::Summary, String>;
 }
 
-/// The rows of the input as examples in the stage's folder.
+/// The rows as examples in the stage's folder.
 ///
 /// # Errors
 /// The rows hold no examples, or cannot be read.
 pub async fn encode<S: ExampleSink>(
     ctx: &StageContext,
-    inputs: &Inputs,
+    rows: Plan,
     out: &Path,
     create: impl FnOnce(&Path) -> Result<S, String> + Send + 'static,
 ) -> Result<(Examples, S::Summary), StageError> {
-    let rows = inputs.table(ctx, "rows")?;
     let mut rows = to_domain(execute(rows).await.map_err(|error| ctx.plan_error(&error))?);
     let (sender, mut receiver) = channel::<RecordBatch>(2);
     let folder = out.join(EXAMPLES_FOLDER);

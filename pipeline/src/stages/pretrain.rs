@@ -22,7 +22,7 @@ use crate::runner::error::StageError;
 pub const KIND: StageKind = StageKind {
     name: "pretrain",
     summary: "Trains a SmolLM-shaped model on token shards, with checkpoints and exact resume.",
-    version: 1,
+    version: 2,
     inputs: &[InputRole { role: "tokens", about: "a `pack` stage", count: InputCount::One }],
     output: OutputKind::Folder,
     schema: super::schema_of::<PretrainConfig>,

@@ -72,7 +72,7 @@ impl Stage for SftConfig {
             ConversationWriter::create(folder, &encoder, chat, columns, length_tokens)
                 .map_err(|error| chain(&error))
         };
-        let (examples, summary) = encode(ctx, inputs, out, create).await?;
+        let (examples, summary) = encode(ctx, inputs.table(ctx, "rows")?, out, create).await?;
         let mut options = self.training.clone();
         if options.threads == 0 {
             options.threads = ctx.env.threads;
