@@ -6,9 +6,12 @@
 //! the weights at the end. All sums are f64 in one order: the same pages give
 //! the same bits.
 
+mod batches;
+
+pub use batches::Sampling;
+
 use crate::metrics::{CLASSES, Evaluation, class};
-use rand::{Rng, SeedableRng, seq::SliceRandom};
-use rand_chacha::ChaCha8Rng;
+use batches::Batches;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -23,16 +26,6 @@ pub enum ClassWeighting {
     SquareRoot,
     /// Each score counts the same in sum (at most 10 times a page of the
     /// commonest score).
-    Balanced,
-}
-
-/// Which pages a step of AdamW sees.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum Sampling {
-    /// All pages in a new order each pass, as published.
-    Shuffled,
-    /// Each whole score that occurs equally often, its pages drawn with replacement.
     Balanced,
 }
 
@@ -343,59 +336,6 @@ pub(crate) fn adamw(
         return standard.unfold(&weights, bias);
     }
     best.0
-}
-
-/// The batches of AdamW's steps, as positions of pages.
-struct Batches {
-    random: ChaCha8Rng,
-    sampling: Sampling,
-    /// All pages; in the order of this pass when they are shuffled.
-    order: Vec<usize>,
-    next: usize,
-    /// The pages of each whole score that occurs.
-    classes: Vec<Vec<usize>>,
-    batch: Vec<usize>,
-    batch_pages: usize,
-}
-
-impl Batches {
-    fn new(pages: &[Page], batch_pages: usize, sampling: Sampling, seed: u64) -> Self {
-        let mut classes = vec![Vec::new(); CLASSES];
-        for (index, page) in pages.iter().enumerate() {
-            classes[class(page.score)].push(index);
-        }
-        classes.retain(|class| !class.is_empty());
-        Self {
-            random: ChaCha8Rng::seed_from_u64(seed),
-            sampling,
-            order: (0..pages.len()).collect(),
-            next: pages.len(),
-            classes,
-            batch: Vec::with_capacity(batch_pages),
-            batch_pages,
-        }
-    }
-
-    fn next(&mut self) -> &[usize] {
-        self.batch.clear();
-        match self.sampling {
-            Sampling::Shuffled => {
-                if self.next + self.batch_pages > self.order.len() {
-                    self.order.shuffle(&mut self.random);
-                    self.next = 0;
-                }
-                self.batch.extend(&self.order[self.next..self.next + self.batch_pages]);
-                self.next += self.batch_pages;
-            }
-            Sampling::Balanced => {
-                for _ in 0..self.batch_pages {
-                    let class = &self.classes[self.random.random_range(0..self.classes.len())];
-                    self.batch.push(class[self.random.random_range(0..class.len())]);
-                }
-            }
-        }
-        &self.batch
-    }
 }
 
 #[cfg(test)]

@@ -1,5 +1,6 @@
 use super::*;
-use rand::Rng;
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
 
 /// Pages whose score is a known linear function of the vector, plus noise.
 pub(crate) fn made_up(count: usize, noise: f32, seed: u64) -> Vec<(Vec<f32>, f32)> {

@@ -13,6 +13,7 @@ mod parts;
 mod wire;
 
 use crate::{BackboneError, FeatureSet, Head, Pooling, durable, session::HIDDEN_STATE};
+use aho_corasick::AhoCorasick;
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 use wire::{Field, Message, Value, fields};
@@ -29,9 +30,9 @@ const LOWEST_OPSET: u64 = 9;
 const LARGEST_MODEL_BYTES: usize = i32::MAX as usize;
 /// The smallest length by which a vector is divided: zeros stay zeros.
 const SMALLEST_NORM: f32 = 1e-12;
-/// Operators whose result for a page depends on the other pages of a batch: they choose one scale for all.
-const BATCH_WIDE_OPERATORS: [&str; 4] =
-    ["DynamicQuantizeLinear", "DynamicQuantizeMatMul", "DynamicQuantizeLSTM", "MatMulIntegerToFloat"];
+/// How the names begin of operators whose result for a page depends on the other pages of a batch: they
+/// choose one scale for all.
+const BATCH_WIDE_OPERATORS: [&str; 2] = ["DynamicQuantize", "MatMulIntegerToFloat"];
 
 /// Why backbone and head could not be made one file.
 #[derive(Debug, Error)]
@@ -110,19 +111,16 @@ pub fn export_onnx(backbone_onnx: &Path, head: &Head, output: &Path) -> Result<(
 }
 
 /// Whether every page's output is its own, whatever is beside it in a batch. False also for a file that
-/// cannot be read: one page at a time is always right.
+/// cannot be read, and where a node merely bears such a name: one page at a time is always right.
 pub(crate) fn pages_are_independent(model: &[u8]) -> bool {
-    let graph = || {
-        let model = fields(model).ok()?;
-        let graph = model.iter().find(|field| field.number == parts::model::GRAPH)?.bytes()?;
-        fields(graph).ok()
-    };
-    graph().is_some_and(|graph| {
-        graph.iter().filter(|field| field.number == parts::graph::NODE).all(|node| {
-            let op = named(node, parts::node::OP_TYPE).next();
-            op.is_some_and(|op| !BATCH_WIDE_OPERATORS.contains(&op))
-        })
-    })
+    let Ok(batch_wide) = AhoCorasick::new(BATCH_WIDE_OPERATORS) else { return false };
+    let Ok(model) = fields(model) else { return false };
+    let graph = model.iter().find(|field| field.number == parts::model::GRAPH).and_then(Field::bytes);
+    let Some(Ok(graph)) = graph.map(fields) else { return false };
+    // A node's bytes hold the graphs within it too; weights, which are large and mean nothing here, do not.
+    let nodes = graph.iter().filter(|field| field.number == parts::graph::NODE);
+    let functions = model.iter().filter(|field| field.number == parts::model::FUNCTIONS);
+    !nodes.chain(functions).any(|field| batch_wide.is_match(field.raw))
 }
 
 /// The texts that a message holds under a field number.

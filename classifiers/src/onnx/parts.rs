@@ -7,6 +7,7 @@ pub(super) mod model {
     pub(crate) const GRAPH: u64 = 7;
     pub(crate) const OPSET_IMPORT: u64 = 8;
     pub(crate) const METADATA_PROPS: u64 = 14;
+    pub(crate) const FUNCTIONS: u64 = 25;
 }
 /// Field numbers of `GraphProto`.
 pub(super) mod graph {
@@ -18,7 +19,7 @@ pub(super) mod graph {
 /// Field numbers of `NodeProto`.
 pub(super) mod node {
     pub(crate) const OUTPUT: u64 = 2;
-    pub(crate) const OP_TYPE: u64 = 4;
+    pub(super) const OP_TYPE: u64 = 4;
     pub(super) const INPUT: u64 = 1;
     pub(super) const NAME: u64 = 3;
     pub(super) const ATTRIBUTE: u64 = 5;

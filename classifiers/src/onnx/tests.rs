@@ -113,6 +113,12 @@ fn dynamic_quantisation_is_seen() {
         graph.message(parts::graph::NODE, &node)
     };
     assert!(!pages_are_independent(&tiny(17, quantised)));
+    let function = Message::default().message(7, &parts::operator("DynamicQuantizeLinear", &["x"], "y", &[]));
+    let whole = [
+        tiny(17, |graph| graph),
+        Message::default().message(parts::model::FUNCTIONS, &function).into_bytes(),
+    ];
+    assert!(!pages_are_independent(&whole.concat()));
     assert!(!pages_are_independent(b"a poem"));
     // MiniLM "int8" has weights of 8 bits and computes in f32: there is no scale to share.
     if let Some(model) = test_asset("model.onnx") {

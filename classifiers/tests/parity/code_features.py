@@ -1,13 +1,11 @@
 """Counts the features `code_v1` of src/features.rs in Python, by regular expressions and `str` methods, and
-prints the values that its test holds; with a Parquet file, those of its column `text` as JSON lines.
+prints the values that its test holds.
 
-    python code_features.py [FILE.parquet]
+    python code_features.py
 """
 
-import json
 import math
 import re
-import sys
 
 SAMPLE = '''"""Sort a list. See https://example.org/sort"""
 
@@ -71,11 +69,5 @@ def features(text):
 
 
 if __name__ == "__main__":
-    if len(sys.argv) > 1:
-        import pyarrow.parquet as pq
-
-        for text in pq.read_table(sys.argv[1], columns=["text"])["text"].to_pylist():
-            print(json.dumps(features(text)))
-    else:
-        print("    const SAMPLE: &str = r##" + '"' + SAMPLE + '"##;')
-        print(f"    const GOLDEN: [f64; 20] = {features(SAMPLE)};")
+    print("    const SAMPLE: &str = r##" + '"' + SAMPLE + '"##;')
+    print(f"    const GOLDEN: [f64; 20] = {features(SAMPLE)};")
