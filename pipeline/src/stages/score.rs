@@ -26,7 +26,7 @@ use crate::runner::error::{StageError, chain};
 pub const KIND: StageKind = StageKind {
     name: "score",
     summary: "Scores the educational value of texts, 0 to 5, by an ONNX backbone and a regression head.",
-    version: 1,
+    version: 2,
     inputs: &[
         InputRole { role: "rows", about: "any table with a text and an id", count: InputCount::One },
         InputRole {
