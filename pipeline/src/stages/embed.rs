@@ -1,6 +1,5 @@
 //! `embed`: a vector for every text, by an ONNX encoder.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
