@@ -52,8 +52,11 @@ fn show(stage: &StageDiff) {
     for (reason, both) in &stage.lost {
         println!("    lost     {reason}: {}", both_of(both, |rows| group(*rows)));
     }
-    for (column, both) in &stage.columns {
-        println!("    column   {column}: {}", both_of(both, figures));
+    for (column, [first, second]) in &stage.columns {
+        let (first, second) = (figures(first), figures(second));
+        if first != second {
+            println!("    column   {column}: {first} → {second}");
+        }
     }
 }
 

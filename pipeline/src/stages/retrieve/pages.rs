@@ -231,7 +231,7 @@ mod tests {
     async fn joined(pages: &[RecordBatch]) -> (Vec<RecordBatch>, StageContext) {
         let ctx = testing::context();
         let read = |batch: &RecordBatch| ctx.session().read_batch(batch.clone()).unwrap();
-        let rows = join(&ctx, read(&hits()), pages.iter().map(read).collect()).unwrap();
+        let rows = join(&ctx, read(&hits()), pages.iter().map(|page| read(page).into()).collect()).unwrap();
         let order = ["topic_id", "rank"].map(|column| col(column).sort(true, false)).to_vec();
         (rows.sort(order).unwrap().collect().await.unwrap(), ctx)
     }
