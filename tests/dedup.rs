@@ -3,7 +3,7 @@
 
 mod support;
 
-use serde_json::{Value as Json, json};
+use serde_json::json;
 use support::{digests, pipeline, query, run};
 
 /// Pages of forty words each, all different but for the numbers given twice.

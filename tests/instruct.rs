@@ -98,7 +98,7 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
         serde_json::from_slice(&std::fs::read(stages.join(stage).join("manifest.json")).unwrap()).unwrap()
     };
     let talks = &manifest("chat")["metrics"]["conversations"];
-    assert_eq!((&talks["examples"], &talks["skipped"]["no_answer"]), (&json!(16), &json!(1)), "{talks}");
+    assert_eq!((&talks["examples"], &talks["skipped"]["empty"]), (&json!(16), &json!(1)), "{talks}");
     let steps = lines(&stages.join("chat/loss.jsonl"));
     let loss = |line: &Json| line["loss"].as_f64().unwrap();
     assert!(loss(steps.last().unwrap()) < loss(&steps[0]), "{steps:?}");

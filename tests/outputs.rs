@@ -199,7 +199,12 @@ fn a_dry_run_writes_nothing() {
 fn two_runs_are_compared_by_their_settings_and_rows() {
     let (first, second) = (reference_run(), support::copied_run());
     let mut again = pipeline();
-    again.args(tiny(second.path())).args(["--set", "stage.code_dedup.buckets=2", "--until", "code_dedup"]);
+    again.args(tiny(second.path())).args([
+        "--set",
+        "stage.code_dedup.hashes_per_bucket=1",
+        "--until",
+        "code_dedup",
+    ]);
     let said = run(&mut again);
     assert_eq!(said.code, Some(0), "{}", said.err);
     let runs = [run_folder(&first), run_folder(second.path())];
@@ -209,12 +214,12 @@ fn two_runs_are_compared_by_their_settings_and_rows() {
     let of = |name: &str| stages.iter().find(|stage| stage["stage"] == name).unwrap();
     assert_eq!(of("pages")["state"], "same");
     let dedup = of("code_dedup");
-    assert_eq!(dedup["settings"]["buckets"], json!([14, 2]), "{dedup}");
+    assert_eq!(dedup["settings"]["hashes_per_bucket"], json!([8, 1]), "{dedup}");
     let [before, after] = [0, 1].map(|run| dedup["rows"][run].as_u64().unwrap());
     let count = |what: &str| dedup["changes"][what]["rows"].as_u64().unwrap();
     assert_eq!(before + count("added") - count("removed"), after, "{dedup}");
     let text = run(pipeline().arg("diff").args(&runs));
-    assert!(text.out.contains("setting  buckets: 14 → 2"), "{}", text.out);
+    assert!(text.out.contains("setting  hashes_per_bucket: 8 → 1"), "{}", text.out);
     let said = run(pipeline().arg("diff").arg(&runs[0]).arg(second.path()));
     assert_eq!(said.code, Some(2));
     assert!(said.err.contains("is not the folder of a run"), "{}", said.err);

@@ -130,7 +130,7 @@ fn ctrl_c_finishes_what_is_in_flight_and_the_run_goes_on_later() {
     let folder = tempfile::tempdir().unwrap();
     let mut child =
         pipeline().args(tiny(folder.path())).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
-    let seeds = run_folder(folder.path()).join("seeds/manifest.json");
+    let seeds = run_folder(folder.path()).join("retrieve/manifest.json");
     wait_for("the seeds do not come", || seeds.exists());
     press_ctrl_c(&child);
     let status = child.wait().unwrap();

@@ -177,7 +177,8 @@ fn lines_of(html: &str) -> String {
             "td" | "th" if !tag.closing => lines.cell(),
             name if BLOCKS.contains(&name) => {
                 lines.end();
-                lines.is_item = name == "li" && !tag.closing;
+                // A paragraph inside an item is its text.
+                lines.is_item = !tag.closing && (name == "li" || lines.is_item);
             }
             _ => {}
         }

@@ -4,6 +4,7 @@
 mod api;
 mod files;
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 
 use thiserror::Error;
@@ -124,6 +125,7 @@ pub async fn publish(
     let there = api.list(options).await?;
     let mut published = Published::default();
     let mut wanted = Vec::new();
+    let own: BTreeSet<String> = files.iter().map(|file| file.path.clone()).collect();
     for file in files {
         let same = match there.get(&file.path) {
             Some(remote) => remote.is(&file)?,
@@ -136,8 +138,7 @@ pub async fn publish(
             wanted.push(file);
         }
     }
-    let known = |path: &String| wanted.iter().any(|file| file.path == *path);
-    published.foreign = there.into_keys().filter(|path| !known(path)).collect();
+    published.foreign = there.into_keys().filter(|path| !own.contains(path)).collect();
     // The card comes last: it is shown when the data is there.
     wanted.sort_by_key(|file| (!file.path.starts_with("data/"), file.path.clone()));
     for files in wanted.chunks(COMMIT_FILES) {
