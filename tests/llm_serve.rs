@@ -332,7 +332,7 @@ fn clients_that_go_make_room_and_ctrl_c_ends_the_server() {
     #[cfg(unix)]
     {
         let id = served.child.id().to_string();
-        assert!(Command::new("kill").args(["-INT", &id]).status().unwrap().success());
+        assert!(Command::new("sh").args(["-c", &format!("kill -INT {id}")]).status().unwrap().success());
         let start = Instant::now();
         let status = loop {
             if let Some(status) = served.child.try_wait().unwrap() {

@@ -146,12 +146,17 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
         .map_err(|source| IndexError::Record { path: path.to_owned(), source })
 }
 
+/// The name under which a record is written; a killed build may leave it.
+pub(crate) fn temporary_of(record: &Path) -> PathBuf {
+    record.with_extension("json.tmp")
+}
+
 /// Writes a record under a temporary name, syncs it and renames it into place.
 pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), IndexError> {
     let mut bytes = serde_json::to_vec_pretty(record)
         .map_err(|source| IndexError::Record { path: path.to_owned(), source })?;
     bytes.push(b'\n');
-    let temporary = path.with_extension("json.tmp");
+    let temporary = temporary_of(path);
     let write = || {
         let mut file = File::create(&temporary)?;
         file.write_all(&bytes)?;

@@ -278,8 +278,12 @@ fn only_segment(folder: &Path) -> Result<Segment, IndexError> {
     })
 }
 
-/// Name and bytes of the files that a finished shard keeps.
+/// Name and bytes of the files that a finished shard keeps. A record that a killed build did not finish
+/// writing is none of them, and goes.
 fn index_files(folder: &Path) -> Result<BTreeMap<String, u64>, IndexError> {
+    for record in [SHARD_FILE, RUN_FILE] {
+        layout::remove(&layout::temporary_of(&folder.join(record)))?;
+    }
     let mut files = BTreeMap::new();
     for path in layout::files_of(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -352,5 +356,21 @@ impl StreamReader {
 
     fn mark(&self) -> StreamMark {
         StreamMark { pages: self.pages, digest: self.hasher.finalize().to_hex().to_string() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_record_that_a_killed_build_left_half_written_is_no_file_of_the_shard() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["ids.bin", "shard.json.tmp", "run.json.tmp", "run.json"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let files = index_files(folder.path()).unwrap();
+        assert_eq!(files, [("ids.bin".to_owned(), 7)].into());
+        assert!(!folder.path().join("shard.json.tmp").exists());
     }
 }
