@@ -32,6 +32,14 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// A schedule whose parts are shares of the run, as in fine-tuning: `warmup_share` of it grows, and a
+    /// trapezoid descends in the last fifth.
+    #[must_use]
+    pub fn of_share(shape: ScheduleShape, peak: f64, warmup_share: f64, steps: u64) -> Self {
+        let warmup_steps = (warmup_share * steps as f64).ceil() as u64;
+        Self { shape, peak, warmup_steps, cooldown_steps: steps / 5, steps }
+    }
+
     /// The learning rate of the update made after `done` earlier updates; zero at `done == steps`.
     #[must_use]
     pub fn rate(&self, done: u64) -> f64 {

@@ -92,13 +92,7 @@ impl SftOptions {
 
     fn loop_options(&self, steps: u64) -> LoopOptions<'_> {
         LoopOptions {
-            schedule: Schedule {
-                shape: self.schedule,
-                peak: self.lr,
-                warmup_steps: (self.warmup_share * steps as f64).ceil() as u64,
-                cooldown_steps: steps / 5,
-                steps,
-            },
+            schedule: Schedule::of_share(self.schedule, self.lr, self.warmup_share, steps),
             optimizer: &self.optimizer,
             checkpoint_every_steps: self.checkpoint_every_steps,
             keep_checkpoints: self.keep_checkpoints,

@@ -265,48 +265,52 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
+/// Annotated pages, and the head to train on them.
+#[derive(Debug, Args)]
+pub struct TrainArgs {
+    /// Parquet with the pages' ids and texts.
+    #[arg(long)]
+    pub pages: PathBuf,
+    /// Ids and scores (0–5): JSONL, Parquet, or the folder of an `annotations` stage.
+    #[arg(long)]
+    pub annotations: PathBuf,
+    /// The column that holds the ids.
+    #[arg(long, default_value = "id")]
+    pub id_column: String,
+    /// What a reader of the card should know of the data: a file of Markdown.
+    #[arg(long)]
+    pub notes: Option<PathBuf>,
+    /// The folder for the head and its card.
+    #[arg(long)]
+    pub output: PathBuf,
+    /// The head's name.
+    #[arg(long, default_value = "edu_web_minilm")]
+    pub name: String,
+    /// How much of a page the backbone reads, in tokens.
+    #[arg(long, default_value_t = 512)]
+    pub max_tokens: usize,
+    /// Share of the pages kept apart from training, 0–1.
+    #[arg(long, default_value_t = 0.1)]
+    pub held_out: f64,
+    /// The whole score from which a page is kept.
+    #[arg(long, default_value_t = 3)]
+    pub threshold: u8,
+    /// What of the text stands beside its vector: `none`, or `code_v1`, which helps with source code.
+    #[arg(long, default_value = "none")]
+    pub features: String,
+    /// How often the cross-validation is repeated, on other folds.
+    #[arg(long, default_value_t = 1)]
+    pub repeats: usize,
+    /// Check the inputs, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// `pipeline classifier …`
 #[derive(Debug, Subcommand)]
 pub enum ClassifierCommand {
     /// Train a head on annotated pages, with held-out figures.
-    Train {
-        /// Parquet with the pages' ids and texts.
-        #[arg(long)]
-        pages: PathBuf,
-        /// Ids and scores (0–5): JSONL, Parquet, or the folder of an `annotations` stage.
-        #[arg(long)]
-        annotations: PathBuf,
-        /// The column that holds the ids.
-        #[arg(long, default_value = "id")]
-        id_column: String,
-        /// What a reader of the card should know of the data: a file of Markdown.
-        #[arg(long)]
-        notes: Option<PathBuf>,
-        /// The folder for the head and its card.
-        #[arg(long)]
-        output: PathBuf,
-        /// The head's name.
-        #[arg(long, default_value = "edu_web_minilm")]
-        name: String,
-        /// How much of a page the backbone reads, in tokens.
-        #[arg(long, default_value_t = 512)]
-        max_tokens: usize,
-        /// Share of the pages kept apart from training, 0–1.
-        #[arg(long, default_value_t = 0.1)]
-        held_out: f64,
-        /// The whole score from which a page is kept.
-        #[arg(long, default_value_t = 3)]
-        threshold: u8,
-        /// What of the text stands beside its vector: `none`, or `code_v1`, which helps with source code.
-        #[arg(long, default_value = "none")]
-        features: String,
-        /// How often the cross-validation is repeated, on other folds.
-        #[arg(long, default_value_t = 1)]
-        repeats: usize,
-        /// Check the inputs, and write nothing.
-        #[arg(long)]
-        dry_run: bool,
-    },
+    Train(TrainArgs),
     /// Write backbone and head as one ONNX file, for ONNX Runtime anywhere.
     ExportOnnx {
         /// The head: a file of `classifier train`, or `head.json` of a `train_classifier` stage.

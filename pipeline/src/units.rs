@@ -1,4 +1,9 @@
-//! Sizes as people write them.
+//! Sizes as people write them, and digests as they are written.
+
+/// Bytes in lower-case hex.
+pub fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
 
 /// Parses a size: `512MiB`, `4GB`, `1.5GiB`, plain bytes, or a share of the machine's memory, `70%`.
 ///

@@ -13,7 +13,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::{Failure, annotations};
 use crate::assets::{Asset, AssetStore};
-use crate::cli::ClassifierCommand;
+use crate::cli::{ClassifierCommand, TrainArgs};
 use crate::durable;
 use crate::runner::error::chain;
 use crate::stages::text_column;
@@ -24,7 +24,7 @@ use crate::stages::text_column;
 /// A file is missing or malformed, or the annotations do not fit the pages.
 pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
     match command {
-        ClassifierCommand::Train { .. } => train(command),
+        ClassifierCommand::Train(args) => train(args),
         ClassifierCommand::ExportOnnx { head, output, backbone } => export(head, output, backbone.as_deref()),
         ClassifierCommand::Agreement { first, second, json } => annotations::agreement(first, second, *json),
         ClassifierCommand::Review { annotations, output } => annotations::review(annotations, output),
@@ -45,8 +45,8 @@ fn export(head: &Path, output: &Path, backbone: Option<&Path>) -> Result<(), Fai
     Ok(())
 }
 
-fn train(command: &ClassifierCommand) -> Result<(), Failure> {
-    let ClassifierCommand::Train {
+fn train(args: &TrainArgs) -> Result<(), Failure> {
+    let TrainArgs {
         pages,
         annotations,
         id_column,
@@ -59,10 +59,7 @@ fn train(command: &ClassifierCommand) -> Result<(), Failure> {
         features,
         repeats,
         dry_run,
-    } = command
-    else {
-        return Ok(());
-    };
+    } = args;
     let wrong = |message: String| Failure::message(message, "");
     let features: FeatureSet = serde_json::from_value(features.as_str().into()).map_err(|_| {
         Failure::message(format!("`{features}` is no set of features"), "there are none, code_v1")

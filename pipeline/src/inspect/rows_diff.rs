@@ -148,7 +148,7 @@ impl Columns {
 }
 
 fn first_eight(bytes: &[u8]) -> u64 {
-    bytes.iter().take(8).fold(0, |number, &byte| number << 8 | u64::from(byte))
+    bytes.first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes))
 }
 
 /// Bytes of a hash that a record holds.

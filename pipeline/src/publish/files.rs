@@ -11,6 +11,7 @@ use sha1::{Digest, Sha1};
 
 use super::PublishError;
 use crate::manifest::Manifest;
+use crate::units::hex;
 
 /// Bytes by which the hub tells text from other files (huggingface_hub `_commit_api.py`).
 const SAMPLE_BYTES: u64 = 512;
@@ -82,10 +83,6 @@ impl LocalFile {
             }
         }
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// The files of a `dataset` stage's folder, by its manifest.

@@ -15,6 +15,7 @@ use ring::digest::{SHA256, digest};
 use serde_json::{Value as Json, json};
 
 use super::*;
+use crate::units::hex;
 
 const TOKEN: &str = "hf_secret";
 const PART_BYTES: usize = 1000;
@@ -36,10 +37,6 @@ struct Hub {
 }
 
 type Shared = Arc<Mutex<Hub>>;
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
 
 async fn start(app: fn(Shared, Method, String, HeaderMap, Bytes) -> Response, hub: &Shared) -> String {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -13,6 +13,7 @@ use super::rst::{Context, RstReader, Substitutions};
 use super::section::{Section, cut};
 use super::titles::Titles;
 use super::{OnReject, Reject, SampleError, SampleOptions, markdown};
+use crate::units::hex;
 
 /// Most bytes of documentation held at a time (the most in use: 7 MB).
 const DOCS_LIMIT_BYTES: u64 = 64 * 1024 * 1024;
@@ -209,11 +210,6 @@ impl Job {
 /// ISO 639-3 code and confidence.
 fn language(text: &str) -> (&'static str, f64) {
     whatlang::detect(text).map_or(("und", 0.0), |found| (found.lang().code(), found.confidence()))
-}
-
-/// Bytes in lower-case hex.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 impl Pages {

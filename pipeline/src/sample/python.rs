@@ -11,8 +11,8 @@ use sha1::{Digest, Sha1};
 use super::archive::{Item, Wanted, read};
 use super::batch::batches;
 use super::package::Package;
-use super::pages::hex;
 use super::{OnReject, SampleError, SampleOptions};
+use crate::units::hex;
 
 /// A Python file, in the columns of Python-Edu (HuggingFaceTB/smollm-corpus, `python-edu`).
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -105,7 +105,7 @@ impl AnnotationPromptsConfig {
     fn is_drawn(&self, id: &str) -> bool {
         let mut hasher = blake3::Hasher::new();
         hasher.update(&self.seed.to_le_bytes()).update(id.as_bytes());
-        let first = hasher.finalize().as_bytes()[..8].iter().fold(0_u64, |n, &byte| n << 8 | u64::from(byte));
+        let first = hasher.finalize().as_bytes().first_chunk().map_or(0, |bytes| u64::from_be_bytes(*bytes));
         (first as f64) < self.share * u64::MAX as f64
     }
 

@@ -9,12 +9,11 @@ use datafusion::prelude::ident;
 use model::dpo::{
     DpoLine, DpoOptions, DpoReport, PreferenceColumns, PreferenceSummary, PreferenceWriter, dpo,
 };
-use model::pretrain::Ending;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::fine_tuning::{self, ExampleSink, encode, start};
+use super::fine_tuning::{self, ExampleSink, encode, finished, start};
 use super::{Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind, blocking};
 use crate::engine::Plan;
 use crate::runner::context::StageContext;
@@ -118,17 +117,7 @@ impl Stage for DpoConfig {
             };
             let done = dpo(&options, &start.model, &pairs, &out, &mut progress)
                 .map_err(|error| ctx.input(chain(&error)))?;
-            if done.ending == Ending::Stopped {
-                return Err(StageError::stopped(&ctx.stage));
-            }
-            let metrics = [
-                ("parameters", json!(done.parameters)),
-                ("tokens", json!(done.tokens)),
-                ("preferences", json!(summary)),
-                ("last_step", json!(last)),
-            ];
-            let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
-            Ok(Outcome { rows_in: Some(summary.rows), rows_out: done.step, metrics })
+            finished(&ctx, &done, summary.rows, [("preferences", json!(summary)), ("last_step", json!(last))])
         };
         blocking(&stage, train).await
     }

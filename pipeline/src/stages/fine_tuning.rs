@@ -8,9 +8,11 @@ use model::chat::ChatFormat;
 use model::examples::Examples;
 use model::pretrain::FINAL_FOLDER;
 use model::tokenizer::{Encoder, TOKENIZER_FILE};
+use model::training::{Ending, TrainSummary};
+use serde_json::{Value as Json, json};
 use tokio::sync::mpsc::channel;
 
-use super::{InputCount, InputRole, Inputs, blocking};
+use super::{InputCount, InputRole, Inputs, Outcome, blocking};
 use crate::durable;
 use crate::engine::Plan;
 use crate::engine::streams::{execute, to_domain};
@@ -53,6 +55,24 @@ impl Start {
     pub fn chat(&self, ctx: &StageContext) -> Result<ChatFormat, StageError> {
         ChatFormat::load(&self.encoder).map_err(|error| ctx.input(chain(&error)))
     }
+}
+
+/// What a training leaves, unless the user stopped it.
+///
+/// # Errors
+/// It was stopped.
+pub fn finished(
+    ctx: &StageContext,
+    done: &TrainSummary,
+    rows_in: u64,
+    own_metrics: [(&str, Json); 2],
+) -> Result<Outcome, StageError> {
+    if done.ending == Ending::Stopped {
+        return Err(StageError::stopped(&ctx.stage));
+    }
+    let shared = [("parameters", json!(done.parameters)), ("tokens", json!(done.tokens))];
+    let metrics = shared.into_iter().chain(own_metrics).map(|(name, value)| (name.to_owned(), value));
+    Ok(Outcome { rows_in: Some(rows_in), rows_out: done.step, metrics: metrics.collect() })
 }
 
 /// Encodes rows batch by batch.

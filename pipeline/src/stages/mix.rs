@@ -360,7 +360,7 @@ fn split(id: &str, heldout_share: f64, seed: u64) -> &'static str {
 }
 
 fn first_bytes(hash: &blake3::Hash) -> u64 {
-    hash.as_bytes().iter().take(8).rev().fold(0, |number, &byte| number << 8 | u64::from(byte))
+    hash.as_bytes().first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes))
 }
 
 #[cfg(test)]

@@ -5,13 +5,12 @@ use std::path::Path;
 
 use arrow::record_batch::RecordBatch;
 use async_trait::async_trait;
-use model::pretrain::Ending;
 use model::sft::{ConversationColumns, ConversationSummary, ConversationWriter, SftOptions, SftReport, sft};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::fine_tuning::{self, ExampleSink, encode, start};
+use super::fine_tuning::{self, ExampleSink, encode, finished, start};
 use super::{Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind, blocking};
 use crate::runner::context::StageContext;
 use crate::runner::error::{StageError, chain};
@@ -91,17 +90,12 @@ impl Stage for SftConfig {
             };
             let done = sft(&options, &start.model, &examples, &out, &mut progress)
                 .map_err(|error| ctx.input(chain(&error)))?;
-            if done.ending == Ending::Stopped {
-                return Err(StageError::stopped(&ctx.stage));
-            }
-            let metrics = [
-                ("parameters", json!(done.parameters)),
-                ("tokens", json!(done.tokens)),
-                ("conversations", json!(summary)),
-                ("final_loss", json!(last)),
-            ];
-            let metrics = metrics.map(|(name, value)| (name.to_owned(), value)).into();
-            Ok(Outcome { rows_in: Some(summary.rows), rows_out: done.step, metrics })
+            finished(
+                &ctx,
+                &done,
+                summary.rows,
+                [("conversations", json!(summary)), ("final_loss", json!(last))],
+            )
         };
         blocking(&stage, train).await
     }

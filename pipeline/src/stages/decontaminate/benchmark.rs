@@ -119,7 +119,7 @@ fn read_parquet(
         writer.write(&batch).and_then(|()| writer.finish()).map_err(|error| damaged(error.to_string()))?;
         for line in String::from_utf8_lossy(&writer.into_inner()).lines() {
             number += 1;
-            add_item(&Place { path, line: number }, "row", line, fields, texts)?;
+            add_item(&Place { path, line: number, unit: "row" }, line, fields, texts)?;
         }
     }
     Ok(())
@@ -141,7 +141,7 @@ fn read_lines(path: &Path, fields: &Fields, texts: &mut Vec<BenchmarkText>) -> R
         })?;
         let line = if number == 1 { line.trim_start_matches('\u{feff}') } else { line };
         if !line.trim().is_empty() {
-            add_item(&Place { path, line: number }, "line", line, fields, texts)?;
+            add_item(&Place { path, line: number, unit: "line" }, line, fields, texts)?;
         }
     }
 }
@@ -158,7 +158,10 @@ fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
 
 struct Place<'a> {
     path: &'a Path,
+    /// The line or row, from 1.
     line: usize,
+    /// What it is called.
+    unit: &'static str,
 }
 
 impl Place<'_> {
@@ -170,7 +173,6 @@ impl Place<'_> {
 
 fn add_item(
     place: &Place<'_>,
-    named: &str,
     line: &str,
     fields: &Fields,
     texts: &mut Vec<BenchmarkText>,
@@ -178,7 +180,7 @@ fn add_item(
     let json = |why| BenchmarkError::Json { path: place.path.to_owned(), line: place.line, why };
     let item: Map<String, Json> = serde_json::from_str(line).map_err(|error| json(error.to_string()))?;
     let name = match &fields.id {
-        None => format!("{named} {}", place.line),
+        None => format!("{} {}", place.unit, place.line),
         Some(id) => match item.get(id) {
             Some(Json::String(name)) => name.clone(),
             Some(Json::Number(name)) => format!("{id} {name}"),

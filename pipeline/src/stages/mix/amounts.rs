@@ -64,9 +64,8 @@ impl Counted {
 }
 
 fn read(record: &[u8]) -> (Lot, u64) {
-    let number = |bytes: &[u8]| bytes.iter().fold(0, |number, &byte| number << 8 | u64::from(byte));
-    let (lot, tokens) = record.split_at(record.len().min(8));
-    (number(lot), number(tokens))
+    let number = |bytes: Option<&[u8; 8]>| bytes.map_or(0, |bytes| u64::from_be_bytes(*bytes));
+    (number(record.first_chunk()), number(record.last_chunk()))
 }
 
 /// What is taken of a subset.
