@@ -130,7 +130,9 @@ impl Opened {
     ) -> Result<Rows, Failure> {
         let node = self.node()?;
         let options = self.config()?.options();
-        let env = runner::environment(&self.workflow, &self.options, CancellationToken::new())?;
+        let spill = tempfile::tempdir().map_err(Failure::run)?;
+        let spill_folder = spill.path().to_owned();
+        let env = runner::environment(&self.workflow, &self.options, spill_folder, CancellationToken::new())?;
         let inputs = runner::resolver(&self.workflow, &env, node, &StageProgress::default());
         let failed = |error: StageError| Failure::from(RunError::from(error));
         let mut rows = Rows::default();

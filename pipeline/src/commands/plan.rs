@@ -67,7 +67,7 @@ pub fn plan(args: &PlanArgs) -> Result<(), Failure> {
     show(&args.workflow, &args.resources, args.json)
 }
 
-/// Shows what a run would do and take; writes nothing but an empty run folder.
+/// Shows what a run would do and take; writes nothing.
 ///
 /// # Errors
 /// The workflow has problems, or an input is missing.
@@ -95,7 +95,8 @@ pub fn show(workflow: &WorkflowArgs, resources: &ResourceArgs, as_json: bool) ->
 
 /// What a run would do with each stage, in order.
 fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Forecast<'a>>, Failure> {
-    let env = runner::environment(workflow, options, CancellationToken::new())?;
+    let spill = tempfile::tempdir().map_err(Failure::run)?;
+    let env = runner::environment(workflow, options, spill.path().to_owned(), CancellationToken::new())?;
     let nodes = runner::selection(workflow, options.until.as_deref()).map_err(RunError::from)?;
     let runtime = runtime(options.threads)?;
     let mut fresh: Vec<&str> = Vec::new();

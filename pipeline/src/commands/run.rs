@@ -59,8 +59,9 @@ fn execute(workflow: &Workflow, args: &RunArgs, started: Instant) -> Result<(), 
     let folder = runner::run_folder(&options.runs_folder, workflow);
     let _lock = runner::lock(&folder)?;
     // What a killed run spilled is of no use to this one.
-    crate::durable::remove_folder(&folder.join(runner::SPILL_FOLDER)).map_err(RunError::from)?;
-    let env = runner::environment(workflow, &options, stop.clone())?;
+    let spill = folder.join(runner::SPILL_FOLDER);
+    crate::durable::remove_folder(&spill).map_err(RunError::from)?;
+    let env = runner::environment(workflow, &options, spill, stop.clone())?;
     // The pool's size is part of how CPU-bound stages share the machine; a second set-up in the
     // same process (tests) keeps the first pool.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();

@@ -24,6 +24,8 @@ pub struct Environment {
     pub assets: AssetStore,
     /// The run's folder: `<runs>/<workflow>/<profile>`.
     pub run_folder: PathBuf,
+    /// Where plans and sorts spill.
+    pub spill_folder: PathBuf,
     /// CPU threads to use.
     pub threads: usize,
     /// Shards are closed at this size, in bytes.
@@ -81,7 +83,7 @@ impl StageContext {
     /// # Errors
     /// The folder cannot be made.
     pub fn spill(&self, memory_bytes: u64) -> Result<Spill, StageError> {
-        let folder = self.env.run_folder.join(super::SPILL_FOLDER);
+        let folder = self.env.spill_folder.clone();
         durable::make_folder(&folder).map_err(|error| self.write_error(&error))?;
         Ok(Spill { folder, memory_bytes })
     }

@@ -103,23 +103,24 @@ pub fn lock(folder: &Path) -> Result<RunLock, RunError> {
     }
 }
 
-/// The environment of a run.
+/// The environment of a run whose plans spill in a folder of their own. A command that only looks at
+/// a run gives a temporary one, because a run that starts beside it takes the run's folder over.
 ///
 /// # Errors
 /// The engine or its spill folder cannot be set up.
 pub fn environment(
     workflow: &Workflow,
     options: &RunOptions,
+    spill_folder: PathBuf,
     stop: CancellationToken,
 ) -> Result<Arc<Environment>, RunError> {
-    let run_folder = run_folder(&options.runs_folder, workflow);
-    let spill = run_folder.join(SPILL_FOLDER);
-    durable::make_folder(&spill)?;
+    durable::make_folder(&spill_folder)?;
     Ok(Arc::new(Environment {
         // Half for plans that sort and join; the stages' own needs are admitted against the rest.
-        session: engine::session(options.memory_bytes / 2, &spill)?,
+        session: engine::session(options.memory_bytes / 2, &spill_folder)?,
         assets: AssetStore::from_environment().map_err(|error| RunError::Assets(Box::new(error)))?,
-        run_folder,
+        run_folder: run_folder(&options.runs_folder, workflow),
+        spill_folder,
         threads: options.threads,
         shard_bytes: options.shard_bytes,
         llm: crate::stages::LlmSessions::default(),

@@ -83,7 +83,7 @@ impl StageRun<'_> {
         StageContext {
             stage: self.node.id.clone(),
             env: self.env.clone(),
-            ledger: Ledger::new(&self.env.run_folder.join(super::SPILL_FOLDER), self.node.dropped_rows),
+            ledger: Ledger::new(&self.env.spill_folder, self.node.dropped_rows),
             progress: self.progress.clone(),
         }
     }

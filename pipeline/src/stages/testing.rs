@@ -30,6 +30,7 @@ pub fn context() -> StageContext {
     let env = Environment {
         session: engine::session(256 << 20, &folder).unwrap(),
         assets: AssetStore::from_environment().unwrap(),
+        spill_folder: folder.clone(),
         run_folder: folder,
         threads: 2,
         shard_bytes: 1 << 20,
