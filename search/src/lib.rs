@@ -16,6 +16,7 @@
 mod analyzer;
 mod answer;
 mod backend;
+mod bm25;
 mod columns;
 mod dedupe;
 mod error;

@@ -5,13 +5,13 @@
 //! subtopic, with the subtopic's terms weighted twofold; query 2 wants any of the terms, all
 //! weighted alike. A term that is said twice counts twice.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
-use tantivy::Term;
-use tantivy::query::Bm25Weight;
-use tantivy::schema::Field;
+use tantivy::postings::TermInfo;
 
 use crate::analyzer::{analyze, clean_query};
+use crate::bm25::{self, Grid, Saturation, TermScores};
 
 /// Weight of a subtopic's term in query 1 [cosmo: huggingface/cosmopedia
 /// `fulltext_search/search_sharded.py`].
@@ -70,18 +70,18 @@ fn add_terms(terms: &mut WeightedTerms, text: &str, weight: f32) {
     }
 }
 
-/// What BM25 knows about the whole index: sums over all shards.
-pub(crate) struct Statistics {
+/// Where a term stands in the shards.
+pub(crate) struct TermPlaces {
+    /// Pages with the term over all shards, hidden ones not counted.
     pub(crate) pages: u64,
-    pub(crate) text_terms: u64,
-    /// Pages that hold each term of the query.
-    pub(crate) pages_with: HashMap<String, u64>,
+    /// The postings of each shard that has the term.
+    pub(crate) postings: Vec<Option<TermInfo>>,
 }
 
-/// A term with its BM25 weight (k1 1.2, b 0.75, as compiled into Tantivy and Manticore's defaults).
+/// A term with what it adds to pages.
 pub(crate) struct ScoredTerm {
-    pub(crate) term: Term,
-    pub(crate) weight: Bm25Weight,
+    pub(crate) places: Arc<TermPlaces>,
+    pub(crate) scores: TermScores,
 }
 
 /// A query ready to be run on every shard.
@@ -91,29 +91,30 @@ pub(crate) struct ScoredQuery {
 }
 
 impl ScoredQuery {
-    /// `None` if no page can match.
+    /// Of terms, each with its boost, in an index of `pages` pages; `None` if no page can match.
     pub(crate) fn new(
-        terms: &WeightedTerms,
+        mut terms: Vec<(Arc<TermPlaces>, f32)>,
         matching: Matching,
-        field: Field,
-        statistics: &Statistics,
+        pages: u64,
+        saturation: &Arc<Saturation>,
     ) -> Option<Self> {
-        let average = statistics.text_terms as f32 / statistics.pages as f32;
-        let mut scored = Vec::new();
-        for (text, &boost) in terms {
-            let pages_with = statistics.pages_with.get(text).copied().unwrap_or_default();
-            match (pages_with, matching) {
-                (0, Matching::All) => return None,
-                (0, Matching::Any) => {}
-                (pages_with, _) => {
-                    let weight =
-                        Bm25Weight::for_one_term_without_explain(pages_with, statistics.pages, average);
-                    let term = Term::from_field_text(field, text);
-                    scored.push(ScoredTerm { term, weight: weight.boost_by(boost) });
-                }
-            }
+        if matching == Matching::All && terms.iter().any(|(places, _)| places.pages == 0) {
+            return None;
         }
-        (!scored.is_empty()).then_some(Self { matching, terms: scored })
+        terms.retain(|(places, _)| places.pages > 0);
+        let weight = |(places, boost): &(Arc<TermPlaces>, f32)| bm25::weight(places.pages, pages, *boost);
+        let grid = Grid::new(terms.iter().map(weight));
+        let scored = |term: (Arc<TermPlaces>, f32)| ScoredTerm {
+            scores: TermScores::new(weight(&term), saturation, grid),
+            places: term.0,
+        };
+        let terms: Vec<ScoredTerm> = terms.into_iter().map(scored).collect();
+        (!terms.is_empty()).then_some(Self { matching, terms })
+    }
+
+    /// What a page gets at most.
+    pub(crate) fn bound(&self) -> f64 {
+        self.terms.iter().map(|term| term.scores.bound()).sum()
     }
 }
 

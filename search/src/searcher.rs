@@ -2,25 +2,27 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rayon::prelude::*;
 use tantivy::columnar::StrColumn;
 use tantivy::schema::Field;
 use tantivy::{BitSet, DocId, Term};
 
+use crate::bm25::Saturation;
 use crate::dedupe;
 use crate::error::SearchError;
 use crate::filter::{Admitted, PageFilters};
 use crate::host::HostLimit;
 use crate::layout::{self, INDEX_FILE, IndexRecord, IndexSummary, ShardPlace};
-use crate::query::{Matching, ScoredQuery, Statistics, WeightedTerms, text_terms};
-use crate::rank::{self, Candidate};
+use crate::query::{Matching, ScoredQuery, TermPlaces, WeightedTerms, text_terms};
+use crate::rank::{Found, TopPages};
 use crate::schema::Fields;
 use crate::shard_reader::{ShardReader, check_format, damaged};
 
-/// Terms whose page counts are remembered: topics of one category share many.
-const REMEMBERED_TERMS: usize = 1 << 18;
+/// Places of terms in shards that are remembered: topics of one category share many terms. About 48
+/// bytes each.
+const REMEMBERED_PLACES: usize = 1 << 19;
 
 /// One or several opened indexes. Cheap to share between threads behind an `Arc`; files are
 /// memory-mapped.
@@ -29,8 +31,9 @@ pub struct Searcher {
     shards: Vec<ShardReader>,
     summary: IndexSummary,
     text: Field,
-    /// Pages with each term, over all shards.
-    pages_with: Mutex<HashMap<String, u64>>,
+    saturation: Arc<Saturation>,
+    /// Terms looked up so far.
+    places: RwLock<HashMap<String, Arc<TermPlaces>>>,
 }
 
 /// One page found by a search.
@@ -40,15 +43,6 @@ pub struct SearchHit {
     pub doc_id: String,
     /// BM25 score.
     pub score: f32,
-}
-
-/// A page found, with where it lies.
-#[derive(Clone, Debug)]
-pub(crate) struct Found {
-    pub(crate) score: f32,
-    pub(crate) id: String,
-    pub(crate) shard: usize,
-    pub(crate) page: DocId,
 }
 
 impl Searcher {
@@ -100,7 +94,14 @@ impl Searcher {
                 }
             }
         }
-        Ok(Self { shards, summary, text: fields.text, pages_with: Mutex::default() })
+        let average = summary.text_terms as f32 / summary.pages as f32;
+        Ok(Self {
+            shards,
+            summary,
+            text: fields.text,
+            saturation: Arc::new(Saturation::new(average)),
+            places: RwLock::default(),
+        })
     }
 
     /// What the indexes hold together, pages in several of them counted once.
@@ -166,11 +167,24 @@ impl Searcher {
         let Some(query) = self.scored(terms, matching)? else {
             return Ok(Vec::new());
         };
-        let mut top = TopPages::new(k);
+        let mut top = TopPages::new(k, &query);
         for shard in 0..self.shards.len() {
-            top.search(self, shard, &query, admit)?;
+            self.search_shard(shard, &query, &mut top, admit)?;
         }
-        Ok(top.finish(self))
+        Ok(top.finish(&self.shards))
+    }
+
+    /// Adds the best pages of a shard to those of the shards before.
+    pub(crate) fn search_shard(
+        &self,
+        shard: usize,
+        query: &ScoredQuery,
+        top: &mut TopPages,
+        admit: &(dyn Fn(usize, DocId) -> bool + Sync),
+    ) -> Result<(), SearchError> {
+        let reader = &self.shards[shard];
+        let admit = |page| !reader.is_hidden(page) && admit(shard, page);
+        top.search(reader, shard, query, &admit).map_err(SearchError::io(&reader.folder))
     }
 
     pub(crate) fn shards(&self) -> &[ShardReader] {
@@ -183,105 +197,64 @@ impl Searcher {
         terms: &WeightedTerms,
         matching: Matching,
     ) -> Result<Option<ScoredQuery>, SearchError> {
-        let names: BTreeSet<&str> = terms.keys().map(String::as_str).collect();
-        let statistics = Statistics {
-            pages: self.summary.pages,
-            text_terms: self.summary.text_terms,
-            pages_with: self.count_pages(&names)?,
-        };
-        Ok(ScoredQuery::new(terms, matching, self.text, &statistics))
+        let mut placed = Vec::with_capacity(terms.len());
+        for (term, &boost) in terms {
+            placed.push((self.places(term)?, boost));
+        }
+        Ok(ScoredQuery::new(placed, matching, self.summary.pages, &self.saturation))
     }
 
-    /// Pages with each of the terms, over all shards. Shard by shard, so that the dictionary of each
-    /// is walked once for all terms.
-    pub(crate) fn count_pages(&self, terms: &BTreeSet<&str>) -> Result<HashMap<String, u64>, SearchError> {
-        let mut counts = HashMap::new();
+    /// Looks up terms that are about to be asked for. Shard by shard, so that the dictionary of each is
+    /// walked once for all of them.
+    pub(crate) fn look_up(&self, terms: &BTreeSet<&str>) -> Result<(), SearchError> {
         let unknown: Vec<&str> = {
-            let known = self.pages_with.lock().unwrap_or_else(PoisonError::into_inner);
-            let look_up = |term: &&str| known.get(*term).map(|&pages| (term.to_string(), pages));
-            counts.extend(terms.iter().filter_map(look_up));
+            let known = self.known();
             terms.iter().filter(|term| !known.contains_key(**term)).copied().collect()
         };
-        if unknown.is_empty() {
-            return Ok(counts);
-        }
-        let of_shard = |shard: &ShardReader| -> Result<Vec<u64>, SearchError> {
-            let count = |term: &&str| shard.pages_with(&Term::from_field_text(self.text, term));
-            unknown.iter().map(count).collect::<Result<_, _>>().map_err(SearchError::io(&shard.folder))
-        };
-        let mut sums = vec![0; unknown.len()];
-        for of_shard in self.shards.iter().map(of_shard) {
-            for (sum, pages) in sums.iter_mut().zip(of_shard?) {
-                *sum += pages;
+        let mut found: Vec<TermPlaces> =
+            unknown.iter().map(|_| TermPlaces { pages: 0, postings: Vec::new() }).collect();
+        for shard in &self.shards {
+            for (term, places) in unknown.iter().zip(&mut found) {
+                self.look_up_in(shard, term, places).map_err(SearchError::io(&shard.folder))?;
             }
         }
-        let found = unknown.iter().zip(sums).map(|(term, pages)| (term.to_string(), pages));
-        let mut known = self.pages_with.lock().unwrap_or_else(PoisonError::into_inner);
-        for (term, pages) in found {
-            if known.len() < REMEMBERED_TERMS {
-                known.insert(term.clone(), pages);
+        let most = REMEMBERED_PLACES / self.shards.len().max(1);
+        let mut known = self.places.write().unwrap_or_else(PoisonError::into_inner);
+        for (term, places) in unknown.into_iter().zip(found) {
+            if known.len() < most {
+                known.insert(term.to_owned(), Arc::new(places));
             }
-            counts.insert(term, pages);
-        }
-        Ok(counts)
-    }
-}
-
-/// The best pages of one query, gathered shard by shard.
-pub(crate) struct TopPages {
-    k: usize,
-    floor: f32,
-    candidates: Vec<(usize, Candidate)>,
-}
-
-impl TopPages {
-    pub(crate) fn new(k: usize) -> Self {
-        Self { k, floor: f32::NEG_INFINITY, candidates: Vec::new() }
-    }
-
-    /// Adds the best pages of a shard. What the shards before hold sets the floor for this one.
-    pub(crate) fn search(
-        &mut self,
-        searcher: &Searcher,
-        shard: usize,
-        query: &ScoredQuery,
-        admit: &(dyn Fn(usize, DocId) -> bool + Sync),
-    ) -> Result<(), SearchError> {
-        if self.k == 0 {
-            return Ok(());
-        }
-        let reader = &searcher.shards[shard];
-        let admit = |page| !reader.is_hidden(page) && admit(shard, page);
-        let best = rank::best_of_shard(reader, query, self.k, self.floor, &admit)
-            .map_err(SearchError::io(&reader.folder))?;
-        self.candidates.extend(best.into_iter().map(|candidate| (shard, candidate)));
-        if self.candidates.len() >= self.k {
-            let by_score =
-                |(_, a): &(usize, Candidate), (_, b): &(usize, Candidate)| b.score.total_cmp(&a.score);
-            let (_, (_, kth), _) = self.candidates.select_nth_unstable_by(self.k - 1, by_score);
-            self.floor = kth.score;
-            self.candidates.retain(|(_, candidate)| candidate.score >= self.floor);
         }
         Ok(())
     }
 
-    /// The best pages with their ids, best first, equal scores by id.
-    pub(crate) fn finish(self, searcher: &Searcher) -> Vec<Found> {
-        // The ids lie scattered over memory. Touched in one tight loop, they are fetched side by side
-        // and not one after the other.
-        let ids = self.candidates.iter().map(|(shard, found)| searcher.shards[*shard].id_bytes(found.page));
-        std::hint::black_box(ids.fold(0, |sum: u8, id| sum ^ id.first().unwrap_or(&0)));
-        let mut found: Vec<Found> = self
-            .candidates
-            .into_iter()
-            .map(|(shard, Candidate { score, page })| {
-                let id = searcher.shards[shard].id(page).to_owned();
-                Found { score, id, shard, page }
-            })
-            .collect();
-        found.sort_unstable_by(|a, b| b.score.total_cmp(&a.score).then_with(|| a.id.cmp(&b.id)));
-        found.truncate(self.k);
-        found
+    fn look_up_in(&self, shard: &ShardReader, term: &str, places: &mut TermPlaces) -> std::io::Result<()> {
+        let postings = shard.find(&Term::from_field_text(self.text, term))?;
+        if let Some(postings) = &postings {
+            places.pages += shard.pages_with(postings)?;
+        }
+        places.postings.push(postings);
+        Ok(())
+    }
+
+    fn places(&self, term: &str) -> Result<Arc<TermPlaces>, SearchError> {
+        if let Some(places) = self.known().get(term) {
+            return Ok(places.clone());
+        }
+        self.look_up(&BTreeSet::from([term]))?;
+        if let Some(places) = self.known().get(term) {
+            return Ok(places.clone());
+        }
+        // No more is remembered.
+        let mut places = TermPlaces { pages: 0, postings: Vec::new() };
+        for shard in &self.shards {
+            self.look_up_in(shard, term, &mut places).map_err(SearchError::io(&shard.folder))?;
+        }
+        Ok(Arc::new(places))
+    }
+
+    fn known(&self) -> RwLockReadGuard<'_, HashMap<String, Arc<TermPlaces>>> {
+        self.places.read().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

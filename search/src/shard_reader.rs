@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tantivy::columnar::{Column, StrColumn};
-use tantivy::fieldnorm::FieldNormReader;
+use tantivy::directory::OwnedBytes;
 use tantivy::index::InvertedIndexReader;
+use tantivy::postings::{BlockSegmentPostings, TermInfo};
 use tantivy::schema::IndexRecordOption;
 use tantivy::{BitSet, DocId, Index, SegmentReader, TERMINATED, Term};
 
@@ -20,8 +21,9 @@ use crate::schema::{Fields, ID, INT_SCORE, LANGUAGE, LANGUAGE_SCORE, TOKEN_COUNT
 pub(crate) struct ShardReader {
     pub(crate) folder: PathBuf,
     pub(crate) segment: SegmentReader,
-    pub(crate) inverted: Arc<InvertedIndexReader>,
-    pub(crate) lengths: FieldNormReader,
+    inverted: Arc<InvertedIndexReader>,
+    /// The length of each page, as one of Tantivy's 256 steps.
+    pub(crate) lengths: OwnedBytes,
     ids: StrColumn,
     id_table: IdTable,
     digests: BTreeMap<String, String>,
@@ -79,9 +81,10 @@ impl ShardReader {
         let missing = |what: &str| tantivy::TantivyError::InternalError(format!("the shard holds no {what}"));
         let segment = SegmentReader::open(segments.first().ok_or_else(|| missing("segment"))?)?;
         let columns = segment.fast_fields();
+        let lengths = segment.fieldnorms_readers().get_inner_file().open_read(fields.text);
         Ok(Self {
             folder: folder.to_owned(),
-            lengths: segment.get_fieldnorms_reader(fields.text)?,
+            lengths: lengths.ok_or_else(|| missing("page lengths"))?.read_bytes()?,
             inverted: segment.inverted_index(fields.text)?,
             ids: columns.str(ID)?.ok_or_else(|| missing("page ids"))?,
             // A column that no page has a value in is there and empty.
@@ -165,15 +168,23 @@ impl ShardReader {
         self.hidden.as_ref().map(sizes).unwrap_or_default()
     }
 
+    /// Where the term's postings lie, if a page has it.
+    pub(crate) fn find(&self, term: &Term) -> std::io::Result<Option<TermInfo>> {
+        self.inverted.get_term_info(term)
+    }
+
+    /// A term's postings with frequencies.
+    pub(crate) fn postings(&self, term: &TermInfo) -> std::io::Result<BlockSegmentPostings> {
+        self.inverted.read_block_postings_from_terminfo(term, IndexRecordOption::WithFreqs)
+    }
+
     /// Pages with the term, hidden ones not counted.
-    pub(crate) fn pages_with(&self, term: &Term) -> std::io::Result<u64> {
-        let all = u64::from(self.inverted.doc_freq(term)?);
-        let Some(hidden) = self.hidden.as_ref().filter(|_| all > 0) else {
+    pub(crate) fn pages_with(&self, term: &TermInfo) -> std::io::Result<u64> {
+        let all = u64::from(term.doc_freq);
+        let Some(hidden) = &self.hidden else {
             return Ok(all);
         };
-        let Some(mut postings) = self.inverted.read_block_postings(term, IndexRecordOption::Basic)? else {
-            return Ok(0);
-        };
+        let mut postings = self.inverted.read_block_postings_from_terminfo(term, IndexRecordOption::Basic)?;
         let mut hidden_with = 0;
         for &page in &hidden.pages {
             let at = postings.seek(page);

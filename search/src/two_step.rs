@@ -11,8 +11,9 @@ use crate::error::SearchError;
 use crate::filter::Admitted;
 use crate::host::HostLimit;
 use crate::query::{Matching, ScoredQuery, Topic, WeightedTerms, topic_terms};
+use crate::rank::{Found, TopPages};
 use crate::retrieve::RetrieveOptions;
-use crate::searcher::{Found, Searcher, TopPages};
+use crate::searcher::Searcher;
 
 /// Answers a batch of topics, in their order. Each shard is searched for all topics of the batch
 /// before the next one, so that its postings are read from disk once a batch; the topics are worked
@@ -41,19 +42,19 @@ fn run_step(
     let mut open: Vec<(WeightedTerms, &mut TopicSearch)> =
         searches.iter_mut().filter_map(|search| Some((search.terms(matching)?, search))).collect();
     let terms: BTreeSet<&str> = open.iter().flat_map(|(terms, _)| terms.keys().map(String::as_str)).collect();
-    // Counted here for the whole batch, remembered for the queries below.
-    searcher.count_pages(&terms)?;
+    // Here for the whole batch, remembered for the queries below.
+    searcher.look_up(&terms)?;
     let mut steps = Vec::new();
     for (terms, search) in &mut open {
         if let Some(query) = searcher.scored(terms, matching)? {
-            steps.push(Step { top: TopPages::new(search.ranked_at_most()), query, search });
+            steps.push(Step { top: TopPages::new(search.ranked_at_most(), &query), query, search });
         }
     }
     for shard in 0..searcher.shards().len() {
         steps.par_iter_mut().try_for_each(|step| step.search(searcher, admitted, shard))?;
     }
     steps.into_par_iter().try_for_each(|step| {
-        let found = step.top.finish(searcher);
+        let found = step.top.finish(searcher.shards());
         found.into_iter().try_for_each(|found| step.search.take(found, matching))
     })
 }
@@ -71,7 +72,7 @@ impl Step<'_, '_> {
         let admit = |shard, page| {
             admitted.contains(shard, page) && (taken.is_empty() || !taken.contains(&(shard, page)))
         };
-        self.top.search(searcher, shard, &self.query, &admit)
+        searcher.search_shard(shard, &self.query, &mut self.top, &admit)
     }
 }
 

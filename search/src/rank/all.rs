@@ -2,23 +2,21 @@
 
 use tantivy::{DocId, TERMINATED};
 
-use super::best::Best;
 use super::cursor::Cursor;
-use super::fixed;
+use super::top::ShardTop;
 
 /// Offers every page that has all terms and may be among the best to `best`: reads the rarest
 /// term's postings and looks the others up, the rarer first.
-pub(super) fn rank(mut cursors: Vec<Cursor>, best: &mut Best, admit: &dyn Fn(DocId) -> bool) {
+pub(super) fn rank(mut cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) -> bool) {
     cursors.sort_by_key(Cursor::pages);
     let Some((lead, others)) = cursors.split_first_mut() else {
         return;
     };
-    let others_bound: i64 = others.iter().map(|cursor| cursor.bound()).sum();
+    let others_bound: f64 = others.iter().map(|cursor| cursor.bound()).sum();
     let mut page = lead.page();
     'pages: while page != TERMINATED {
         let mut sum = lead.score();
-        let floor = best.floor();
-        if floor > 0.0 && sum + others_bound < fixed(floor.next_down()) {
+        if sum + others_bound < best.least() {
             page = lead.advance();
             continue;
         }

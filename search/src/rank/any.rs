@@ -2,36 +2,46 @@
 
 use tantivy::{DocId, TERMINATED};
 
-use super::best::Best;
 use super::cursor::Cursor;
-use super::fixed;
+use super::top::ShardTop;
+use super::window::Window;
 
-/// Pages of a window: its sums stay in the first-level cache.
-const WINDOW_PAGES: usize = 2_048;
-
-/// The sums of a window, and which of its pages have one.
-struct Window {
-    sums: Vec<i64>,
-    touched: [u64; WINDOW_PAGES / 64],
-}
+/// Postings that can be read through in the time that looking up one page takes, by measurement.
+const POSTINGS_PER_LOOK_UP: usize = 12;
 
 /// Offers every page that may be among the best to `best`.
-///
+pub(super) fn rank(cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) -> bool) {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") {
+        // SAFETY: the processor has what the function is compiled for.
+        return unsafe { rank_avx2(cursors, best, admit) };
+    }
+    rank_windows(cursors, best, admit);
+}
+
+/// The same, compiled for wider vectors.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx2,bmi1")]
+fn rank_avx2(cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) -> bool) {
+    rank_windows(cursors, best, admit);
+}
+
 /// The terms with the smallest bounds whose bounds together stay below the floor are *optional*: a
-/// page with none but them cannot be among the best. So only the postings of the others are read
-/// through; in what they find, the optional ones are looked up while the page can still make it.
-pub(super) fn rank(mut cursors: Vec<Cursor>, best: &mut Best, admit: &dyn Fn(DocId) -> bool) {
-    cursors.sort_by_key(Cursor::bound);
+/// page with none but them cannot be among the best. So only the postings of the others must be read
+/// through. What they find is enough to tell which pages an optional term is still wanted for; where
+/// these are few they are looked up, else the term's postings are read through too.
+#[inline(always)]
+fn rank_windows(mut cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) -> bool) {
+    cursors.sort_by(|a, b| a.bound().total_cmp(&b.bound()));
     // bounds[n]: what the first n terms add together at most.
-    let mut bounds = vec![0];
+    let mut bounds = vec![0.0];
     for cursor in &cursors {
         bounds.push(bounds[bounds.len() - 1] + cursor.bound());
     }
-    let mut window = Window { sums: vec![0; WINDOW_PAGES], touched: [0; WINDOW_PAGES / 64] };
+    let mut window = Window::new();
     let mut optional = 0;
     loop {
-        let floor = floor_sum(best.floor());
-        while optional < cursors.len() && bounds[optional + 1] < floor {
+        while optional < cursors.len() && bounds[optional + 1] < best.least() {
             optional += 1;
         }
         let (optional_terms, needed_terms) = cursors.split_at_mut(optional);
@@ -39,42 +49,47 @@ pub(super) fn rank(mut cursors: Vec<Cursor>, best: &mut Best, admit: &dyn Fn(Doc
         if first == TERMINATED {
             return;
         }
-        let end = first.saturating_add(WINDOW_PAGES as DocId).min(TERMINATED);
         for cursor in needed_terms {
-            cursor.for_each_below(end, |page, score| {
-                let place = (page - first) as usize % WINDOW_PAGES;
-                window.sums[place] += score;
-                window.touched[place / 64] |= 1 << (place % 64);
-            });
+            cursor.add_to(&mut window, first);
         }
-        window.drain(|place, sum| {
-            if sum + bounds[optional] < floor {
-                return;
+        let mut left = optional;
+        // The greatest bound first: it decides soonest.
+        while let Some(cursor) = left.checked_sub(1).map(|last| &mut optional_terms[last]) {
+            let wanted = window.count(best.least() - bounds[left]);
+            if wanted * POSTINGS_PER_LOOK_UP <= cursor.in_window {
+                break;
             }
-            let page = first + place as DocId;
-            let sum = with_optional(optional_terms, &bounds, page, sum, floor);
+            // Pages with optional terms alone get a sum too, but one below the floor.
+            cursor.seek(first);
+            cursor.add_to(&mut window, first);
+            left -= 1;
+        }
+        let optional_terms = &mut optional_terms[..left];
+        window.drain(best.least() - bounds[left], |place, sum| {
+            let page = first + place;
+            let sum = with_optional(optional_terms, &bounds, page, sum, best.least());
             if let Some(sum) = sum
                 && best.may_enter(sum)
                 && admit(page)
             {
                 best.push(page, sum);
             }
+            best.least() - bounds[left]
         });
     }
 }
 
-/// The whole sum of a page, or `None` once it cannot reach the floor.
-#[inline]
+/// The whole sum of a page, or `None` once it cannot be `least`.
+#[inline(always)]
 fn with_optional(
     optional_terms: &mut [Cursor],
-    bounds: &[i64],
+    bounds: &[f64],
     page: DocId,
-    mut sum: i64,
-    floor: i64,
-) -> Option<i64> {
-    // The greatest bound first: it decides soonest.
+    mut sum: f64,
+    least: f64,
+) -> Option<f64> {
     for (number, cursor) in optional_terms.iter_mut().enumerate().rev() {
-        if sum + bounds[number + 1] < floor {
+        if sum + bounds[number + 1] < least {
             return None;
         }
         if cursor.seek(page) == page {
@@ -82,27 +97,4 @@ fn with_optional(
         }
     }
     Some(sum)
-}
-
-/// The least sum that may round to the floor's score.
-fn floor_sum(floor: f32) -> i64 {
-    match floor > 0.0 {
-        // Scores are rounded sums: half a step of f32 below may still round up.
-        true => fixed(floor.next_down()),
-        false => i64::MIN / 2,
-    }
-}
-
-impl Window {
-    /// Hands out the touched places in order with their sums, and clears them.
-    fn drain(&mut self, mut each: impl FnMut(usize, i64)) {
-        for (word, bits) in self.touched.iter_mut().enumerate() {
-            let mut rest = std::mem::take(bits);
-            while rest != 0 {
-                let place = word * 64 + rest.trailing_zeros() as usize;
-                rest &= rest - 1;
-                each(place, std::mem::take(&mut self.sums[place]));
-            }
-        }
-    }
 }

@@ -1,13 +1,10 @@
 //! A place in the postings of one term.
 
-use tantivy::fieldnorm::FieldNormReader;
-use tantivy::postings::BlockSegmentPostings;
-use tantivy::query::Bm25Weight;
-use tantivy::schema::IndexRecordOption;
+use tantivy::postings::{BlockSegmentPostings, TermInfo};
 use tantivy::{DocId, TERMINATED};
 
-use super::{bound, fixed};
-use crate::query::ScoredTerm;
+use super::window::{WINDOW_PAGES, Window};
+use crate::bm25::TermScores;
 use crate::shard_reader::ShardReader;
 
 /// A term's postings, read a block (128 pages) at a time.
@@ -15,27 +12,28 @@ pub(super) struct Cursor<'a> {
     postings: BlockSegmentPostings,
     /// Place in the block; its end only where the postings end.
     at: usize,
-    lengths: &'a FieldNormReader,
-    weight: &'a Bm25Weight,
-    bound: i64,
+    lengths: &'a [u8],
+    scores: &'a TermScores,
+    /// Postings in a window, on average.
+    pub(super) in_window: usize,
 }
 
 impl<'a> Cursor<'a> {
-    /// At the first page with the term; `None` if there is none.
-    pub(super) fn open(shard: &'a ShardReader, term: &'a ScoredTerm) -> std::io::Result<Option<Self>> {
-        let postings = shard.inverted.read_block_postings(&term.term, IndexRecordOption::WithFreqs)?;
-        Ok(postings.map(|postings| Self {
-            postings,
-            at: 0,
-            lengths: &shard.lengths,
-            weight: &term.weight,
-            bound: bound(&term.weight),
-        }))
+    /// At the first page with the term.
+    pub(super) fn open(
+        shard: &'a ShardReader,
+        postings: &TermInfo,
+        scores: &'a TermScores,
+    ) -> std::io::Result<Self> {
+        let in_window =
+            postings.doc_freq as usize * WINDOW_PAGES / (shard.max_page() as usize).max(WINDOW_PAGES);
+        let postings = shard.postings(postings)?;
+        Ok(Self { postings, at: 0, lengths: &shard.lengths, scores, in_window })
     }
 
     /// What the term adds to any page at most.
-    pub(super) fn bound(&self) -> i64 {
-        self.bound
+    pub(super) fn bound(&self) -> f64 {
+        self.scores.bound()
     }
 
     /// Pages of the shard with the term.
@@ -75,25 +73,29 @@ impl<'a> Cursor<'a> {
 
     /// What the term adds to the page the cursor stands on.
     #[inline]
-    pub(super) fn score(&self) -> i64 {
-        let length = self.lengths.fieldnorm_id(self.page());
-        fixed(self.weight.score(length, self.postings.freq(self.at)))
+    pub(super) fn score(&self) -> f64 {
+        let length = self.lengths.get(self.page() as usize).copied().unwrap_or_default();
+        self.scores.score(self.postings.freq(self.at), length)
     }
 
-    /// Hands every page below `end` to `add` with what the term adds to it, and goes to `end`.
-    #[inline]
-    pub(super) fn for_each_below(&mut self, end: DocId, mut add: impl FnMut(DocId, i64)) {
+    /// Adds what the term adds to every page from the cursor on to the window that begins with the
+    /// page `first`, and goes to its end.
+    #[inline(always)]
+    pub(super) fn add_to(&mut self, window: &mut Window, first: DocId) {
+        let end = first.saturating_add(WINDOW_PAGES as DocId).min(TERMINATED);
         loop {
-            let (docs, freqs) = (self.postings.docs(), self.postings.freqs());
-            let rest = docs.len();
-            for (&page, &frequency) in docs.iter().zip(freqs).skip(self.at) {
-                if page >= end {
-                    return;
-                }
-                add(page, fixed(self.weight.score(self.lengths.fieldnorm_id(page), frequency)));
-                self.at += 1;
+            let docs = self.postings.docs().get(self.at..).unwrap_or_default();
+            let freqs = self.postings.freqs().get(self.at..).unwrap_or_default();
+            let Some(&last) = docs.last() else {
+                return;
+            };
+            let inside = if last < end { docs.len() } else { docs.partition_point(|&page| page < end) };
+            for (&page, &frequency) in docs[..inside].iter().zip(freqs) {
+                let length = self.lengths.get(page as usize).copied().unwrap_or_default();
+                window.add(page - first, self.scores.score(frequency, length));
             }
-            if rest == 0 {
+            self.at += inside;
+            if inside < docs.len() {
                 return;
             }
             self.next_block();
