@@ -7,17 +7,33 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
 
+use crate::page_ids::PageIds;
 use crate::query::{Matching, Topic};
 
-/// A page of a topic.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Hit {
-    /// Id of the page.
-    pub doc_id: String,
-    /// BM25 under the query that found it.
-    pub score: f32,
-    /// The query that found it.
-    pub matching: Matching,
+/// The pages of a topic in rank order.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Hits {
+    /// Ids of the pages.
+    pub doc_ids: PageIds,
+    /// BM25 of each under the query that found it.
+    pub scores: Vec<f32>,
+    /// How many of them, the first ones, query 1 ([`Matching::All`]) found.
+    pub of_query_1: usize,
+}
+
+impl Hits {
+    /// Adds a page behind those that the same query and the one before found.
+    pub(crate) fn push(&mut self, doc_id: &str, score: f32, matching: Matching) {
+        self.doc_ids.push(doc_id);
+        self.scores.push(score);
+        if matching == Matching::All {
+            self.of_query_1 = self.scores.len();
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.scores.len()
+    }
 }
 
 /// A topic's hits in rank order.
@@ -26,18 +42,17 @@ pub struct Answer {
     /// What the topic got.
     pub report: TopicReport,
     /// Its pages.
-    pub hits: Vec<Hit>,
+    pub hits: Hits,
 }
 
 impl Answer {
     /// The answer to a topic of so many terms.
-    pub(crate) fn new(topic: &Topic, terms: usize, hits: Vec<Hit>) -> Self {
-        let pages_all = hits.iter().filter(|hit| hit.matching == Matching::All).count();
+    pub(crate) fn new(topic: &Topic, terms: usize, hits: Hits) -> Self {
         let report = TopicReport {
             topic_id: topic.topic_id.clone(),
             terms: terms as u32,
-            pages_all: pages_all as u32,
-            pages_any: (hits.len() - pages_all) as u32,
+            pages_all: hits.of_query_1 as u32,
+            pages_any: (hits.len() - hits.of_query_1) as u32,
         };
         Self { report, hits }
     }
@@ -121,17 +136,15 @@ pub(crate) struct HitsBuilder {
 
 impl HitsBuilder {
     pub(crate) fn add(&mut self, answer: &Answer) {
-        for (rank, hit) in (1..).zip(&answer.hits) {
+        let hits = &answer.hits;
+        for ((rank, doc_id), score) in (1..).zip(hits.doc_ids.iter()).zip(&hits.scores) {
             self.topic_id.append_value(&answer.report.topic_id);
             self.rank.append_value(rank);
-            self.score.append_value(hit.score);
-            self.doc_id.append_value(&hit.doc_id);
-            self.matched.append_value(match hit.matching {
-                Matching::All => "all",
-                Matching::Any => "any",
-            });
+            self.score.append_value(*score);
+            self.doc_id.append_value(doc_id);
+            self.matched.append_value(if rank as usize <= hits.of_query_1 { "all" } else { "any" });
         }
-        self.rows += answer.hits.len();
+        self.rows += hits.len();
     }
 
     pub(crate) fn finish(mut self) -> Result<RecordBatch, ArrowError> {

@@ -1,9 +1,10 @@
-//! BM25 with k1 = 1.2 and b = 0.75, the constants of Tantivy and Manticore, summed without error.
+//! BM25 with k1 = 1.2 and b = 0.75, the constants of Tantivy and Manticore, in whole numbers.
 //!
 //! What a term adds to a page depends on its frequency there and on the page's length, which Tantivy
-//! keeps as one of 256 steps. So a query looks it up in a small table instead of dividing. Scores
-//! are multiples of one unit, few enough that f64 sums of them are exact: a sum does not depend on
-//! the order in which the terms are met, and any order that is fast gives the same bits.
+//! keeps as one of 256 steps. So a query looks it up in a small table instead of dividing. Scores are
+//! counted in units so small that the most a page can get is some 2^30 of them: sums of whole numbers
+//! do not depend on the order in which the terms are met, and any order that is fast gives the same
+//! bits. The unit is a function of the query's weights, hence of the statistics of all shards.
 
 use std::sync::Arc;
 
@@ -12,11 +13,16 @@ use tantivy::fieldnorm::FieldNormReader;
 const K1: f32 = 1.2;
 const B: f32 = 0.75;
 
-/// Frequencies and length steps that the tables hold; others are computed. A page of 128 steps has
-/// some 98,000 words.
+/// Frequencies that the tables hold; greater ones are computed.
 const FREQUENCIES: usize = 8;
-const LENGTHS: usize = 128;
 
+/// Length steps of Tantivy.
+const LENGTHS: usize = 256;
+
+/// Bits of the greatest sum.
+pub(crate) const SUM_BITS: u32 = 30;
+
+/// By frequency, from 1, and length step.
 type Table<T> = Box<[[T; LENGTHS]; FREQUENCIES]>;
 
 /// The part of the formula that all terms share: frequency against page length.
@@ -36,6 +42,16 @@ impl Saturation {
         let factor = |frequency: usize, length: usize| factor(norms[length], frequency as u32 + 1);
         let factors = table(factor);
         Self { norms, factors }
+    }
+
+    /// What of a term's weight a page gets, 0–1, that has the term `frequency` times (from 1) and the
+    /// length step `length`.
+    #[inline(always)]
+    pub(crate) fn factor(&self, frequency: u32, length: u8) -> f32 {
+        match self.factors.get((frequency as usize).wrapping_sub(1)) {
+            Some(row) => row[usize::from(length)],
+            None => factor(self.norms[usize::from(length)], frequency),
+        }
     }
 }
 
@@ -61,66 +77,94 @@ pub(crate) fn weight(pages_with: u64, pages: u64, boost: f32) -> f32 {
     idf * (1.0 + K1) * boost
 }
 
-/// The multiples that the scores of a query are rounded to: of 2^-40 where all weights together stay
-/// below 4,096, else of as little more as keeps sums exact. An f32 from 2^-16 on is such a multiple.
+/// The unit of a query's scores.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Grid {
-    /// Added to a number and taken away again, this leaves the nearest multiple.
-    shift: f64,
-    unit: f64,
+pub(crate) struct Scale {
+    /// Units in 1, a power of two.
+    units: f32,
 }
 
-impl Grid {
+impl Scale {
+    /// For terms of the given weights: the smallest unit with which their sum stays below 2^30, with room
+    /// for each term's least score of one unit.
     pub(crate) fn new(weights: impl Iterator<Item = f32>) -> Self {
-        let sum: f64 = weights.map(f64::from).sum();
-        let mut grid = Self { shift: 6_144.0, unit: 1.0 / (1_u64 << 40) as f64 };
-        while sum.is_finite() && sum > grid.shift / 1.5 {
-            grid = Self { shift: 2.0 * grid.shift, unit: 2.0 * grid.unit };
+        let (mut most, mut terms) = (0.0, 0.0);
+        for weight in weights {
+            most += f64::from(weight);
+            terms += 1.0;
         }
-        grid
+        let limit = f64::from(1_u32 << SUM_BITS);
+        let mut units = 1.0;
+        while most * f64::from(2.0 * units) + terms < limit && units < 1e18 {
+            units *= 2.0;
+        }
+        while most * f64::from(units) + terms >= limit && units > 1e-18 {
+            units /= 2.0;
+        }
+        Self { units }
     }
 
     /// At least one unit, so that a page with a term is told from one without.
     #[inline]
-    fn round(self, score: f32) -> f64 {
-        ((f64::from(score) + self.shift) - self.shift).max(self.unit)
+    fn sum_of(self, score: f32) -> u32 {
+        ((score * self.units) as u32).max(1)
+    }
+
+    /// The score of a sum.
+    #[inline]
+    pub(crate) fn score_of(self, sum: u32) -> f32 {
+        sum as f32 / self.units
     }
 }
 
 /// What one term of a query adds to pages.
 pub(crate) struct TermScores {
     weight: f32,
-    grid: Grid,
+    scale: Scale,
     saturation: Arc<Saturation>,
-    scores: Table<f64>,
+    scores: Table<u32>,
 }
 
 impl TermScores {
-    pub(crate) fn new(weight: f32, saturation: &Arc<Saturation>, grid: Grid) -> Self {
+    pub(crate) fn new(weight: f32, saturation: &Arc<Saturation>, scale: Scale) -> Self {
         let score =
-            |frequency: usize, length: usize| grid.round(weight * saturation.factors[frequency][length]);
-        Self { weight, grid, saturation: saturation.clone(), scores: table(score) }
+            |frequency: usize, length: usize| scale.sum_of(weight * saturation.factors[frequency][length]);
+        Self { weight, scale, saturation: saturation.clone(), scores: table(score) }
     }
 
-    /// What a page gets at most.
-    pub(crate) fn bound(&self) -> f64 {
-        self.grid.round(self.weight)
+    /// What a page gets at most whose factor is at most `most`, see [`Saturation::factor`].
+    pub(crate) fn bound(&self, most: f32) -> u32 {
+        self.scale.sum_of(self.weight * most)
     }
 
+    /// To look many scores up.
+    pub(crate) fn table(&self) -> ScoreTable<'_> {
+        ScoreTable { scores: &self.scores, term: self }
+    }
+}
+
+/// The scores of a term, looked up.
+#[derive(Clone, Copy)]
+pub(crate) struct ScoreTable<'a> {
+    scores: &'a [[u32; LENGTHS]; FREQUENCIES],
+    term: &'a TermScores,
+}
+
+impl ScoreTable<'_> {
     /// What a page gets that has the term `frequency` times (from 1) and the length step `length`.
     #[inline(always)]
-    pub(crate) fn score(&self, frequency: u32, length: u8) -> f64 {
-        let row = self.scores.get((frequency as usize).wrapping_sub(1));
-        match row.and_then(|row| row.get(usize::from(length))) {
-            Some(score) => *score,
+    pub(crate) fn score(self, frequency: u32, length: u8) -> u32 {
+        match self.scores.get((frequency as usize).wrapping_sub(1)) {
+            Some(row) => row[usize::from(length)],
             None => self.computed(frequency, length),
         }
     }
 
     #[cold]
     #[inline(never)]
-    fn computed(&self, frequency: u32, length: u8) -> f64 {
-        self.grid.round(self.weight * factor(self.saturation.norms[usize::from(length)], frequency))
+    fn computed(self, frequency: u32, length: u8) -> u32 {
+        let TermScores { weight, scale, saturation, .. } = self.term;
+        scale.sum_of(weight * saturation.factor(frequency, length))
     }
 }
 
@@ -130,39 +174,35 @@ mod tests {
 
     use super::*;
 
-    fn scores(pages_with: u64, average: f32) -> TermScores {
-        let weight = weight(pages_with, 1_000, 1.0);
-        TermScores::new(weight, &Arc::new(Saturation::new(average)), Grid::new([weight].into_iter()))
-    }
-
     #[test]
     fn a_term_adds_what_tantivy_says_and_never_more_than_its_bound() {
         for (pages_with, average) in [(1, 3.0), (7, 12.0), (400, 812.5), (1_000, 90.0)] {
             let peer = Bm25Weight::for_one_term_without_explain(pages_with, 1_000, average);
-            let ours = scores(pages_with, average);
+            let weight = weight(pages_with, 1_000, 1.0);
+            let scale = Scale::new([weight].into_iter());
+            let ours = TermScores::new(weight, &Arc::new(Saturation::new(average)), scale);
             for length in 0..=255 {
                 for frequency in [1, 2, 8, 9, 50, 1_000_000, u32::MAX] {
-                    let score = ours.score(frequency, length);
-                    let error = (score - f64::from(peer.score(length, frequency))).abs();
-                    assert!(error <= 1.0 / (1_u64 << 40) as f64, "{length} {frequency}");
-                    assert!(score > 0.0 && score <= ours.bound(), "{length} {frequency}");
+                    let sum = ours.table().score(frequency, length);
+                    let (score, wanted) = (scale.score_of(sum), peer.score(length, frequency));
+                    let unit = scale.score_of(1);
+                    assert!((score - wanted).abs() <= unit + 1e-7 * wanted, "{length} {frequency}");
+                    assert!(sum > 0 && sum <= ours.bound(1.0), "{length} {frequency}");
                 }
             }
         }
     }
 
     #[test]
-    fn sums_do_not_depend_on_the_order_however_long_the_query() {
-        for count in [3, 100, 10_000] {
-            let weights: Vec<f32> = (1..=count).map(|n| weight(n, 1 << 30, 1.0 + n as f32 / 7.0)).collect();
-            let grid = Grid::new(weights.iter().copied());
-            let saturation = Arc::new(Saturation::new(100.0));
-            let scores: Vec<f64> = (weights.iter().enumerate())
-                .map(|(n, &weight)| TermScores::new(weight, &saturation, grid).score(1 + n as u32, n as u8))
-                .collect();
-            let forth: f64 = scores.iter().sum();
-            let back: f64 = scores.iter().rev().sum();
-            assert_eq!(forth.to_bits(), back.to_bits(), "{count} terms");
+    fn the_unit_is_as_small_as_fits() {
+        for count in [1, 3, 100, 10_000, 1_000_000] {
+            let weights = || (0..count).map(|n| weight(1 + n, 1 << 30, 1.0 + n as f32 / 7.0));
+            let scale = Scale::new(weights());
+            let most: u64 = weights().map(|weight| u64::from(scale.sum_of(weight))).sum();
+            assert!(most < 1 << SUM_BITS && most >= 1 << (SUM_BITS - 2), "{count} terms: {most}");
         }
+        // A term that every page has, weighing next to nothing.
+        let scale = Scale::new([weight(1 << 30, 1 << 30, 1.0)].into_iter());
+        assert!(scale.sum_of(weight(1 << 30, 1 << 30, 1.0)) < 1 << SUM_BITS);
     }
 }

@@ -67,6 +67,11 @@ impl Admitted {
         searcher.shards().iter().map(of_shard).collect::<Result<_, _>>().map(Self)
     }
 
+    /// Whether every page of the shard passes.
+    pub(crate) fn all_of(&self, shard: usize) -> bool {
+        self.0[shard].is_none()
+    }
+
     pub(crate) fn contains(&self, shard: usize, page: DocId) -> bool {
         self.0[shard].as_ref().is_none_or(|pages| pages.contains(page))
     }

@@ -27,6 +27,7 @@ mod indexer;
 mod layout;
 mod opened;
 mod opensearch;
+mod page_ids;
 mod query;
 mod rank;
 mod retrieve;
@@ -39,7 +40,7 @@ mod snippet;
 mod two_step;
 
 pub use analyzer::{analyze, clean_query};
-pub use answer::{Answer, Hit, RetrieveSummary, SummaryHandle, TopicReport, hits_schema};
+pub use answer::{Answer, Hits, RetrieveSummary, SummaryHandle, TopicReport, hits_schema};
 pub use backend::{LocalBackend, SearchBackend};
 pub use error::{IndexError, RetrieveError, SearchError, ServerError};
 pub use filter::PageFilters;
@@ -47,9 +48,10 @@ pub use indexer::{IndexOptions, build_index};
 pub use layout::IndexSummary;
 pub use opened::{OpenedIndex, write_server_file};
 pub use opensearch::{LoadSummary, OpenSearch, OpenSearchBackend, OpenSearchOptions};
+pub use page_ids::PageIds;
 pub use query::{Matching, Topic};
 pub use retrieve::{Retrieval, RetrieveOptions, retrieve};
-pub use searcher::{SearchHit, Searcher, verify_index};
+pub use searcher::{Ranking, SearchHit, Searcher, verify_index};
 pub use snippet::{Snippet, Snippets};
 
 /// A page that was not indexed, and why.

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use tantivy::postings::TermInfo;
 
 use crate::analyzer::{analyze, clean_query};
-use crate::bm25::{self, Grid, Saturation, TermScores};
+use crate::bm25::{self, Saturation, Scale, TermScores};
 
 /// Weight of a subtopic's term in query 1 [cosmo: huggingface/cosmopedia
 /// `fulltext_search/search_sharded.py`].
@@ -75,7 +75,14 @@ pub(crate) struct TermPlaces {
     /// Pages with the term over all shards, hidden ones not counted.
     pub(crate) pages: u64,
     /// The postings of each shard that has the term.
-    pub(crate) postings: Vec<Option<TermInfo>>,
+    pub(crate) postings: Vec<Option<Postings>>,
+}
+
+/// The postings of a term in one shard.
+pub(crate) struct Postings {
+    pub(crate) place: TermInfo,
+    /// The greatest factor of a page, see [`Saturation::factor`].
+    pub(crate) most: f32,
 }
 
 /// A term with what it adds to pages.
@@ -88,6 +95,7 @@ pub(crate) struct ScoredTerm {
 pub(crate) struct ScoredQuery {
     pub(crate) matching: Matching,
     pub(crate) terms: Vec<ScoredTerm>,
+    pub(crate) scale: Scale,
 }
 
 impl ScoredQuery {
@@ -103,18 +111,13 @@ impl ScoredQuery {
         }
         terms.retain(|(places, _)| places.pages > 0);
         let weight = |(places, boost): &(Arc<TermPlaces>, f32)| bm25::weight(places.pages, pages, *boost);
-        let grid = Grid::new(terms.iter().map(weight));
+        let scale = Scale::new(terms.iter().map(weight));
         let scored = |term: (Arc<TermPlaces>, f32)| ScoredTerm {
-            scores: TermScores::new(weight(&term), saturation, grid),
+            scores: TermScores::new(weight(&term), saturation, scale),
             places: term.0,
         };
         let terms: Vec<ScoredTerm> = terms.into_iter().map(scored).collect();
-        (!terms.is_empty()).then_some(Self { matching, terms })
-    }
-
-    /// What a page gets at most.
-    pub(crate) fn bound(&self) -> f64 {
-        self.terms.iter().map(|term| term.scores.bound()).sum()
+        (!terms.is_empty()).then_some(Self { matching, terms, scale })
     }
 }
 

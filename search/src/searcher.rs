@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 
 use rayon::prelude::*;
+use rustc_hash::FxHashSet;
 use tantivy::columnar::StrColumn;
 use tantivy::schema::Field;
 use tantivy::{BitSet, DocId, Term};
@@ -15,8 +16,9 @@ use crate::error::SearchError;
 use crate::filter::{Admitted, PageFilters};
 use crate::host::HostLimit;
 use crate::layout::{self, INDEX_FILE, IndexRecord, IndexSummary, ShardPlace};
+use crate::page_ids::PageIds;
 use crate::query::{Matching, ScoredQuery, TermPlaces, WeightedTerms, text_terms};
-use crate::rank::{Found, TopPages};
+use crate::rank::{Admit, Found, TopPages};
 use crate::schema::Fields;
 use crate::shard_reader::{ShardReader, check_format, damaged};
 
@@ -32,6 +34,8 @@ pub struct Searcher {
     summary: IndexSummary,
     text: Field,
     saturation: Arc<Saturation>,
+    /// Bytes that all page ids begin with.
+    pub(crate) common_id_bytes: usize,
     /// Terms looked up so far.
     places: RwLock<HashMap<String, Arc<TermPlaces>>>,
 }
@@ -43,6 +47,15 @@ pub struct SearchHit {
     pub doc_id: String,
     /// BM25 score.
     pub score: f32,
+}
+
+/// Pages found by a search, best first, equal scores by id.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Ranking {
+    /// Ids of the pages.
+    pub doc_ids: PageIds,
+    /// BM25 score of each.
+    pub scores: Vec<f32>,
 }
 
 impl Searcher {
@@ -96,6 +109,7 @@ impl Searcher {
         }
         let average = summary.text_terms as f32 / summary.pages as f32;
         Ok(Self {
+            common_id_bytes: common_bytes(&shards)?,
             shards,
             summary,
             text: fields.text,
@@ -115,7 +129,19 @@ impl Searcher {
     /// # Errors
     /// [`SearchError`] if a shard cannot be read.
     pub fn search_text(&self, query: &str, k: usize) -> Result<Vec<SearchHit>, SearchError> {
-        self.search_filtered(query, k, &PageFilters::default(), None)
+        let Ranking { doc_ids, scores } = self.rank_text(query, k)?;
+        let hits = doc_ids.iter().zip(scores);
+        Ok(hits.map(|(doc_id, score)| SearchHit { doc_id: doc_id.to_owned(), score }).collect())
+    }
+
+    /// As [`Searcher::search_text`], with the ids in one piece: faster where `k` is large.
+    ///
+    /// # Errors
+    /// [`SearchError`] if a shard cannot be read.
+    pub fn rank_text(&self, query: &str, k: usize) -> Result<Ranking, SearchError> {
+        let admitted = Admitted::new(self, &PageFilters::default())?;
+        let found = self.best(&text_terms(query), Matching::Any, k, &admitted)?;
+        Ok(Ranking { scores: found.pages.iter().map(|page| page.score).collect(), doc_ids: found.ids })
     }
 
     /// As [`Searcher::search_text`], among the pages that pass the filters, and with at most
@@ -132,7 +158,6 @@ impl Searcher {
     ) -> Result<Vec<SearchHit>, SearchError> {
         let admitted = Admitted::new(self, filters)?;
         let terms = text_terms(query);
-        let admit = |shard, page| admitted.contains(shard, page);
         let mut hosts = HostLimit::new(max_pages_per_host);
         // A host may crowd out others, so that more pages than `k` must be ranked to find `k`.
         let mut ranked = match max_pages_per_host {
@@ -140,12 +165,13 @@ impl Searcher {
             Some(_) => k.saturating_mul(4),
         };
         loop {
-            let found = self.best(&terms, Matching::Any, ranked, &admit)?;
-            let all = found.len() < ranked;
+            let found = self.best(&terms, Matching::Any, ranked, &admitted)?;
+            let all = found.pages.len() < ranked;
             let mut hits = Vec::new();
-            for found in found {
-                if hits.len() < k && hosts.admits(|| self.shards[found.shard].url(found.page))? {
-                    hits.push(SearchHit { doc_id: found.id, score: found.score });
+            for (found, doc_id) in found.pages.iter().zip(found.ids.iter()) {
+                let shard = &self.shards[found.shard as usize];
+                if hits.len() < k && hosts.admits(|| shard.url(found.page))? {
+                    hits.push(SearchHit { doc_id: doc_id.to_owned(), score: found.score });
                 }
             }
             if hits.len() == k || all {
@@ -156,35 +182,40 @@ impl Searcher {
         }
     }
 
-    /// The `k` best pages over all shards among those `admit(shard, page)` lets pass.
+    /// The `k` best pages over all shards among those admitted.
     fn best(
         &self,
         terms: &WeightedTerms,
         matching: Matching,
         k: usize,
-        admit: &(dyn Fn(usize, DocId) -> bool + Sync),
-    ) -> Result<Vec<Found>, SearchError> {
+        admitted: &Admitted,
+    ) -> Result<Found, SearchError> {
         let Some(query) = self.scored(terms, matching)? else {
-            return Ok(Vec::new());
+            return Ok(Found::default());
         };
         let mut top = TopPages::new(k, &query);
         for shard in 0..self.shards.len() {
-            self.search_shard(shard, &query, &mut top, admit)?;
+            self.search_shard(shard, &query, &mut top, admitted, &FxHashSet::default())?;
         }
-        Ok(top.finish(&self.shards))
+        Ok(top.finish(&self.shards, self.common_id_bytes))
     }
 
-    /// Adds the best pages of a shard to those of the shards before.
+    /// Adds the best pages of a shard, but those in `taken`, to those of the shards before.
     pub(crate) fn search_shard(
         &self,
         shard: usize,
         query: &ScoredQuery,
         top: &mut TopPages,
-        admit: &(dyn Fn(usize, DocId) -> bool + Sync),
+        admitted: &Admitted,
+        taken: &FxHashSet<(usize, DocId)>,
     ) -> Result<(), SearchError> {
         let reader = &self.shards[shard];
-        let admit = |page| !reader.is_hidden(page) && admit(shard, page);
-        top.search(reader, shard, query, &admit).map_err(SearchError::io(&reader.folder))
+        let passes = |page| {
+            !reader.is_hidden(page) && admitted.contains(shard, page) && !taken.contains(&(shard, page))
+        };
+        let all_pass = !reader.hides_pages() && admitted.all_of(shard) && taken.is_empty();
+        let admit: Admit = if all_pass { None } else { Some(&passes) };
+        top.search(reader, shard, query, admit).map_err(SearchError::io(&reader.folder))
     }
 
     pub(crate) fn shards(&self) -> &[ShardReader] {
@@ -229,9 +260,9 @@ impl Searcher {
     }
 
     fn look_up_in(&self, shard: &ShardReader, term: &str, places: &mut TermPlaces) -> std::io::Result<()> {
-        let postings = shard.find(&Term::from_field_text(self.text, term))?;
+        let postings = shard.find(&Term::from_field_text(self.text, term), &self.saturation)?;
         if let Some(postings) = &postings {
-            places.pages += shard.pages_with(postings)?;
+            places.pages += shard.pages_with(&postings.place)?;
         }
         places.postings.push(postings);
         Ok(())
@@ -314,6 +345,16 @@ fn hide_repeats(shards: &mut [ShardReader], places: &[ShardPlace]) -> Result<(),
         }
     }
     Ok(())
+}
+
+/// How many bytes all page ids of all shards begin with: what the first and the last of each do.
+fn common_bytes(shards: &[ShardReader]) -> Result<usize, SearchError> {
+    let mut ends = Vec::new();
+    for shard in shards {
+        ends.extend(shard.first_and_last_id().map_err(SearchError::io(&shard.folder))?);
+    }
+    let common = |a: &[u8], b: &[u8]| a.iter().zip(b).take_while(|(a, b)| a == b).count();
+    Ok(ends.iter().map(|id| common(id, &ends[0])).min().unwrap_or_default())
 }
 
 fn gcd(a: u32, b: u32) -> u32 {

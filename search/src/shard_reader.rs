@@ -11,9 +11,11 @@ use tantivy::postings::{BlockSegmentPostings, TermInfo};
 use tantivy::schema::IndexRecordOption;
 use tantivy::{BitSet, DocId, Index, SegmentReader, TERMINATED, Term};
 
+use crate::bm25::Saturation;
 use crate::error::{IndexError, SearchError};
 use crate::ids::{IDS_FILE, IdTable};
 use crate::layout::{self, ANALYZER, FORMAT_VERSION, SHARD_FILE, ShardPlace, ShardRecord};
+use crate::query::Postings;
 use crate::run;
 use crate::schema::{Fields, ID, INT_SCORE, LANGUAGE, LANGUAGE_SCORE, TOKEN_COUNT, URL};
 
@@ -114,9 +116,14 @@ impl ShardReader {
         self.ids.ords().first(page).unwrap_or_default()
     }
 
-    /// The id of a page.
-    pub(crate) fn id(&self, page: DocId) -> &str {
-        self.id_table.get(page)
+    /// The first and the last of the sorted ids.
+    pub(crate) fn first_and_last_id(&self) -> std::io::Result<[Vec<u8>; 2]> {
+        let mut ids = [Vec::new(), Vec::new()];
+        let last = (self.ids.num_terms() as u64).saturating_sub(1);
+        for (ord, id) in [0, last].into_iter().zip(&mut ids) {
+            self.ids.ord_to_bytes(ord, id)?;
+        }
+        Ok(ids)
     }
 
     /// The bytes of a page's id, see [`IdTable::bytes_of`].
@@ -158,6 +165,10 @@ impl ShardReader {
         Ok(())
     }
 
+    pub(crate) fn hides_pages(&self) -> bool {
+        self.hidden.is_some()
+    }
+
     pub(crate) fn is_hidden(&self, page: DocId) -> bool {
         self.hidden.as_ref().is_some_and(|hidden| hidden.set.contains(page))
     }
@@ -168,9 +179,21 @@ impl ShardReader {
         self.hidden.as_ref().map(sizes).unwrap_or_default()
     }
 
-    /// Where the term's postings lie, if a page has it.
-    pub(crate) fn find(&self, term: &Term) -> std::io::Result<Option<TermInfo>> {
-        self.inverted.get_term_info(term)
+    /// The term's postings, if a page has it. Reads them once through.
+    pub(crate) fn find(&self, term: &Term, saturation: &Saturation) -> std::io::Result<Option<Postings>> {
+        let Some(place) = self.inverted.get_term_info(term)? else {
+            return Ok(None);
+        };
+        let mut postings = self.postings(&place)?;
+        let mut most = 0.0_f32;
+        while !postings.docs().is_empty() {
+            for (&page, &frequency) in postings.docs().iter().zip(postings.freqs()) {
+                let length = self.lengths.get(page as usize).copied().unwrap_or_default();
+                most = most.max(saturation.factor(frequency, length));
+            }
+            postings.advance();
+        }
+        Ok(Some(Postings { place, most }))
     }
 
     /// A term's postings with frequencies.

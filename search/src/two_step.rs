@@ -6,12 +6,12 @@ use rayon::prelude::*;
 use rustc_hash::FxHashSet;
 use tantivy::DocId;
 
-use crate::answer::{Answer, Hit};
+use crate::answer::{Answer, Hits};
 use crate::error::SearchError;
 use crate::filter::Admitted;
 use crate::host::HostLimit;
 use crate::query::{Matching, ScoredQuery, Topic, WeightedTerms, topic_terms};
-use crate::rank::{Found, TopPages};
+use crate::rank::{FoundPage, TopPages};
 use crate::retrieve::RetrieveOptions;
 use crate::searcher::Searcher;
 
@@ -54,8 +54,9 @@ fn run_step(
         steps.par_iter_mut().try_for_each(|step| step.search(searcher, admitted, shard))?;
     }
     steps.into_par_iter().try_for_each(|step| {
-        let found = step.top.finish(searcher.shards());
-        found.into_iter().try_for_each(|found| step.search.take(found, matching))
+        let found = step.top.finish(searcher.shards(), searcher.common_id_bytes);
+        let mut pages = found.pages.iter().zip(found.ids.iter());
+        pages.try_for_each(|(page, id)| step.search.take(*page, id, matching))
     })
 }
 
@@ -68,11 +69,7 @@ struct Step<'a, 'b> {
 
 impl Step<'_, '_> {
     fn search(&mut self, searcher: &Searcher, admitted: &Admitted, shard: usize) -> Result<(), SearchError> {
-        let taken = &self.search.taken;
-        let admit = |shard, page| {
-            admitted.contains(shard, page) && (taken.is_empty() || !taken.contains(&(shard, page)))
-        };
-        searcher.search_shard(shard, &self.query, &mut self.top, &admit)
+        searcher.search_shard(shard, &self.query, &mut self.top, admitted, &self.search.taken)
     }
 }
 
@@ -82,7 +79,7 @@ struct TopicSearch<'a> {
     options: &'a RetrieveOptions,
     topic: &'a Topic,
     terms: usize,
-    hits: Vec<Hit>,
+    hits: Hits,
     taken: FxHashSet<(usize, DocId)>,
     hosts: HostLimit,
 }
@@ -94,7 +91,7 @@ impl<'a> TopicSearch<'a> {
             options,
             topic,
             terms: topic_terms(topic, Matching::All).len(),
-            hits: Vec::new(),
+            hits: Hits::default(),
             taken: FxHashSet::default(),
             hosts: HostLimit::new(options.max_pages_per_host),
         }
@@ -119,15 +116,19 @@ impl<'a> TopicSearch<'a> {
         }
     }
 
-    fn take(&mut self, found: Found, matching: Matching) -> Result<(), SearchError> {
+    fn take(&mut self, found: FoundPage, id: &str, matching: Matching) -> Result<(), SearchError> {
         if self.missing() == 0 {
             return Ok(());
         }
-        if !self.hosts.admits(|| self.searcher.shards()[found.shard].url(found.page))? {
+        let shard = found.shard as usize;
+        if !self.hosts.admits(|| self.searcher.shards()[shard].url(found.page))? {
             return Ok(());
         }
-        self.taken.insert((found.shard, found.page));
-        self.hits.push(Hit { doc_id: found.id, score: found.score, matching });
+        // Query 2 must not find it again.
+        if matching == Matching::All {
+            self.taken.insert((shard, found.page));
+        }
+        self.hits.push(id, found.score, matching);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
-use crate::answer::{Answer, Hit};
+use crate::answer::{Answer, Hits};
 use crate::backend::SearchBackend;
 use crate::error::{RetrieveError, ServerError};
 use crate::filter::PageFilters;
@@ -293,7 +293,7 @@ struct Picked<'a> {
     topic: &'a Topic,
     options: &'a RetrieveOptions,
     terms: usize,
-    hits: Vec<Hit>,
+    hits: Hits,
     /// Pages seen, those that a host limit dropped among them.
     taken: std::collections::HashSet<String>,
     hosts: HostLimit,
@@ -305,7 +305,7 @@ impl<'a> Picked<'a> {
             topic,
             options,
             terms: topic_terms(topic, Matching::All).len(),
-            hits: Vec::new(),
+            hits: Hits::default(),
             taken: std::collections::HashSet::new(),
             hosts: HostLimit::new(options.max_pages_per_host),
         }
@@ -335,8 +335,8 @@ impl<'a> Picked<'a> {
         if !matches!(within, Ok(true)) {
             return;
         }
-        self.taken.insert(hit.id.clone());
-        self.hits.push(Hit { doc_id: hit.id, score: hit.score, matching });
+        self.hits.push(&hit.id, hit.score, matching);
+        self.taken.insert(hit.id);
     }
 
     fn finish(self) -> Answer {

@@ -1,18 +1,18 @@
 //! Pages with every one of the terms.
 
-use tantivy::{DocId, TERMINATED};
+use tantivy::TERMINATED;
 
 use super::cursor::Cursor;
-use super::top::ShardTop;
+use super::top::{Admit, ShardTop};
 
 /// Offers every page that has all terms and may be among the best to `best`: reads the rarest
 /// term's postings and looks the others up, the rarer first.
-pub(super) fn rank(mut cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) -> bool) {
+pub(super) fn rank(mut cursors: Vec<Cursor>, best: &mut ShardTop, admit: Admit) {
     cursors.sort_by_key(Cursor::pages);
     let Some((lead, others)) = cursors.split_first_mut() else {
         return;
     };
-    let others_bound: f64 = others.iter().map(|cursor| cursor.bound()).sum();
+    let others_bound: u32 = others.iter().map(|cursor| cursor.bound()).sum();
     let mut page = lead.page();
     'pages: while page != TERMINATED {
         let mut sum = lead.score();
@@ -28,9 +28,7 @@ pub(super) fn rank(mut cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn
             }
             sum += cursor.score();
         }
-        if best.may_enter(sum) && admit(page) {
-            best.push(page, sum);
-        }
+        best.offer(page, sum, admit);
         page = lead.advance();
     }
 }

@@ -1,29 +1,43 @@
 //! Pages with any of the terms, a window of pages after the other.
 
+use std::cell::Cell;
+
 use tantivy::{DocId, TERMINATED};
 
 use super::cursor::Cursor;
-use super::top::ShardTop;
-use super::window::Window;
+use super::top::{Admit, ShardTop};
+#[cfg(target_arch = "x86_64")]
+use super::window::Avx2;
+use super::window::{Compare, Portable, Window};
 
 /// Postings that can be read through in the time that looking up one page takes, by measurement.
 const POSTINGS_PER_LOOK_UP: usize = 12;
 
 /// Offers every page that may be among the best to `best`.
-pub(super) fn rank(cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) -> bool) {
+pub(super) fn rank(cursors: Vec<Cursor>, best: &mut ShardTop, admit: Admit) {
+    // Making one takes as long as a short list; it is left empty.
+    thread_local! {
+        static WINDOW: Cell<Option<Window>> = const { Cell::new(None) };
+    }
+    let mut window = WINDOW.take().unwrap_or_default();
+    rank_fast(cursors, &mut window, best, admit);
+    WINDOW.set(Some(window));
+}
+
+fn rank_fast(cursors: Vec<Cursor>, window: &mut Window, best: &mut ShardTop, admit: Admit) {
     #[cfg(target_arch = "x86_64")]
     if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") {
         // SAFETY: the processor has what the function is compiled for.
-        return unsafe { rank_avx2(cursors, best, admit) };
+        return unsafe { rank_avx2(cursors, window, best, admit) };
     }
-    rank_windows(cursors, best, admit);
+    rank_windows::<Portable>(cursors, window, best, admit);
 }
 
 /// The same, compiled for wider vectors.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2,bmi1")]
-fn rank_avx2(cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) -> bool) {
-    rank_windows(cursors, best, admit);
+fn rank_avx2(cursors: Vec<Cursor>, window: &mut Window, best: &mut ShardTop, admit: Admit) {
+    rank_windows::<Avx2>(cursors, window, best, admit);
 }
 
 /// The terms with the smallest bounds whose bounds together stay below the floor are *optional*: a
@@ -31,15 +45,19 @@ fn rank_avx2(cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) ->
 /// through. What they find is enough to tell which pages an optional term is still wanted for; where
 /// these are few they are looked up, else the term's postings are read through too.
 #[inline(always)]
-fn rank_windows(mut cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(DocId) -> bool) {
-    cursors.sort_by(|a, b| a.bound().total_cmp(&b.bound()));
+fn rank_windows<C: Compare>(
+    mut cursors: Vec<Cursor>,
+    window: &mut Window,
+    best: &mut ShardTop,
+    admit: Admit,
+) {
     // bounds[n]: what the first n terms add together at most.
-    let mut bounds = vec![0.0];
+    let mut bounds = vec![0];
     for cursor in &cursors {
         bounds.push(bounds[bounds.len() - 1] + cursor.bound());
     }
-    let mut window = Window::new();
     let mut optional = 0;
+    let mut wanted = Vec::new();
     loop {
         while optional < cursors.len() && bounds[optional + 1] < best.least() {
             optional += 1;
@@ -50,32 +68,35 @@ fn rank_windows(mut cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(Do
             return;
         }
         for cursor in needed_terms {
-            cursor.add_to(&mut window, first);
+            cursor.add_to(window, first);
         }
         let mut left = optional;
         // The greatest bound first: it decides soonest.
         while let Some(cursor) = left.checked_sub(1).map(|last| &mut optional_terms[last]) {
-            let wanted = window.count(best.least() - bounds[left]);
-            if wanted * POSTINGS_PER_LOOK_UP <= cursor.in_window {
+            wanted.clear();
+            window.places::<C>(best.least() - bounds[left], |place| wanted.push(place));
+            if wanted.len() * POSTINGS_PER_LOOK_UP <= cursor.in_window {
                 break;
             }
             // Pages with optional terms alone get a sum too, but one below the floor.
             cursor.seek(first);
-            cursor.add_to(&mut window, first);
+            cursor.add_to(window, first);
             left -= 1;
         }
-        let optional_terms = &mut optional_terms[..left];
-        window.drain(best.least() - bounds[left], |place, sum| {
-            let page = first + place;
-            let sum = with_optional(optional_terms, &bounds, page, sum, best.least());
-            if let Some(sum) = sum
-                && best.may_enter(sum)
-                && admit(page)
-            {
-                best.push(page, sum);
+        if left == 0 {
+            window.drain::<C>(best.least(), |place, sum| {
+                best.offer(first + place, sum, admit);
+                best.least()
+            });
+            continue;
+        }
+        for &place in &wanted {
+            let (page, sum) = (first + place, window.sum(place));
+            if let Some(sum) = with_optional(&mut optional_terms[..left], &bounds, page, sum, best.least()) {
+                best.offer(page, sum, admit);
             }
-            best.least() - bounds[left]
-        });
+        }
+        window.clear();
     }
 }
 
@@ -83,11 +104,11 @@ fn rank_windows(mut cursors: Vec<Cursor>, best: &mut ShardTop, admit: &dyn Fn(Do
 #[inline(always)]
 fn with_optional(
     optional_terms: &mut [Cursor],
-    bounds: &[f64],
+    bounds: &[u32],
     page: DocId,
-    mut sum: f64,
-    least: f64,
-) -> Option<f64> {
+    mut sum: u32,
+    least: u32,
+) -> Option<u32> {
     for (number, cursor) in optional_terms.iter_mut().enumerate().rev() {
         if sum + bounds[number + 1] < least {
             return None;

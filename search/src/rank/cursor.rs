@@ -1,10 +1,11 @@
 //! A place in the postings of one term.
 
-use tantivy::postings::{BlockSegmentPostings, TermInfo};
+use tantivy::postings::BlockSegmentPostings;
 use tantivy::{DocId, TERMINATED};
 
 use super::window::{WINDOW_PAGES, Window};
 use crate::bm25::TermScores;
+use crate::query::Postings;
 use crate::shard_reader::ShardReader;
 
 /// A term's postings, read a block (128 pages) at a time.
@@ -14,6 +15,7 @@ pub(super) struct Cursor<'a> {
     at: usize,
     lengths: &'a [u8],
     scores: &'a TermScores,
+    bound: u32,
     /// Postings in a window, on average.
     pub(super) in_window: usize,
 }
@@ -22,18 +24,19 @@ impl<'a> Cursor<'a> {
     /// At the first page with the term.
     pub(super) fn open(
         shard: &'a ShardReader,
-        postings: &TermInfo,
+        postings: &Postings,
         scores: &'a TermScores,
     ) -> std::io::Result<Self> {
-        let in_window =
-            postings.doc_freq as usize * WINDOW_PAGES / (shard.max_page() as usize).max(WINDOW_PAGES);
-        let postings = shard.postings(postings)?;
-        Ok(Self { postings, at: 0, lengths: &shard.lengths, scores, in_window })
+        let pages = (shard.max_page() as usize).max(WINDOW_PAGES);
+        let in_window = postings.place.doc_freq as usize * WINDOW_PAGES / pages;
+        let bound = scores.bound(postings.most);
+        let postings = shard.postings(&postings.place)?;
+        Ok(Self { postings, at: 0, lengths: &shard.lengths, scores, bound, in_window })
     }
 
     /// What the term adds to any page at most.
-    pub(super) fn bound(&self) -> f64 {
-        self.scores.bound()
+    pub(super) fn bound(&self) -> u32 {
+        self.bound
     }
 
     /// Pages of the shard with the term.
@@ -73,27 +76,25 @@ impl<'a> Cursor<'a> {
 
     /// What the term adds to the page the cursor stands on.
     #[inline]
-    pub(super) fn score(&self) -> f64 {
+    pub(super) fn score(&self) -> u32 {
         let length = self.lengths.get(self.page() as usize).copied().unwrap_or_default();
-        self.scores.score(self.postings.freq(self.at), length)
+        self.scores.table().score(self.postings.freq(self.at), length)
     }
 
     /// Adds what the term adds to every page from the cursor on to the window that begins with the
     /// page `first`, and goes to its end.
-    #[inline(always)]
+    // Not inlined: alone, its loop keeps everything in registers.
+    #[inline(never)]
     pub(super) fn add_to(&mut self, window: &mut Window, first: DocId) {
         let end = first.saturating_add(WINDOW_PAGES as DocId).min(TERMINATED);
         loop {
             let docs = self.postings.docs().get(self.at..).unwrap_or_default();
-            let freqs = self.postings.freqs().get(self.at..).unwrap_or_default();
             let Some(&last) = docs.last() else {
                 return;
             };
             let inside = if last < end { docs.len() } else { docs.partition_point(|&page| page < end) };
-            for (&page, &frequency) in docs[..inside].iter().zip(freqs) {
-                let length = self.lengths.get(page as usize).copied().unwrap_or_default();
-                window.add(page - first, self.scores.score(frequency, length));
-            }
+            let frequencies = &self.postings.freqs()[self.at..][..inside];
+            window.add(first, &docs[..inside], frequencies, self.lengths, self.scores.table());
             self.at += inside;
             if inside < docs.len() {
                 return;

@@ -12,35 +12,39 @@ mod cursor;
 mod top;
 mod window;
 
-use tantivy::DocId;
-
 use crate::query::{Matching, ScoredQuery};
 use crate::shard_reader::ShardReader;
 
 use cursor::Cursor;
-pub(crate) use top::{Found, TopPages};
+pub(crate) use top::{Admit, Found, FoundPage, TopPages};
 
 impl TopPages {
-    /// Adds the best pages of a shard among those `admit` lets pass. What the shards before hold sets
+    /// Adds the best pages of a shard among those `admit` lets pass (all, if not given). What the shards before hold sets
     /// the floor for this one.
     pub(crate) fn search(
         &mut self,
         reader: &ShardReader,
         shard: usize,
         query: &ScoredQuery,
-        admit: &dyn Fn(DocId) -> bool,
+        admit: Admit,
     ) -> std::io::Result<()> {
         if self.wants_nothing() {
             return Ok(());
         }
-        let mut cursors = Vec::with_capacity(query.terms.len());
+        // In the order of what they add at most, the least first.
+        let mut terms = Vec::with_capacity(query.terms.len());
         for term in &query.terms {
             match &term.places.postings[shard] {
-                Some(postings) => cursors.push(Cursor::open(reader, postings, &term.scores)?),
+                Some(postings) => terms.push((term.scores.bound(postings.most), postings, &term.scores)),
                 // A term that no page of the shard has.
                 None if query.matching == Matching::All => return Ok(()),
                 None => {}
             }
+        }
+        terms.sort_by_key(|(bound, ..)| *bound);
+        let mut cursors = Vec::with_capacity(terms.len());
+        for (_, postings, scores) in terms {
+            cursors.push(Cursor::open(reader, postings, scores)?);
         }
         let mut best = self.of_shard(reader, shard);
         match query.matching {

@@ -2,28 +2,32 @@
 
 use tantivy::DocId;
 
+use crate::bm25::{SUM_BITS, Scale};
+use crate::page_ids::PageIds;
 use crate::query::ScoredQuery;
 use crate::shard_reader::ShardReader;
 
-/// Scores are counted by their leading bits, 128 buckets an octave, eight octaves down from the most
-/// that a page can get.
+/// Pages are counted by the leading bits of their sums.
 const BUCKETS: usize = 1_024;
-const BUCKET_SHIFT: u32 = 16;
+const BUCKET_SHIFT: u32 = SUM_BITS - BUCKETS.ilog2();
 
-/// A page found, with where it lies.
-#[derive(Clone, Debug)]
+/// Tells which pages may be found; none tells that all may.
+pub(crate) type Admit<'a> = Option<&'a dyn Fn(DocId) -> bool>;
+
+/// Pages found, best first, equal scores by id.
+#[derive(Default)]
 pub(crate) struct Found {
-    pub(crate) score: f32,
-    pub(crate) id: String,
-    pub(crate) shard: usize,
-    pub(crate) page: DocId,
+    pub(crate) pages: Vec<FoundPage>,
+    /// Their ids, in the same order.
+    pub(crate) ids: PageIds,
 }
 
-#[derive(Clone, Copy)]
-struct Candidate {
-    score: f32,
-    shard: u32,
-    page: DocId,
+/// A page found, and where it lies.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct FoundPage {
+    pub(crate) score: f32,
+    pub(crate) shard: u32,
+    pub(crate) page: DocId,
 }
 
 /// Collects pages that may be among the best `k`. How many score how much is counted as they come,
@@ -31,20 +35,19 @@ struct Candidate {
 /// come.
 pub(crate) struct TopPages {
     k: usize,
-    rows: Vec<Candidate>,
+    rows: Vec<FoundPage>,
     /// Rows at which they are sorted out.
     full: usize,
     /// No page that scores less can be among the best `k`.
     floor: f32,
-    /// The least sum that may round to `floor`; above 0.
-    least: f64,
-    /// Pages by score, the highest scores first; the last bucket takes all below.
+    /// No smaller sum rounds to `floor`; above 0.
+    least: u32,
+    scale: Scale,
+    /// Pages by sum.
     buckets: Box<[u32; BUCKETS]>,
-    /// Leading bits of the scores of the first bucket.
-    highest: u32,
-    /// The bucket that holds the k-th best page, if there are so many.
+    /// The bucket that holds the k-th best page; the first while there are fewer.
     level: usize,
-    /// Pages up to that bucket.
+    /// Pages in that bucket and above.
     counted: usize,
 }
 
@@ -52,13 +55,13 @@ impl TopPages {
     pub(crate) fn new(k: usize, query: &ScoredQuery) -> Self {
         Self {
             k,
-            rows: Vec::new(),
+            rows: Vec::with_capacity(k.saturating_mul(2).min(16_384)),
             full: k.saturating_mul(4).saturating_add(1_024),
             floor: f32::NEG_INFINITY,
-            least: f64::MIN_POSITIVE,
+            least: 1,
+            scale: query.scale,
             buckets: Box::new([0; BUCKETS]),
-            highest: (query.bound() as f32).to_bits() >> BUCKET_SHIFT,
-            level: BUCKETS - 1,
+            level: 0,
             counted: 0,
         }
     }
@@ -71,65 +74,73 @@ impl TopPages {
         ShardTop { top: self, reader, shard: shard as u32 }
     }
 
-    #[inline]
-    fn count(&mut self, score: f32) {
-        let below = self.highest.saturating_sub(score.to_bits() >> BUCKET_SHIFT) as usize;
-        self.buckets[below.min(BUCKETS - 1)] += 1;
+    #[inline(always)]
+    fn count(&mut self, sum: u32) {
+        self.buckets[(sum >> BUCKET_SHIFT) as usize % BUCKETS] += 1;
         self.counted += 1;
-        let level = self.level;
-        while self.counted - self.buckets[self.level] as usize >= self.k {
-            self.counted -= self.buckets[self.level] as usize;
-            self.level -= 1;
-        }
-        if self.level < level {
-            self.raise(f32::from_bits((self.highest - self.level as u32) << BUCKET_SHIFT));
+        let beyond = |top: &Self| top.counted - top.buckets[top.level] as usize;
+        if beyond(self) >= self.k {
+            while beyond(self) >= self.k {
+                self.counted = beyond(self);
+                self.level += 1;
+            }
+            self.raise((self.level as u32) << BUCKET_SHIFT);
         }
     }
 
-    fn raise(&mut self, floor: f32) {
+    /// To the score of the sum `least`, which at least `k` pages reach.
+    fn raise(&mut self, least: u32) {
+        let floor = self.scale.score_of(least);
         if floor > self.floor {
             self.floor = floor;
-            // Scores are rounded sums: half a step of f32 below may still round up.
-            self.least = f64::from(floor.next_down()).max(f64::MIN_POSITIVE);
+            // Smaller sums may round to the same score, by half of what an f32 leaves out.
+            self.least = least.saturating_sub(1 << (SUM_BITS - f32::MANTISSA_DIGITS)).max(1);
         }
     }
 
-    /// Drops the pages that are not among the best `k`, those that score the same as the last kept.
-    fn keep_best(&mut self) {
-        if self.rows.len() > self.k {
-            let by_score = |a: &Candidate, b: &Candidate| b.score.total_cmp(&a.score);
-            let (_, kth, _) = self.rows.select_nth_unstable_by(self.k - 1, by_score);
-            let floor = kth.score;
-            self.rows.retain(|row| row.score >= floor);
-            self.raise(floor);
-        }
+    /// Drops the pages that the floor has left behind.
+    fn drop_lost(&mut self) {
+        let floor = self.floor;
+        self.rows.retain(|row| row.score >= floor);
     }
 
-    /// The best pages with their ids, best first, equal scores by id.
-    pub(crate) fn finish(mut self, shards: &[ShardReader]) -> Vec<Found> {
-        self.keep_best();
-        let id = |row: &Candidate| shards[row.shard as usize].id_bytes(row.page);
+    /// The best pages with their ids.
+    pub(crate) fn finish(mut self, shards: &[ShardReader], common_id_bytes: usize) -> Found {
+        self.drop_lost();
+        let id = |row: &FoundPage| shards[row.shard as usize].id_bytes(row.page);
+        let ids: Vec<&[u8]> = self.rows.iter().map(id).collect();
         // The ids lie scattered over memory. Touched in one tight loop, they are fetched side by side
         // and not one after the other.
-        std::hint::black_box(self.rows.iter().fold(0, |sum: u8, row| sum ^ id(row).first().unwrap_or(&0)));
-        // Scores are above 0, where the bits of an f32 have its order.
-        let mut order: Vec<u64> = (0_u64..)
-            .zip(&self.rows)
-            .map(|(number, row)| u64::from(!row.score.to_bits()) << 32 | number)
-            .collect();
+        std::hint::black_box(ids.iter().fold(0, |sum: u8, id| sum ^ id.first().unwrap_or(&0)));
+        let mut order = sort_keys(&self.rows, &ids, common_id_bytes);
         order.sort_unstable();
-        let row = |key: &u64| self.rows[*key as u32 as usize];
+        let number = |key: &u128| *key as u32 as usize;
         for tied in order.chunk_by_mut(|a, b| a >> 32 == b >> 32).filter(|tied| tied.len() > 1) {
-            tied.sort_unstable_by_key(|key| id(&row(key)));
+            tied.sort_unstable_by_key(|key| ids[number(key)]);
         }
         order.truncate(self.k);
-        let found = |key: &u64| {
-            let Candidate { score, shard, page } = row(key);
-            let shard = shard as usize;
-            Found { score, id: shards[shard].id(page).to_owned(), shard, page }
-        };
-        order.iter().map(found).collect()
+        Found {
+            pages: order.iter().map(|key| self.rows[number(key)]).collect(),
+            ids: PageIds::from_bytes(order.iter().map(|key| ids[number(key)])),
+        }
     }
+}
+
+/// For each page its score, the greatest first, then the bytes with which its id goes on after what all
+/// ids begin with, then its number. In almost all pairs of pages that is enough to order them.
+fn sort_keys(rows: &[FoundPage], ids: &[&[u8]], common_id_bytes: usize) -> Vec<u128> {
+    let key = |((number, row), id): ((u64, &FoundPage), &&[u8])| {
+        let rest = id.get(common_id_bytes..).unwrap_or_default();
+        let next = rest.first_chunk().copied().unwrap_or_else(|| {
+            let mut next = [0; 8];
+            next[..rest.len()].copy_from_slice(rest);
+            next
+        });
+        // Scores are above 0, where the bits of an f32 have its order.
+        let score = u128::from(!row.score.to_bits());
+        score << 96 | u128::from(u64::from_be_bytes(next)) << 32 | u128::from(number)
+    };
+    (0..).zip(rows).zip(ids).map(key).collect()
 }
 
 /// The best pages so far, while a shard is searched.
@@ -142,22 +153,20 @@ pub(super) struct ShardTop<'a> {
 impl ShardTop<'_> {
     /// The least sum with which a page can be among the best; above 0.
     #[inline(always)]
-    pub(super) fn least(&self) -> f64 {
+    pub(super) fn least(&self) -> u32 {
         self.top.least
     }
 
+    /// Takes the page if it may be among the best.
     #[inline(always)]
-    pub(super) fn may_enter(&self, sum: f64) -> bool {
-        sum as f32 >= self.top.floor
-    }
-
-    #[inline(always)]
-    pub(super) fn push(&mut self, page: DocId, sum: f64) {
-        let score = sum as f32;
-        self.top.rows.push(Candidate { score, shard: self.shard, page });
-        self.top.count(score);
-        if self.top.rows.len() >= self.top.full {
-            self.make_room();
+    pub(super) fn offer(&mut self, page: DocId, sum: u32, admit: Admit) {
+        let score = self.top.scale.score_of(sum);
+        if score >= self.top.floor && admit.is_none_or(|admit| admit(page)) {
+            self.top.rows.push(FoundPage { score, shard: self.shard, page });
+            self.top.count(sum);
+            if self.top.rows.len() >= self.top.full {
+                self.make_room();
+            }
         }
     }
 
@@ -166,21 +175,25 @@ impl ShardTop<'_> {
     #[cold]
     fn make_room(&mut self) {
         let top = &mut *self.top;
-        top.keep_best();
-        let floor = top.floor;
-        let places = top.k.saturating_sub(top.rows.iter().filter(|row| row.score > floor).count());
-        let mut tied: Vec<(u64, Candidate)> = Vec::new();
-        top.rows.retain(|row| {
-            let here = row.score == floor && row.shard == self.shard;
-            if here {
-                tied.push((self.reader.id_ord(row.page), *row));
+        top.drop_lost();
+        if top.rows.len() > top.k + top.full / 2 {
+            let by_score = |a: &FoundPage, b: &FoundPage| b.score.total_cmp(&a.score);
+            let (above, kth, _) = top.rows.select_nth_unstable_by(top.k - 1, by_score);
+            let last = kth.score;
+            let places = top.k - above.iter().filter(|row| row.score > last).count();
+            let mut tied: Vec<(u64, FoundPage)> = Vec::new();
+            top.rows.retain(|row| {
+                let here = row.score == last && row.shard == self.shard;
+                if here {
+                    tied.push((self.reader.id_ord(row.page), *row));
+                }
+                row.score >= last && !here
+            });
+            if tied.len() > places {
+                tied.select_nth_unstable_by_key(places - 1, |(id_ord, _)| *id_ord);
             }
-            !here
-        });
-        if tied.len() > places && places > 0 {
-            tied.select_nth_unstable_by_key(places - 1, |(id_ord, _)| *id_ord);
+            top.rows.extend(tied.into_iter().take(places).map(|(_, row)| row));
         }
-        top.rows.extend(tied.into_iter().take(places).map(|(_, row)| row));
         top.full = top.full.max(2 * top.rows.len());
     }
 }

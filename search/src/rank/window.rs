@@ -1,85 +1,207 @@
 //! The sums of a run of pages.
 
+use tantivy::DocId;
+
+use crate::bm25::ScoreTable;
+
 /// Pages of a window: its sums stay near the processor.
 pub(super) const WINDOW_PAGES: usize = 4_096;
 
 /// Pages that are looked at together.
 const GROUP: usize = 64;
+const GROUPS: usize = WINDOW_PAGES / GROUP;
 
 /// What the terms so far add to each page of a window; 0 where none does.
 pub(super) struct Window {
-    sums: Box<[[f64; GROUP]; WINDOW_PAGES / GROUP]>,
-    /// Groups with a sum.
-    touched: [bool; WINDOW_PAGES / GROUP],
+    sums: Box<[u32; WINDOW_PAGES]>,
+    /// Groups that may have a sum.
+    touched: [bool; GROUPS],
+}
+
+impl Default for Window {
+    fn default() -> Self {
+        Self { sums: Box::new([0; WINDOW_PAGES]), touched: [false; GROUPS] }
+    }
 }
 
 impl Window {
-    pub(super) fn new() -> Self {
-        let touched = [false; WINDOW_PAGES / GROUP];
-        Self { sums: Box::new([[0.0; GROUP]; WINDOW_PAGES / GROUP]), touched }
+    /// Adds what a term adds to `pages`, in ascending order, which have it so many times. The window
+    /// begins with the page `first`.
+    #[inline(always)]
+    pub(super) fn add(
+        &mut self,
+        first: DocId,
+        pages: &[DocId],
+        frequencies: &[u32],
+        lengths: &[u8],
+        scores: ScoreTable,
+    ) {
+        let (Some(start), Some(end)) = (pages.first(), pages.last()) else {
+            return;
+        };
+        let sums = &mut *self.sums;
+        for (&page, &frequency) in pages.iter().zip(frequencies) {
+            let length = lengths.get(page as usize).copied().unwrap_or_default();
+            sums[(page - first) as usize % WINDOW_PAGES] += scores.score(frequency, length);
+        }
+        let group = |page: &DocId| (page - first) as usize / GROUP % GROUPS;
+        let groups = group(start)..=group(end);
+        if pages.len() >= groups.end() - groups.start() {
+            self.touched[groups].fill(true);
+        } else {
+            pages.iter().for_each(|page| self.touched[group(page)] = true);
+        }
+    }
+
+    /// The places with a sum of at least `least`, which is above 0, in order.
+    #[inline(always)]
+    pub(super) fn places<C: Compare>(&self, least: u32, mut each: impl FnMut(u32)) {
+        for (number, (group, touched)) in self.sums.as_chunks().0.iter().zip(&self.touched).enumerate() {
+            if *touched {
+                for_each_bit(C::at_least(group, least), |place| each((number * GROUP + place) as u32));
+            }
+        }
     }
 
     #[inline(always)]
-    pub(super) fn add(&mut self, place: u32, score: f64) {
-        let group = place as usize / GROUP % (WINDOW_PAGES / GROUP);
-        self.sums[group][place as usize % GROUP] += score;
-        self.touched[group] = true;
+    pub(super) fn sum(&self, place: u32) -> u32 {
+        self.sums[place as usize % WINDOW_PAGES]
     }
 
-    /// Pages with a sum of at least `least`, which is above 0.
+    /// Forgets all sums.
     #[inline(always)]
-    pub(super) fn count(&self, least: f64) -> usize {
-        let touched = self.sums.iter().zip(&self.touched).filter(|(_, touched)| **touched);
-        touched.map(|(group, _)| at_least(group, least).count_ones() as usize).sum()
+    pub(super) fn clear(&mut self) {
+        for (group, touched) in self.sums.as_chunks_mut::<GROUP>().0.iter_mut().zip(&mut self.touched) {
+            if std::mem::take(touched) {
+                group.fill(0);
+            }
+        }
     }
 
     /// Hands out the places with a sum of at least `least`, which is above 0, in order, and clears the
     /// window. What `each` returns is the `least` from then on.
     #[inline(always)]
-    pub(super) fn drain(&mut self, mut least: f64, mut each: impl FnMut(u32, f64) -> f64) {
-        for (number, (group, touched)) in self.sums.iter_mut().zip(&mut self.touched).enumerate() {
-            if !std::mem::take(touched) {
-                continue;
+    pub(super) fn drain<C: Compare>(&mut self, mut least: u32, mut each: impl FnMut(u32, u32) -> u32) {
+        let groups = self.sums.as_chunks_mut().0.iter_mut().zip(&mut self.touched);
+        for (number, (group, touched)) in groups.enumerate() {
+            if std::mem::take(touched) {
+                for_each_bit(C::at_least(group, least), |place| {
+                    if group[place] >= least {
+                        least = each((number * GROUP + place) as u32, group[place]);
+                    }
+                });
+                group.fill(0);
             }
-            let mut rest = at_least(group, least);
-            while rest != 0 {
-                let place = rest.trailing_zeros() as usize;
-                rest &= rest - 1;
-                if group[place] >= least {
-                    least = each((number * GROUP + place) as u32, group[place]);
-                }
-            }
-            group.fill(0.0);
         }
     }
 }
 
-/// A bit for every sum of at least `least`.
 #[inline(always)]
-fn at_least(group: &[f64; GROUP], least: f64) -> u64 {
-    let bits = group.iter().enumerate().map(|(place, sum)| u64::from(*sum >= least) << place);
-    bits.fold(0, |mask, bit| mask | bit)
+fn for_each_bit(mut bits: u64, mut each: impl FnMut(usize)) {
+    while bits != 0 {
+        each(bits.trailing_zeros() as usize);
+        bits &= bits - 1;
+    }
+}
+
+/// Compares many sums at once.
+pub(super) trait Compare {
+    /// A bit for every sum of at least `least`; all are below 2^31.
+    fn at_least(sums: &[u32; GROUP], least: u32) -> u64;
+}
+
+pub(super) struct Portable;
+
+impl Compare for Portable {
+    #[inline(always)]
+    fn at_least(sums: &[u32; GROUP], least: u32) -> u64 {
+        let bit = |(place, sum): (usize, &u32)| u64::from(*sum >= least) << place;
+        sums.iter().enumerate().map(bit).fold(0, |bits, bit| bits | bit)
+    }
+}
+
+/// For processors with AVX2 only.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Avx2;
+
+#[cfg(target_arch = "x86_64")]
+impl Compare for Avx2 {
+    #[inline(always)]
+    fn at_least(sums: &[u32; GROUP], least: u32) -> u64 {
+        use std::arch::x86_64::{
+            __m256i, _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_loadu_si256, _mm256_movemask_ps,
+            _mm256_set1_epi32,
+        };
+        let mut bits = 0;
+        // SAFETY: reads the eight numbers of an array each; who names the type has the instructions.
+        unsafe {
+            let below = _mm256_set1_epi32(least as i32 - 1);
+            for (number, eight) in sums.as_chunks::<8>().0.iter().enumerate() {
+                let eight = _mm256_loadu_si256(eight.as_ptr().cast::<__m256i>());
+                let above = _mm256_castsi256_ps(_mm256_cmpgt_epi32(eight, below));
+                bits |= u64::from(_mm256_movemask_ps(above) as u32) << (8 * number);
+            }
+        }
+        bits
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use super::*;
+    use crate::bm25::{Saturation, Scale, TermScores};
 
     #[test]
     fn places_come_back_in_order_and_only_once() {
-        let mut window = Window::new();
-        let last = WINDOW_PAGES as u32 - 1;
-        for (place, score) in [(last, 1.0), (0, 0.5), (63, 2.0), (64, 1.5), (last, 1.0), (65, 0.25)] {
-            window.add(place, score);
+        check::<Portable>();
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx2") {
+            check::<Avx2>();
         }
-        assert_eq!((window.count(1.5), window.count(0.1)), (3, 5));
+    }
+
+    fn check<C: Compare>() {
+        let first = 70;
+        let last = first + WINDOW_PAGES as DocId - 1;
+        let lengths = vec![0; last as usize + 1];
+        let scores = TermScores::new(1.0, &Arc::new(Saturation::new(5.0)), Scale::new([1.0; 2].into_iter()));
+        let one = scores.table().score(1, 0);
+        let three = scores.table().score(3, 0);
+        let mut window = Window::default();
+        let fill = |window: &mut Window| {
+            window.add(
+                first,
+                &[first, first + 63, first + 64, last],
+                &[1, 1, 3, 1],
+                &lengths,
+                scores.table(),
+            );
+            window.add(first, &[first + 63, first + 65], &[1, 1], &lengths, scores.table());
+        };
+        fill(&mut window);
+        let places = |window: &Window, least| {
+            let mut places = Vec::new();
+            window.places::<C>(least, |place| places.push((place, window.sum(place))));
+            places
+        };
+        let all = [(0, one), (63, 2 * one), (64, three), (65, one), (last - first, one)];
+        assert_eq!(places(&window, 1), all);
+        assert_eq!(places(&window, one), all);
+        assert_eq!(places(&window, one + 1), all[1..3]);
         let mut seen = Vec::new();
-        // After the third the bar is higher.
-        window.drain(0.5, |place, sum| {
+        // After the second the bar is higher.
+        window.drain::<C>(1, |place, sum| {
             seen.push((place, sum));
-            if seen.len() == 2 { 1.75 } else { 0.5 }
+            if seen.len() == 2 { one + 1 } else { 1 }
         });
-        assert_eq!(seen, [(0, 0.5), (63, 2.0), (last, 2.0)]);
-        window.drain(0.1, |place, _| panic!("{place} was not cleared"));
+        assert_eq!(seen, [all[0], all[1], all[2], all[3], all[4]]);
+        assert_eq!(places(&window, 1), []);
+        fill(&mut window);
+        window.drain::<C>(one + 1, |_, _| 2 * one + 1);
+        fill(&mut window);
+        window.clear();
+        assert_eq!(places(&window, 1), []);
     }
 }
