@@ -13,8 +13,9 @@ use tantivy::fieldnorm::FieldNormReader;
 const K1: f32 = 1.2;
 const B: f32 = 0.75;
 
-/// Frequencies that the tables hold; greater ones are computed.
-const FREQUENCIES: usize = 8;
+/// Frequencies that the tables hold, of all terms and of a term of a query; greater ones are computed.
+const FREQUENCIES: usize = 16;
+const TERM_FREQUENCIES: usize = 4;
 
 /// Length steps of Tantivy.
 const LENGTHS: usize = 256;
@@ -22,14 +23,12 @@ const LENGTHS: usize = 256;
 /// Bits of the greatest sum.
 pub(crate) const SUM_BITS: u32 = 30;
 
-/// By frequency, from 1, and length step.
-type Table<T> = Box<[[T; LENGTHS]; FREQUENCIES]>;
-
 /// The part of the formula that all terms share: frequency against page length.
 pub(crate) struct Saturation {
     /// `k1 (1 - b + b length / average)`, by length step.
     norms: [f32; 256],
-    factors: Table<f32>,
+    /// By frequency, from 1, and length step.
+    factors: [[f32; LENGTHS]; FREQUENCIES],
 }
 
 impl Saturation {
@@ -39,9 +38,8 @@ impl Saturation {
             let length = FieldNormReader::id_to_fieldnorm(step as u8) as f32;
             K1 * (1.0 - B + B * length / average_terms)
         });
-        let factor = |frequency: usize, length: usize| factor(norms[length], frequency as u32 + 1);
-        let factors = table(factor);
-        Self { norms, factors }
+        let row = |frequency| std::array::from_fn(|length| factor(norms[length], frequency as u32 + 1));
+        Self { norms, factors: std::array::from_fn(row) }
     }
 
     /// What of a term's weight a page gets, 0–1, that has the term `frequency` times (from 1) and the
@@ -58,16 +56,6 @@ impl Saturation {
 fn factor(norm: f32, frequency: u32) -> f32 {
     let frequency = frequency as f32;
     frequency / (frequency + norm)
-}
-
-fn table<T: Copy + Default>(value: impl Fn(usize, usize) -> T) -> Table<T> {
-    let mut table = Box::new([[T::default(); LENGTHS]; FREQUENCIES]);
-    for (frequency, row) in table.iter_mut().enumerate() {
-        for (length, entry) in row.iter_mut().enumerate() {
-            *entry = value(frequency, length);
-        }
-    }
-    table
 }
 
 /// The weight of a term that `pages_with` of `pages` have; no page gets more from it.
@@ -107,7 +95,8 @@ impl Scale {
     /// At least one unit, so that a page with a term is told from one without.
     #[inline]
     fn sum_of(self, score: f32) -> u32 {
-        ((score * self.units) as u32).max(1)
+        // Through i32, which processors convert to faster.
+        ((score * self.units) as i32).max(1) as u32
     }
 
     /// The score of a sum.
@@ -122,14 +111,15 @@ pub(crate) struct TermScores {
     weight: f32,
     scale: Scale,
     saturation: Arc<Saturation>,
-    scores: Table<u32>,
+    /// By frequency, from 1, and length step.
+    scores: Vec<[u32; LENGTHS]>,
 }
 
 impl TermScores {
     pub(crate) fn new(weight: f32, saturation: &Arc<Saturation>, scale: Scale) -> Self {
-        let score =
-            |frequency: usize, length: usize| scale.sum_of(weight * saturation.factors[frequency][length]);
-        Self { weight, scale, saturation: saturation.clone(), scores: table(score) }
+        let score = |factor: f32| scale.sum_of(weight * factor);
+        let scores = saturation.factors[..TERM_FREQUENCIES].iter().map(|row| row.map(score)).collect();
+        Self { weight, scale, saturation: saturation.clone(), scores }
     }
 
     /// What a page gets at most whose factor is at most `most`, see [`Saturation::factor`].
@@ -137,34 +127,40 @@ impl TermScores {
         self.scale.sum_of(self.weight * most)
     }
 
-    /// To look many scores up.
-    pub(crate) fn table(&self) -> ScoreTable<'_> {
-        ScoreTable { scores: &self.scores, term: self }
-    }
-}
-
-/// The scores of a term, looked up.
-#[derive(Clone, Copy)]
-pub(crate) struct ScoreTable<'a> {
-    scores: &'a [[u32; LENGTHS]; FREQUENCIES],
-    term: &'a TermScores,
-}
-
-impl ScoreTable<'_> {
     /// What a page gets that has the term `frequency` times (from 1) and the length step `length`.
-    #[inline(always)]
-    pub(crate) fn score(self, frequency: u32, length: u8) -> u32 {
-        match self.scores.get((frequency as usize).wrapping_sub(1)) {
-            Some(row) => row[usize::from(length)],
-            None => self.computed(frequency, length),
-        }
+    pub(crate) fn score(&self, frequency: u32, length: u8) -> u32 {
+        self.scale.sum_of(self.weight * self.saturation.factor(frequency, length))
     }
 
     #[cold]
     #[inline(never)]
-    fn computed(self, frequency: u32, length: u8) -> u32 {
-        let TermScores { weight, scale, saturation, .. } = self.term;
-        scale.sum_of(weight * saturation.factor(frequency, length))
+    fn rare_score(&self, frequency: u32, length: u8) -> u32 {
+        self.score(frequency, length)
+    }
+
+    /// Adds to the sum of every page, at its place modulo their number counted from `first`, what the term
+    /// adds: the page at each place of `pages` has it so many times as `frequencies` says.
+    // Not inlined: alone, the loop keeps everything in registers.
+    #[inline(never)]
+    pub(crate) fn add<const N: usize>(
+        &self,
+        sums: &mut [u32; N],
+        first: u32,
+        pages: &[u32],
+        frequencies: &[u32],
+        lengths: &[u8],
+    ) {
+        let Some(scores) = self.scores.first_chunk::<TERM_FREQUENCIES>() else {
+            return;
+        };
+        for (&page, &frequency) in pages.iter().zip(frequencies) {
+            let length = lengths.get(page as usize).copied().unwrap_or_default();
+            let score = match scores.get((frequency as usize).wrapping_sub(1)) {
+                Some(row) => row[usize::from(length)],
+                None => self.rare_score(frequency, length),
+            };
+            sums[page.wrapping_sub(first) as usize % N] += score;
+        }
     }
 }
 
@@ -183,7 +179,7 @@ mod tests {
             let ours = TermScores::new(weight, &Arc::new(Saturation::new(average)), scale);
             for length in 0..=255 {
                 for frequency in [1, 2, 8, 9, 50, 1_000_000, u32::MAX] {
-                    let sum = ours.table().score(frequency, length);
+                    let sum = ours.score(frequency, length);
                     let (score, wanted) = (scale.score_of(sum), peer.score(length, frequency));
                     let unit = scale.score_of(1);
                     assert!((score - wanted).abs() <= unit + 1e-7 * wanted, "{length} {frequency}");

@@ -67,28 +67,32 @@ fn rank_windows<C: Compare>(
         if first == TERMINATED {
             return;
         }
+        window.expect(needed_terms.iter().map(|cursor| cursor.in_window).sum());
         for cursor in needed_terms {
             cursor.add_to(window, first);
         }
         let mut left = optional;
         // The greatest bound first: it decides soonest.
         while let Some(cursor) = left.checked_sub(1).map(|last| &mut optional_terms[last]) {
-            wanted.clear();
-            window.places::<C>(best.least() - bounds[left], |place| wanted.push(place));
+            window.places::<C>(best.least() - bounds[left], &mut wanted);
             if wanted.len() * POSTINGS_PER_LOOK_UP <= cursor.in_window {
                 break;
             }
             // Pages with optional terms alone get a sum too, but one below the floor.
+            window.stop_listing();
             cursor.seek(first);
             cursor.add_to(window, first);
             left -= 1;
         }
-        if left == 0 {
+        if left == 0 && !window.lists() {
             window.drain::<C>(best.least(), |place, sum| {
                 best.offer(first + place, sum, admit);
                 best.least()
             });
             continue;
+        }
+        if left == 0 {
+            window.places::<C>(best.least(), &mut wanted);
         }
         for &place in &wanted {
             let (page, sum) = (first + place, window.sum(place));

@@ -78,13 +78,11 @@ impl<'a> Cursor<'a> {
     #[inline]
     pub(super) fn score(&self) -> u32 {
         let length = self.lengths.get(self.page() as usize).copied().unwrap_or_default();
-        self.scores.table().score(self.postings.freq(self.at), length)
+        self.scores.score(self.postings.freq(self.at), length)
     }
 
     /// Adds what the term adds to every page from the cursor on to the window that begins with the
     /// page `first`, and goes to its end.
-    // Not inlined: alone, its loop keeps everything in registers.
-    #[inline(never)]
     pub(super) fn add_to(&mut self, window: &mut Window, first: DocId) {
         let end = first.saturating_add(WINDOW_PAGES as DocId).min(TERMINATED);
         loop {
@@ -94,7 +92,7 @@ impl<'a> Cursor<'a> {
             };
             let inside = if last < end { docs.len() } else { docs.partition_point(|&page| page < end) };
             let frequencies = &self.postings.freqs()[self.at..][..inside];
-            window.add(first, &docs[..inside], frequencies, self.lengths, self.scores.table());
+            window.add(first, &docs[..inside], frequencies, self.lengths, self.scores);
             self.at += inside;
             if inside < docs.len() {
                 return;

@@ -9,6 +9,7 @@
 mod all;
 mod any;
 mod cursor;
+mod order;
 mod top;
 mod window;
 

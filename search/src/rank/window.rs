@@ -2,7 +2,7 @@
 
 use tantivy::DocId;
 
-use crate::bm25::ScoreTable;
+use crate::bm25::TermScores;
 
 /// Pages of a window: its sums stay near the processor.
 pub(super) const WINDOW_PAGES: usize = 4_096;
@@ -11,38 +11,42 @@ pub(super) const WINDOW_PAGES: usize = 4_096;
 const GROUP: usize = 64;
 const GROUPS: usize = WINDOW_PAGES / GROUP;
 
+/// Most sums that are listed: a group is looked through in the time that two or three take.
+const LISTED: usize = 2 * GROUPS;
+
 /// What the terms so far add to each page of a window; 0 where none does.
 pub(super) struct Window {
     sums: Box<[u32; WINDOW_PAGES]>,
-    /// Groups that may have a sum.
+    /// Groups that may have a sum, but for the places listed.
     touched: [bool; GROUPS],
+    /// Places with a sum, while few are expected; some more than once.
+    listed: Option<Vec<u32>>,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { sums: Box::new([0; WINDOW_PAGES]), touched: [false; GROUPS] }
+        Self { sums: Box::new([0; WINDOW_PAGES]), touched: [false; GROUPS], listed: None }
     }
 }
 
 impl Window {
     /// Adds what a term adds to `pages`, in ascending order, which have it so many times. The window
     /// begins with the page `first`.
-    #[inline(always)]
     pub(super) fn add(
         &mut self,
         first: DocId,
         pages: &[DocId],
         frequencies: &[u32],
         lengths: &[u8],
-        scores: ScoreTable,
+        scores: &TermScores,
     ) {
         let (Some(start), Some(end)) = (pages.first(), pages.last()) else {
             return;
         };
-        let sums = &mut *self.sums;
-        for (&page, &frequency) in pages.iter().zip(frequencies) {
-            let length = lengths.get(page as usize).copied().unwrap_or_default();
-            sums[(page - first) as usize % WINDOW_PAGES] += scores.score(frequency, length);
+        scores.add(&mut self.sums, first, pages, frequencies, lengths);
+        if let Some(listed) = &mut self.listed {
+            listed.extend(pages.iter().map(|page| page - first));
+            return;
         }
         let group = |page: &DocId| (page - first) as usize / GROUP % GROUPS;
         let groups = group(start)..=group(end);
@@ -53,12 +57,41 @@ impl Window {
         }
     }
 
-    /// The places with a sum of at least `least`, which is above 0, in order.
+    /// Prepares the empty window for so many sums. Few are listed as they come; else it is cheaper to
+    /// look for them.
+    pub(super) fn expect(&mut self, sums: usize) {
+        match (sums <= LISTED, &self.listed) {
+            (true, None) => self.listed = Some(Vec::with_capacity(2 * LISTED)),
+            (false, Some(_)) => self.listed = None,
+            _ => {}
+        }
+    }
+
+    /// Whether the sums are listed as they come.
+    pub(super) fn lists(&self) -> bool {
+        self.listed.is_some()
+    }
+
+    /// Goes over to more sums than were expected.
+    pub(super) fn stop_listing(&mut self) {
+        for place in self.listed.take().unwrap_or_default() {
+            self.touched[place as usize / GROUP % GROUPS] = true;
+        }
+    }
+
+    /// Puts the places with a sum of at least `least`, which is above 0, into `found`, in order.
     #[inline(always)]
-    pub(super) fn places<C: Compare>(&self, least: u32, mut each: impl FnMut(u32)) {
+    pub(super) fn places<C: Compare>(&self, least: u32, found: &mut Vec<u32>) {
+        found.clear();
+        if let Some(listed) = &self.listed {
+            found.extend(listed.iter().filter(|place| self.sum(**place) >= least));
+            found.sort_unstable();
+            found.dedup();
+            return;
+        }
         for (number, (group, touched)) in self.sums.as_chunks().0.iter().zip(&self.touched).enumerate() {
             if *touched {
-                for_each_bit(C::at_least(group, least), |place| each((number * GROUP + place) as u32));
+                for_each_bit(C::at_least(group, least), |place| found.push((number * GROUP + place) as u32));
             }
         }
     }
@@ -71,6 +104,10 @@ impl Window {
     /// Forgets all sums.
     #[inline(always)]
     pub(super) fn clear(&mut self) {
+        if let Some(listed) = &mut self.listed {
+            listed.drain(..).for_each(|place| self.sums[place as usize % WINDOW_PAGES] = 0);
+            return;
+        }
         for (group, touched) in self.sums.as_chunks_mut::<GROUP>().0.iter_mut().zip(&mut self.touched) {
             if std::mem::take(touched) {
                 group.fill(0);
@@ -79,7 +116,7 @@ impl Window {
     }
 
     /// Hands out the places with a sum of at least `least`, which is above 0, in order, and clears the
-    /// window. What `each` returns is the `least` from then on.
+    /// window, which lists none. What `each` returns is the `least` from then on.
     #[inline(always)]
     pub(super) fn drain<C: Compare>(&mut self, mut least: u32, mut each: impl FnMut(u32, u32) -> u32) {
         let groups = self.sums.as_chunks_mut().0.iter_mut().zip(&mut self.touched);
@@ -167,9 +204,10 @@ mod tests {
         let last = first + WINDOW_PAGES as DocId - 1;
         let lengths = vec![0; last as usize + 1];
         let scores = TermScores::new(1.0, &Arc::new(Saturation::new(5.0)), Scale::new([1.0; 2].into_iter()));
-        let one = scores.table().score(1, 0);
-        let three = scores.table().score(3, 0);
+        let one = scores.score(1, 0);
+        let three = scores.score(3, 0);
         let mut window = Window::default();
+        window.expect(WINDOW_PAGES);
         let fill = |window: &mut Window| {
             window.add(
                 first,
@@ -178,13 +216,13 @@ mod tests {
                 &lengths,
                 scores.table(),
             );
-            window.add(first, &[first + 63, first + 65], &[1, 1], &lengths, scores.table());
+            window.add(first, &[first + 63, first + 65], &[1, 1], &lengths, &scores);
         };
         fill(&mut window);
         let places = |window: &Window, least| {
             let mut places = Vec::new();
-            window.places::<C>(least, |place| places.push((place, window.sum(place))));
-            places
+            window.places::<C>(least, &mut places);
+            places.iter().map(|&place| (place, window.sum(place))).collect::<Vec<_>>()
         };
         let all = [(0, one), (63, 2 * one), (64, three), (65, one), (last - first, one)];
         assert_eq!(places(&window, 1), all);
@@ -203,5 +241,16 @@ mod tests {
         fill(&mut window);
         window.clear();
         assert_eq!(places(&window, 1), []);
+        for listed_to_the_end in [true, false] {
+            window.expect(1);
+            fill(&mut window);
+            if !listed_to_the_end {
+                window.stop_listing();
+            }
+            assert_eq!(places(&window, 1), all);
+            assert_eq!(places(&window, one + 1), all[1..3]);
+            window.clear();
+            assert_eq!(places(&window, 1), []);
+        }
     }
 }
