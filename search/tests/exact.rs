@@ -9,8 +9,9 @@ use common::{Hit, Page, Random, TopicRow, hits, index_of, indexes_of, page, rand
 use search::{PageFilters, RetrieveOptions, analyze, clean_query};
 use tantivy::fieldnorm::FieldNormReader;
 
-/// BM25 by the book over all pages at once. Two things it shares with the index, on purpose: the
-/// analysis, and page lengths rounded down to the 256 steps in which Tantivy keeps them.
+/// BM25 by the book over all pages at once. Three things it shares with the index, on purpose: the
+/// analysis, page lengths rounded down to the 256 steps in which Tantivy keeps them, and a unit of scores
+/// so small that the most a page can get is between 2^29 and 2^30 of them.
 struct Twin<'a> {
     pages: &'a [Page],
     terms: Vec<BTreeMap<String, u32>>,
@@ -47,6 +48,20 @@ impl<'a> Twin<'a> {
                 (term.as_str(), with as f32)
             })
             .collect();
+        let weights: BTreeMap<&str, f32> = query
+            .iter()
+            .map(|(term, boost)| {
+                let with = pages_with[term.as_str()];
+                let idf = (1.0 + (count - with + 0.5) / (with + 0.5)).ln();
+                (term.as_str(), if with > 0.0 { idf * (1.0 + 1.2) * boost } else { 0.0 })
+            })
+            .collect();
+        let most: f64 = weights.values().map(|weight| f64::from(*weight)).sum();
+        let terms = weights.values().filter(|weight| **weight > 0.0).count() as f64;
+        let units = (0..60)
+            .map(|bits| 2.0_f64.powi(bits))
+            .take_while(|units| most * units + terms < 2.0_f64.powi(30));
+        let units = units.last().unwrap_or_default();
         let mut ranked: Vec<(f32, usize)> = (0..self.pages.len())
             .filter_map(|number| {
                 let page = &self.terms[number];
@@ -55,19 +70,16 @@ impl<'a> Twin<'a> {
                     return None;
                 }
                 let mut score = 0.0_f64;
-                for (term, boost) in query {
+                for (&term, weight) in &weights {
                     let Some(&frequency) = page.get(term) else {
                         continue;
                     };
-                    let with = pages_with[term.as_str()];
-                    let idf = (1.0 + (count - with + 0.5) / (with + 0.5)).ln();
                     let length = self.lengths[number] as f32;
                     let norm = 1.2_f32 * (1.0 - 0.75 + 0.75 * length / self.average);
                     let frequency = frequency as f32;
-                    let weight = idf * (1.0 + 1.2) * boost;
-                    score += f64::from(weight * (frequency / (frequency + norm)));
+                    score += (f64::from(weight * (frequency / (frequency + norm))) * units).floor().max(1.0);
                 }
-                Some((score as f32, number))
+                Some(((score as f32) / units as f32, number))
             })
             .collect();
         ranked.sort_by(|a, b| {
