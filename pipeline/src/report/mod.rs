@@ -5,7 +5,7 @@ mod duplicates;
 mod generated;
 mod mixture;
 mod outputs;
-mod plot;
+pub mod plot;
 mod samples;
 mod scores;
 mod topics;
