@@ -320,6 +320,9 @@ pub enum ClassifierCommand {
         /// The backbone's ONNX file; the embedded MiniLM when left out.
         #[arg(long)]
         backbone: Option<PathBuf>,
+        /// Check the files, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show how far two judges, or two passes of one, agree.
     Agreement {
@@ -337,6 +340,9 @@ pub enum ClassifierCommand {
         annotations: PathBuf,
         /// The CSV to write.
         output: PathBuf,
+        /// Say what would be written, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Take a corrected CSV back, as JSONL.
     Reviewed {
@@ -344,6 +350,9 @@ pub enum ClassifierCommand {
         csv: PathBuf,
         /// The JSONL to write.
         output: PathBuf,
+        /// Say what would be written, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 
