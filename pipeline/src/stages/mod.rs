@@ -30,6 +30,7 @@ mod fineweb_quality;
 mod generate;
 mod gopher_quality;
 mod gopher_repetition;
+mod import_model;
 mod index;
 mod language;
 mod license;
@@ -50,6 +51,7 @@ mod score;
 mod sentence_dedup;
 mod sft;
 mod signature_index;
+mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokenizer;
@@ -116,6 +118,7 @@ pub static STAGES: &[StageKind] = &[
     train_classifier::KIND,
     score::KIND,
     filter::KIND,
+    sql::KIND,
     exact_dedup::KIND,
     url_dedup::KIND,
     sentence_dedup::KIND,
@@ -126,6 +129,7 @@ pub static STAGES: &[StageKind] = &[
     tokenizer::KIND,
     pack::KIND,
     pretrain::KIND,
+    import_model::KIND,
     sft::KIND,
     dpo::KIND,
     evaluate::KIND,
