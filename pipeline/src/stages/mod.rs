@@ -14,6 +14,7 @@ mod cluster_topics;
 mod code_quality;
 mod columns;
 mod compare;
+mod compare_models;
 mod corpus;
 mod dataset;
 mod decontaminate;
@@ -77,6 +78,7 @@ use serde_json::Value as Json;
 
 use columns::keep_where;
 pub(crate) use columns::text_column;
+pub(crate) use compare_models::COMPARISON_FILE;
 pub(crate) use generate::GenerateConfig;
 pub use llm_session::LlmSessions;
 pub(crate) use train_classifier::REPORT_FILE as TRAIN_REPORT_FILE;
@@ -133,6 +135,7 @@ pub static STAGES: &[StageKind] = &[
     sft::KIND,
     dpo::KIND,
     evaluate::KIND,
+    compare_models::KIND,
     export::KIND,
     dataset::KIND,
 ];
