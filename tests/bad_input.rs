@@ -134,6 +134,14 @@ fn bad_lines_are_counted_and_the_rest_goes_on() {
 }
 
 #[test]
+fn a_head_that_is_not_there_is_found_before_the_run() {
+    let text = "name = \"w\"\n[stage.pages]\nkind = \"sample_dump\"\ncontent = \"pages\"\n\
+                [stage.score]\nkind = \"score\"\ninput = \"pages\"\nhead = \"edu_webb\"\n";
+    let (said, _runs) = on_workflow("check", text);
+    assert_says(&said, 2, &["`edu_webb` is neither a head", "edu_python"]);
+}
+
+#[test]
 fn a_foreign_or_broken_onnx_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = pages(folder.path(), b"");

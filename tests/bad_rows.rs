@@ -28,7 +28,7 @@ const STAGES: [(&str, &str); 16] = [
         "decontaminate",
         "benchmarks = [{ name = \"humaneval\", asset = \"humaneval\", format = \"humaneval\" }]\n",
     ),
-    ("score", "head = \"edu_web_v1\"\n"),
+    ("score", "head = \"edu_web\"\n"),
     ("filter", "keep = \"length(text) > 0\"\n"),
 ];
 

@@ -42,7 +42,7 @@ STAGES = {
     "minhash": "memory_bytes = 16777216",
     "decontaminate": 'benchmarks = [{ name = "humaneval", asset = "humaneval", format = "humaneval" }]',
     "filter": 'keep = "length(text) > 100"',
-    "score": 'head = "edu_web_v1"',
+    "score": 'head = "edu_web"',
     "mix": "shuffle = true",
 }
 

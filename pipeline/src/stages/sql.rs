@@ -97,7 +97,7 @@ impl SqlConfig {
         Box::pin(async move {
             let own = SessionContext::new_with_config_rt(session.copied_config(), session.runtime_env());
             for table in tables {
-                let name = datafusion::sql::TableReference::bare(table.stage.as_str());
+                let name = datafusion::common::TableReference::bare(table.stage.as_str());
                 own.register_table(name, table.plan.frame().into_view())?;
             }
             let read_only =

@@ -176,7 +176,7 @@ mod tests {
             parts: vec![part],
             ..Figures::default()
         };
-        [300, 700].map(|length| figures.lengths.add(length));
+        [300, 700].into_iter().for_each(|length| figures.lengths.add(length));
         let subset = Published { figures, schema: Arc::new(Schema::empty()) };
         let subsets = [("cosmopedia-v2".to_owned(), subset)].into();
         let packed = [("subsets".to_owned(), json!({"cosmopedia-v2": {"tokens": 9876}}))].into();
