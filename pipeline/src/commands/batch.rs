@@ -147,7 +147,7 @@ impl Opened {
         let mut rows = Rows::default();
         // 8 bytes a request: equal rows share one, and a batch may not name it twice.
         let mut seen = HashSet::new();
-        for slice in inputs.shards(node, "prompts").map_err(failed)? {
+        for slice in inputs.shards(node, "prompts").await.map_err(failed)? {
             let tables = inputs.resolve(node, Some(vec![slice])).await.map_err(failed)?;
             let prompts = tables.table(&inputs.ctx, "prompts").map_err(failed)?;
             let frame = prompts.frame().select_columns(&["prompt_id", "prompt"]).map_err(Failure::run)?;

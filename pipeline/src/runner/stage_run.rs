@@ -237,7 +237,7 @@ impl StageRun<'_> {
         if self.node.stage.shape() != Shape::PerShard {
             return Ok(whole());
         }
-        let shards = self.inputs.shards(self.node, role.role)?;
+        let shards = self.inputs.shards(self.node, role.role).await?;
         Ok(shards
             .into_iter()
             .map(|slice| Task { name: format!("/{}", slice.path), slice: Some(vec![slice]) })

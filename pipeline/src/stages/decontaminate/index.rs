@@ -116,6 +116,8 @@ impl BenchmarkIndex {
     /// Adds a benchmark's texts.
     pub fn add(&mut self, benchmark: &str, texts: Vec<BenchmarkText>) {
         self.benchmarks.push(benchmark.to_owned());
+        // A word with its space has six characters in English.
+        self.newest.reserve(texts.iter().map(|text| text.text.len() / 6).sum());
         for text in texts {
             let tokens = Tokens::of(&text.text);
             let number = self.texts.len() as u32;
