@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use language_models::{
-    AnswersCommand, BatchCommand, BatchTarget, EvalArgs, LlmCommand, PromptsCommand, ServeArgs,
+    AnswersCommand, BatchCommand, BatchTarget, ChatArgs, EvalArgs, GenerateArgs, LlmCommand, PromptsCommand,
+    ServeArgs, SpeakerArgs,
 };
 
 use crate::units;
@@ -69,6 +70,10 @@ pub enum Command {
     Prompts(PromptsCommand),
     /// Measure models on benchmarks, side by side.
     Eval(EvalArgs),
+    /// Let a model go on from a text.
+    Generate(GenerateArgs),
+    /// Talk with a model.
+    Chat(ChatArgs),
     /// Serve a language model to other programs.
     #[command(subcommand)]
     Llm(LlmCommand),

@@ -81,6 +81,65 @@ pub struct EvalArgs {
     pub json: bool,
 }
 
+/// A model that runs here, and how it draws its tokens.
+#[derive(Debug, Args)]
+pub struct SpeakerArgs {
+    /// `embedded` for SmolLM2-135M-Instruct, a GGUF file, a checkpoint, the folder of a stage that trains or
+    /// exports, or a folder that `transformers` loads.
+    pub model: String,
+    /// The folder with the tokenizer of a checkpoint.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// Longest answer, in tokens.
+    #[arg(long, default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Sampling temperature; 0 takes the likeliest token.
+    #[arg(long, default_value_t = 0.6)]
+    pub temperature: f32,
+    /// Share of the probability mass sampled from.
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Number of likeliest tokens sampled from.
+    #[arg(long, default_value_t = 50)]
+    pub top_k: u32,
+    /// Tokens below this share of the likeliest one's probability are not drawn; 0 keeps all.
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Divisor of the scores of tokens that are there already.
+    #[arg(long, default_value_t = 1.2)]
+    pub repetition_penalty: f32,
+    /// The same request with the same seed gives the same answer.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// A text that ends an answer. May be repeated.
+    #[arg(long)]
+    pub stop: Vec<String>,
+    /// Threads.
+    #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
+    pub threads: usize,
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
+    /// The text to go on from; standard input when left out.
+    pub prompt: Option<String>,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// The model.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
+    /// Instructions put before the conversation.
+    #[arg(long)]
+    pub system: Option<String>,
+}
+
 /// `pipeline llm …`
 #[derive(Debug, Subcommand)]
 pub enum LlmCommand {

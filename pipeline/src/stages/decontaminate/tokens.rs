@@ -155,7 +155,8 @@ mod tests {
             let plain = plain.to_lowercase();
             let word = Regex::new(r"[\p{L}\p{N}_]+").unwrap();
             let want: Vec<&str> = word.find_iter(&plain).map(|found| found.as_str()).collect();
-            prop_assert_eq!(Tokens::of(&text).joined(), want.join(" "));
+            let tokens = Tokens::of(&text);
+            prop_assert_eq!(tokens.joined(), want.join(" "));
         }
 
         #[test]
