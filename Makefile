@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus test parity setup build assets bench bench-search bench-dedup lint schema clean
+.PHONY: run corpus test parity setup build assets bench bench-search bench-dedup bench-train lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -78,6 +78,14 @@ bench-dedup:
 	$(BENCH_DEDUP)/venv/bin/pip install -q --no-deps text-dedup==0.4.0
 	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_DEDUP)) $(CARGO) bench --workspace --bench minhash_peers
 	$(BENCH_DEDUP)/venv/bin/python pipeline/benches/peers/minhash_peers.py $(BENCH_DEDUP)
+
+# Training steps against PyTorch (eager and compiled), in turns: same shapes, weights, tokens and threads.
+# CORPUSMITH_BENCH_THREADS (1,2) and CORPUSMITH_BENCH_ROUNDS (5) say how.
+BENCH_TRAIN := $(or $(CARGO_TARGET_DIR),target)/bench-train
+bench-train:
+	python3 -m venv $(BENCH_TRAIN)/venv
+	$(BENCH_TRAIN)/venv/bin/pip install -q -r model/benches/peers/requirements.txt
+	$(BENCH_TRAIN)/venv/bin/python model/benches/peers/beside_torch.py $(BENCH_TRAIN)
 
 # The JSON schema that editors complete workflow files with.
 schema: build
