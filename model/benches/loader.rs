@@ -26,10 +26,10 @@ fn dataset(folder: &Path) -> Result<TokenDataset, Box<dyn Error>> {
 }
 
 fn loader(c: &mut Criterion) {
-    let opened =
-        tempfile::tempdir().map_err(Into::into).and_then(|folder| Ok((dataset(folder.path())?, folder)));
-    let (dataset, _folder) = match opened {
-        Ok(opened) => opened,
+    let folder = tempfile::tempdir();
+    let opened = folder.as_ref().map_err(|error| error.to_string());
+    let dataset = match opened.and_then(|folder| dataset(folder.path()).map_err(|error| error.to_string())) {
+        Ok(dataset) => dataset,
         Err(error) => return eprintln!("cannot write the bench's shards: {error}"),
     };
     let mut sequence = vec![0; CONTEXT + 1];

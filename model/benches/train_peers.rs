@@ -16,6 +16,7 @@ use model::config::{ModelConfig, ModelOptions, Preset};
 use model::kernels::{Backend, Cpu, Layout, MatMul, Write};
 use model::network::{Batch, Keep, Network, Workspace, even_bounds};
 use model::optimizer::{AdamW, OptimizerOptions};
+use rayon::prelude::*;
 use std::error::Error;
 use std::io::{BufRead, Write as _};
 use std::path::Path;
@@ -134,7 +135,7 @@ impl Steps {
             targets: &self.targets,
             scales: &self.scales,
         };
-        self.grads.fill(0.0);
+        self.grads.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
         let loss = self.network.accumulate_gradients(
             &self.parameters,
             &batch,

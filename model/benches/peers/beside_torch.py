@@ -4,9 +4,9 @@ usage: beside_torch.py FOLDER [SHAPE…]         (`make bench-train` sets it up)
 
 A SHAPE is `preset[:layers]/sequences x context`; the default is a SmolLM-135M of 4 layers and the whole one,
 both at 2 x 512. Every side runs in a process of its own, which makes one step on request; the steps alternate,
-so that a busy or throttled machine hits all alike. Of ROUNDS steps a side, after three to warm up, the fastest
+so that a busy or throttled machine hits all alike. Of ROUNDS steps a side, after WARM_UP, the fastest
 counts: by the clock, and by processor time of all threads. PyTorch's step is what it offers best on a CPU:
-scaled_dot_product_attention, fused AdamW, clip_grad_norm_. The first steps' losses must agree.
+scaled_dot_product_attention, fused AdamW, clip_grad_norm_. All losses must agree.
 
 The peak of the machine is the fastest product either side made in the same run.
 """
@@ -19,6 +19,7 @@ import sys
 import time
 
 ROUNDS = int(os.environ.get("CORPUSMITH_BENCH_ROUNDS", 5))
+WARM_UP = 2
 THREADS = [int(n) for n in os.environ.get("CORPUSMITH_BENCH_THREADS", "1,2").split(",")]
 OURS = os.environ.get("CORPUSMITH_BENCH", "cargo bench -q -p corpusmith-model --bench train_peers --").split()
 SHAPES = ["135m:4/2x512", "135m/2x512"]
@@ -156,13 +157,13 @@ def compare(folder, spec, threads):
     assert all(side.ready["parameters"] == parameters for side in sides.values())
     steps = {name: [] for name in sides}
     peak = {"wall": 0.0, "cpu": 0.0}
-    for turn in range(3 + ROUNDS):
+    for turn in range(WARM_UP + ROUNDS):
         for name, side in sides.items():
-            if turn == 3:
+            if turn == WARM_UP:
                 # What compilation took is not the step's.
                 side.ask("reset")
             steps[name].append(side.ask("step"))
-            rate = side.ask("gemm") if turn >= 3 and name != "torch.compile" else {}
+            rate = side.ask("gemm") if turn >= WARM_UP and name != "torch.compile" else {}
             for clock in peak:
                 peak[clock] = max(peak[clock], rate.get(f"gflops_{clock}", 0.0))
     if os.environ.get("CORPUSMITH_BENCH_PROFILE"):
@@ -179,7 +180,7 @@ def compare(folder, spec, threads):
     print(f"fastest product: {peak['wall']:.0f} GFLOP/s by the clock, {peak['cpu']:.0f} a processor second", flush=True)
     print("| | tokens/s | ratio | of the peak | tokens a processor second | ratio | of the peak | peak memory |")
     print("|---|---|---|---|---|---|---|---|")
-    best = {name: {clock: min(step[clock] for step in list_[3:]) for clock in peak} for name, list_ in steps.items()}
+    best = {name: {clock: min(step[clock] for step in list_[WARM_UP:]) for clock in peak} for name, list_ in steps.items()}
     for name, list_ in steps.items():
         cells = []
         for clock in peak:

@@ -64,8 +64,8 @@ fn line_search(
     for _ in 0..LINE_STEPS {
         let next: Vec<f64> = x.iter().zip(direction).map(|(x, d)| x + step * d).collect();
         let (next_value, gradient) = function(&next);
-        // Written so that NaN counts as too far.
-        if !(next_value < value + 1e-4 * step * slope) {
+        // A place without a value is too far, too.
+        if next_value.is_nan() || next_value >= value + 1e-4 * step * slope {
             high = step;
         } else if dot(&gradient, direction) < 0.9 * slope {
             low = step;

@@ -11,6 +11,7 @@ use crate::files::{failed, write_folder, write_whole};
 use crate::language_model::{CONFIG_FILE, Precision, WEIGHTS_FILE, config_json, write_tensors};
 use crate::network::{Network, Workspace};
 use crate::optimizer::AdamW;
+use rayon::prelude::*;
 use serde::Deserialize;
 use std::fs::OpenOptions;
 use std::io::Write;
@@ -170,7 +171,7 @@ impl<'a, O: Objective> Run<'a, O> {
     pub(super) fn update(&mut self) -> Result<Option<O::Line>, TrainError> {
         let done = self.step;
         let share = self.share();
-        self.grads.fill(0.0);
+        self.grads.par_chunks_mut(1 << 16).for_each(|part| part.fill(0.0));
         let pass = Pass {
             network: &self.network,
             parameters: &self.parameters,
