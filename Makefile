@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus test parity setup build assets bench bench-search bench-dedup bench-score bench-memory lint schema clean
+.PHONY: run corpus test parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -101,6 +101,14 @@ bench-memory: build assets
 	$(BENCH_MEMORY)/bin/pip install -q pyarrow==22.0.0
 	$(BENCH_MEMORY)/bin/python pipeline/benches/memory.py $(PIPELINE) \
 		runs/cosmopedia_v2/sample/pages/data docs/memory.svg
+
+# Training steps against PyTorch (eager and compiled), in turns: same shapes, weights, tokens and threads.
+# CORPUSMITH_BENCH_THREADS (1,2) and CORPUSMITH_BENCH_ROUNDS (5) say how.
+BENCH_TRAIN := $(or $(CARGO_TARGET_DIR),target)/bench-train
+bench-train:
+	python3 -m venv $(BENCH_TRAIN)/venv
+	$(BENCH_TRAIN)/venv/bin/pip install -q -r model/benches/peers/requirements.txt
+	$(BENCH_TRAIN)/venv/bin/python model/benches/peers/beside_torch.py $(BENCH_TRAIN)
 
 # The JSON schema that editors complete workflow files with.
 schema: build

@@ -29,6 +29,7 @@ pub mod language_model;
 pub mod network;
 pub mod optimizer;
 pub mod pretrain;
+pub mod scaling_law;
 pub mod schedule;
 pub mod sft;
 pub mod shards;

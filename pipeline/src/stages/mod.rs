@@ -419,10 +419,12 @@ fn config_json<C: Serialize>(config: &C) -> Json {
     serde_json::to_value(config).unwrap_or(Json::Null)
 }
 
-/// The config of a stage that trains, without its threads: more of them make the same model.
+/// The config of a stage that trains, without its threads and the workers it shares a model with: more of them
+/// make the same model.
 fn without_threads(mut config: Json) -> Json {
     if let Some(training) = config.get_mut("training").and_then(Json::as_object_mut) {
         training.remove("threads");
+        training.remove("workers");
     }
     config
 }
