@@ -8,6 +8,7 @@ mod mixture;
 mod outputs;
 pub mod plot;
 mod samples;
+mod scaling_law;
 mod scores;
 mod topics;
 mod training;
@@ -126,6 +127,7 @@ async fn write_stage(
         "generate" => histogram(page, outputs, &node.id, "finish_reason", "Answers by their end").await,
         "mix" => mixture::write(page, outputs, node).await?,
         "compare_models" => comparison::write(page, folder)?,
+        "scaling_law" => scaling_law::write(page, folder)?,
         "train_classifier" => training::write(page, folder)?,
         "pretrain" | "sft" | "dpo" => loss_curve(page, folder),
         _ => {}

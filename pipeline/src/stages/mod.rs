@@ -48,6 +48,7 @@ mod read;
 mod retrieve;
 mod rules;
 mod sample_dump;
+mod scaling_law;
 mod score;
 mod sentence_dedup;
 mod sft;
@@ -81,6 +82,7 @@ pub(crate) use columns::text_column;
 pub(crate) use compare_models::COMPARISON_FILE;
 pub(crate) use generate::GenerateConfig;
 pub use llm_session::LlmSessions;
+pub(crate) use scaling_law::LAW_FILE;
 pub(crate) use train_classifier::REPORT_FILE as TRAIN_REPORT_FILE;
 
 use crate::assets::Asset;
@@ -136,6 +138,7 @@ pub static STAGES: &[StageKind] = &[
     dpo::KIND,
     evaluate::KIND,
     compare_models::KIND,
+    scaling_law::KIND,
     export::KIND,
     dataset::KIND,
 ];
