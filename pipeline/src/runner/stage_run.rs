@@ -257,7 +257,9 @@ impl StageRun<'_> {
             return Err(StageError::stopped(&self.node.id));
         }
         let started = Instant::now();
-        let inputs = self.inputs.resolve(self.node, task.slice.clone()).await?;
+        // Rows that a fused stage loses are this task's.
+        let resolver = InputResolver { ctx: ctx.clone(), ..self.inputs.clone() };
+        let inputs = resolver.resolve(self.node, task.slice.clone()).await?;
         let plan = self.node.stage.plan(&ctx, task, &inputs).await?.into();
         let files = self.write_rows(partial, index, task, plan).await?;
         let dropped = ctx.ledger.take_dropped().map_err(|error| ctx.write_error(&error))?;
