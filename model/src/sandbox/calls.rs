@@ -142,7 +142,8 @@ pub(super) fn filter() -> Result<BpfProgram, SandboxError> {
     // Limits may be read: the new ones are a null pointer.
     let read = when(2, SeccompCmpArgLen::Qword, 0).map_err(|error| failed(&error))?;
     rules.insert(libc::SYS_prlimit64, vec![read]);
-    let architecture = std::env::consts::ARCH.try_into().map_err(|error: seccompiler::BackendError| failed(&error))?;
+    let architecture =
+        std::env::consts::ARCH.try_into().map_err(|error: seccompiler::BackendError| failed(&error))?;
     let filter = SeccompFilter::new(
         rules,
         SeccompAction::Errno(libc::ENOSYS as u32),

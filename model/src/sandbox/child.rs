@@ -57,7 +57,10 @@ impl Confinement {
         step("drop capabilities", drop_capabilities())?;
         step("set limits", self.set_limits())?;
         // SAFETY: takes numbers only.
-        step("renounce privileges", check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()))?;
+        step(
+            "renounce privileges",
+            check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) }.into()),
+        )?;
         // SAFETY: takes numbers only; the descriptor is open, since `self` owns it.
         let files = unsafe { libc::syscall(libc::SYS_landlock_restrict_self, self.files.as_raw_fd(), 0) };
         step("restrict files (Landlock)", check(files))?;

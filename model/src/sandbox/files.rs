@@ -3,8 +3,8 @@
 use super::SandboxError;
 use super::python::Python;
 use landlock::{
-    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
-    RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
+    ABI, Access, AccessFs, AccessNet, BitFlags, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset,
+    RulesetAttr, RulesetCreated, RulesetCreatedAttr, RulesetError, Scope,
 };
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -48,7 +48,11 @@ fn build(python: &Python) -> Result<RulesetCreated, RulesetError> {
 }
 
 /// Allows `access` at and below a path, where it is there.
-fn allow(rules: RulesetCreated, path: &Path, access: BitFlags<AccessFs>) -> Result<RulesetCreated, RulesetError> {
+fn allow(
+    rules: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, RulesetError> {
     let Ok(opened) = PathFd::new(path) else { return Ok(rules) };
     // A file has no entries to list.
     let access = if path.is_dir() { access } else { access & AccessFs::from_file(ABI::V6) };

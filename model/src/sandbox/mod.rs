@@ -124,9 +124,7 @@ pub enum SandboxError {
         problem: String,
     },
     /// The trial program could do something that is forbidden.
-    #[error(
-        "the sandbox does not hold: a trial program could {escape}; no program is run here"
-    )]
+    #[error("the sandbox does not hold: a trial program could {escape}; no program is run here")]
     Leaks {
         /// What it could do.
         escape: String,

@@ -78,13 +78,18 @@ impl Sandbox {
             Ok(child) => child,
             Err(error) => return Err(unconfined(error, output)),
         };
-        let mark = format!("{:032x}\n", u128::from(rand::rng().next_u64()) << 64 | u128::from(rand::rng().next_u64()));
+        let mark = format!(
+            "{:032x}\n",
+            u128::from(rand::rng().next_u64()) << 64 | u128::from(rand::rng().next_u64())
+        );
         let input = child.stdin.take();
         let too_much = AtomicBool::new(false);
         let (ended, written) = std::thread::scope(|scope| {
             scope.spawn(|| {
                 // A program that is gone does not read to the end.
-                let _ = input.map(|mut input| input.write_all(mark.as_bytes()).and_then(|()| input.write_all(program.as_bytes())));
+                let _ = input.map(|mut input| {
+                    input.write_all(mark.as_bytes()).and_then(|()| input.write_all(program.as_bytes()))
+                });
             });
             let reader = scope.spawn(|| self.read(output, &too_much));
             let ended = self.watch(&mut child, start, &too_much);
@@ -163,7 +168,8 @@ impl Sandbox {
 
     /// Runs a program that tries what is forbidden.
     fn try_out(&self) -> Result<(), SandboxError> {
-        let own = std::env::current_exe().map_err(|source| SandboxError::Process { action: "find the file of", source })?;
+        let own = std::env::current_exe()
+            .map_err(|source| SandboxError::Process { action: "find the file of", source })?;
         let written = std::env::temp_dir().join(format!("corpusmith-trial-{}", std::process::id()));
         let text = |path: &std::path::Path| serde_json::Value::from(path.to_string_lossy()).to_string();
         let program = format!(
@@ -175,7 +181,9 @@ impl Sandbox {
         let run = self.run(&program)?;
         match (run.ending, run.output.is_empty()) {
             (Ending::Completed, true) => Ok(()),
-            (Ending::Completed, false) => Err(SandboxError::Leaks { escape: run.output.trim().replace('\n', ", ") }),
+            (Ending::Completed, false) => {
+                Err(SandboxError::Leaks { escape: run.output.trim().replace('\n', ", ") })
+            }
             (ending, _) => Err(SandboxError::Python {
                 python: self.options.python.clone(),
                 problem: format!("it does not run in the sandbox ({ending:?}): {}", run.output.trim()),

@@ -13,8 +13,9 @@ pub struct Attempt {
 
 /// What the attempts share. `call` makes a system call and raises where it fails.
 const TOOLS: &str = "
-import os, struct, sys, time
+import ctypes, os, socket, struct, sys, time
 OUT = '/tmp/corpusmith-outside'
+libc = ctypes.CDLL(None, use_errno=True)
 X86 = os.uname().machine == 'x86_64'
 NUMBERS = {  # (x86_64, aarch64)
     'ptrace': (101, 117), 'mount': (165, 40), 'umount2': (166, 39), 'unshare': (272, 97), 'setns': (308, 268),
@@ -34,45 +35,48 @@ NUMBERS = {  # (x86_64, aarch64)
     'socket': (41, 198), 'socketpair': (53, 199), 'eventfd2': (290, 19), 'timerfd_create': (283, 85),
     'signalfd4': (289, 74), 'getxattr': (191, 8), 'mlock': (149, 228), 'shmat': (30, 196), 'setresuid': (117, 147),
 }
-if LIBC:
-    import ctypes
-    libc = ctypes.CDLL(None, use_errno=True)
-if SOCKET:
-    import socket
 def call(name, *arguments):
     answer = libc.syscall(NUMBERS[name][0 if X86 else 1], *arguments)
     if answer == -1:
         raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
     return answer
-def attempt():
 ";
 
+/// A line each: `name<tab>denied …` or `name<tab>ESCAPED`. Only what the kernel refuses counts as denied: a slip in an
+/// attempt is another kind of error.
 const JUDGE: &str = "
-try:
-    attempt()
-except (OSError, MemoryError) as error:
-    print('denied', type(error).__name__, error)
-except RuntimeError as error:
-    if 'start new thread' not in str(error):
-        raise
-    print('denied', error)
-else:
-    print('ESCAPED')
+def judge(name, attempt):
+    try:
+        attempt()
+    except (OSError, MemoryError) as error:
+        verdict = f'denied {type(error).__name__} {error}'
+    except RuntimeError as error:
+        verdict = ('denied ' if 'start new thread' in str(error) else 'wrong ') + str(error)
+    except Exception as error:
+        verdict = f'wrong {error!r}'
+    else:
+        verdict = 'ESCAPED'
+    print(name + '\\t' + verdict, flush=True)
 ";
 
-impl Attempt {
-    /// Prints `denied …` or `ESCAPED`. Only what the kernel refuses counts as denied: a slip in an attempt is
-    /// another kind of error.
-    pub fn program(&self) -> String {
-        let body: String = self.code.trim().lines().map(|line| format!("    {line}\n")).collect();
-        // What is not imported takes no time.
-        let uses = |words: &[&str]| match words.iter().any(|word| self.code.contains(word)) {
-            true => "True",
-            false => "False",
-        };
-        let (libc, socket) = (uses(&["call(", "libc", "ctypes"]), uses(&["socket"]));
-        format!("LIBC, SOCKET = {libc}, {socket}\n{TOOLS}{body}{JUDGE}")
-    }
+/// A program of several attempts.
+pub fn program(attempts: &[Attempt]) -> String {
+    let one = |attempt: &Attempt| {
+        let body: String = attempt.code.trim().lines().map(|line| format!("    {line}\n")).collect();
+        format!("def attempt():\n{body}\njudge('{}', attempt)\n", attempt.name.replace('\'', "\\'"))
+    };
+    format!("{TOOLS}{JUDGE}{}", attempts.iter().map(one).collect::<String>())
+}
+
+/// The attempts of a program's output that were not denied.
+pub fn undenied(attempts: &[Attempt], output: &str) -> Vec<String> {
+    let verdict = |attempt: &Attempt| {
+        let mut lines = output.lines().filter_map(|line| line.strip_prefix(attempt.name)?.strip_prefix('\t'));
+        lines.next().unwrap_or("said nothing").to_owned()
+    };
+    let wrong = attempts.iter().map(|attempt| (attempt.name, verdict(attempt)));
+    let wrong = wrong.filter(|(_, verdict)| !verdict.starts_with("denied "));
+    wrong.map(|(name, verdict)| format!("{name}: {verdict}")).collect()
 }
 
 /// (name, code, harmless).
@@ -91,20 +95,44 @@ const PROCESSES: &[Row] = &[
     ("fork and setsid", "if os.fork() == 0:\n    os.setsid()\n    os._exit(0)", true),
     ("forkpty", "import pty\npid, fd = pty.fork()\nif pid == 0: os._exit(0)", true),
     ("subprocess", "import subprocess\nsubprocess.run(['/bin/true'], check=True)", true),
-    ("subprocess in a session", "import subprocess\nsubprocess.Popen(['/bin/true'], start_new_session=True).wait()", true),
+    (
+        "subprocess in a session",
+        "import subprocess\nsubprocess.Popen(['/bin/true'], start_new_session=True).wait()",
+        true,
+    ),
     ("posix_spawn", "os.waitpid(os.posix_spawn('/bin/true', ['true'], {}), 0)", true),
     ("shell", "if os.system('true') != 0: raise OSError('no shell')", true),
     ("popen", "os.popen('true').close()", true),
-    ("multiprocessing", "import multiprocessing\nmultiprocessing.get_context('fork').Process(target=int).start()", true),
+    (
+        "multiprocessing",
+        "import multiprocessing\nmultiprocessing.get_context('fork').Process(target=int).start()",
+        true,
+    ),
     ("thread", "import threading\nthreading.Thread(target=int).start()", true),
     ("pool of threads", "import concurrent.futures as f\nf.ThreadPoolExecutor(2).submit(int).result()", true),
     ("clone", "if call('clone', 17, 0, 0, 0, 0) == 0: os._exit(0)", true),
-    ("clone3", "a = struct.pack('8Q', 0, 0, 0, 0, 17, 0, 0, 0)\nif call('clone3', a, 64) == 0: os._exit(0)", true),
-    ("vfork by number", "if not X86: raise OSError('there is none')\nif libc.syscall(57) == -1: raise OSError(ctypes.get_errno(), 'fork')", false),
-    ("execute a shell", "os.execv('/bin/sh', ['sh', '-c', 'echo ESCAPED'])", true),
-    ("execute env", "os.execvpe('env', ['env', 'echo', 'ESCAPED'], {'PATH': '/usr/bin:/bin'})", true),
-    ("execute a file in memory", "fd = call('memfd_create', b'x', 0)\nos.write(fd, open('/bin/true', 'rb').read())", true),
-    ("execveat", "fd = os.open('/bin/echo', os.O_PATH)\na = (ctypes.c_char_p * 3)(b'echo', b'ESCAPED', None)\ncall('execveat', fd, b'', a, None, 0x1000)", true),
+    (
+        "clone3",
+        "a = struct.pack('8Q', 0, 0, 0, 0, 17, 0, 0, 0)\nif call('clone3', a, 64) == 0: os._exit(0)",
+        true,
+    ),
+    (
+        "vfork by number",
+        "if not X86: raise OSError('there is none')\nif libc.syscall(57) == -1: raise OSError(ctypes.get_errno(), 'fork')",
+        false,
+    ),
+    ("execute a shell", "os.execv('/bin/sh', ['sh', '-c', 'echo ESCAPED'])", false),
+    ("execute env", "os.execvpe('env', ['env', 'echo', 'ESCAPED'], {'PATH': '/usr/bin:/bin'})", false),
+    (
+        "execute a file in memory",
+        "fd = call('memfd_create', b'x', 0)\nos.write(fd, open('/bin/true', 'rb').read())",
+        true,
+    ),
+    (
+        "execveat",
+        "fd = os.open('/bin/echo', os.O_PATH)\na = (ctypes.c_char_p * 3)(b'echo', b'ESCAPED', None)\ncall('execveat', fd, b'', a, None, 0x1000)",
+        false,
+    ),
     ("kill the parent", "os.kill(os.getppid(), 9)", false),
     ("signal the parent", "os.kill(os.getppid(), 0)", true),
     ("kill all", "os.kill(-1, 9)", false),
@@ -113,12 +141,24 @@ const PROCESSES: &[Row] = &[
     ("tgkill", "call('tgkill', os.getppid(), os.getppid(), 0)", true),
     ("queue a signal", "call('rt_sigqueueinfo', os.getppid(), 0, b'\\0' * 128)", false),
     ("signal by descriptor", "call('pidfd_open', os.getppid(), 0)", true),
-    ("signals by ownership of a pipe", "import fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())\nfcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\nfcntl.fcntl(r, 10, 0)", false),
+    (
+        "signals by ownership of a pipe",
+        "import fcntl\nr, w = os.pipe()\nfcntl.fcntl(r, fcntl.F_SETOWN, os.getppid())\nfcntl.fcntl(r, fcntl.F_SETFL, os.O_ASYNC)\nfcntl.fcntl(r, 10, 0)",
+        false,
+    ),
     ("ptrace", "call('ptrace', 16, os.getppid(), 0, 0)", false),
-    ("ptrace itself", "call('ptrace', 0, 0, 0, 0)", true),
-    ("read the parent's memory", "b = ctypes.create_string_buffer(8)\nv = struct.pack('2Q', ctypes.addressof(b), 8)\nr = struct.pack('2Q', 0x400000, 8)\ncall('process_vm_readv', os.getppid(), v, 1, r, 1, 0)", false),
+    ("ptrace itself", "call('ptrace', 0, 0, 0, 0)", false),
+    (
+        "read the parent's memory",
+        "b = ctypes.create_string_buffer(8)\nv = struct.pack('2Q', ctypes.addressof(b), 8)\nr = struct.pack('2Q', 0x400000, 8)\ncall('process_vm_readv', os.getppid(), v, 1, r, 1, 0)",
+        false,
+    ),
     ("write the parent's memory", "call('process_vm_writev', os.getppid(), b'', 0, b'', 0, 0)", false),
-    ("take a descriptor of the parent", "call('pidfd_getfd', call('pidfd_open', os.getppid(), 0), 0, 0)", false),
+    (
+        "take a descriptor of the parent",
+        "call('pidfd_getfd', call('pidfd_open', os.getppid(), 0), 0, 0)",
+        false,
+    ),
     ("compare with the parent", "call('kcmp', os.getpid(), os.getpid(), 0, 0, 0)", false),
     ("new session", "os.setsid()", false),
     ("another group", "os.setpgid(0, os.getppid())", false),
@@ -128,7 +168,11 @@ const PROCESSES: &[Row] = &[
     ("real time", "os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))", true),
     ("more memory", "import resource\nresource.setrlimit(resource.RLIMIT_AS, (1 << 40, 1 << 40))", false),
     ("other limits", "import resource\nresource.setrlimit(resource.RLIMIT_CORE, (0, 0))", true),
-    ("limits of the parent", "import resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))", false),
+    (
+        "limits of the parent",
+        "import resource\nresource.prlimit(os.getppid(), resource.RLIMIT_CORE, (0, 0))",
+        false,
+    ),
 ];
 
 const NETWORK: &[Row] = &[
@@ -136,7 +180,11 @@ const NETWORK: &[Row] = &[
     ("UDP", "socket.socket(socket.AF_INET, socket.SOCK_DGRAM)", true),
     ("IPv6", "socket.socket(socket.AF_INET6, socket.SOCK_STREAM)", false),
     ("Unix", "socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)", true),
-    ("Unix, abstract", "s = socket.socket(socket.AF_UNIX)\ns.bind('\\0corpusmith-' + str(os.getpid()))", true),
+    (
+        "Unix, abstract",
+        "s = socket.socket(socket.AF_UNIX)\ns.bind('\\0corpusmith-' + str(os.getpid()))",
+        true,
+    ),
     ("netlink", "socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)", true),
     ("packets", "socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)", false),
     ("raw IP", "socket.socket(socket.AF_INET, socket.SOCK_RAW, 1)", false),
@@ -149,7 +197,11 @@ const NETWORK: &[Row] = &[
     ("socket by number", "call('socket', 2, 1, 0)", true),
     ("look a name up", "socket.getaddrinfo('localhost', 80)", true),
     ("listen", "socket.create_server(('127.0.0.1', 0))", true),
-    ("fetch a page", "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9/', timeout=1)", false),
+    (
+        "fetch a page",
+        "import urllib.request\nurllib.request.urlopen('http://127.0.0.1:9/', timeout=1)",
+        false,
+    ),
     ("asynchronous loop", "import asyncio\nasyncio.run(asyncio.sleep(0))", true),
     ("io_uring", "call('io_uring_setup', 4, b'\\0' * 120)", false),
 ];
@@ -182,12 +234,28 @@ const READING: &[Row] = &[
     ("control groups", "os.listdir('/sys/fs/cgroup')", false),
     ("mounts", "open('/proc/self/mounts').read()", true),
     ("through a link", "open('/proc/self/root/etc/passwd').read()", true),
-    ("through a folder's descriptor", "d = os.open('/', os.O_PATH)\nos.open('etc/passwd', os.O_RDONLY, dir_fd=d)", true),
-    ("by handle", "h = ctypes.create_string_buffer(struct.pack('Ii', 128, 0) + b'\\0' * 128)\nm = ctypes.c_int()\ncall('name_to_handle_at', -100, b'/etc/passwd', h, ctypes.byref(m), 0)", false),
+    (
+        "through a folder's descriptor",
+        "d = os.open('/', os.O_PATH)\nos.open('etc/passwd', os.O_RDONLY, dir_fd=d)",
+        true,
+    ),
+    (
+        "by handle",
+        "h = ctypes.create_string_buffer(struct.pack('Ii', 128, 0) + b'\\0' * 128)\nm = ctypes.c_int()\ncall('name_to_handle_at', -100, b'/etc/passwd', h, ctypes.byref(m), 0)",
+        false,
+    ),
     ("openat2", "call('openat2', -100, b'/etc/passwd', struct.pack('3Q', 0, 0, 0), 24)", true),
-    ("map a file", "import mmap\nmmap.mmap(os.open('/etc/passwd', os.O_RDONLY), 0, prot=mmap.PROT_READ)", true),
+    (
+        "map a file",
+        "import mmap\nmmap.mmap(os.open('/etc/passwd', os.O_RDONLY), 0, prot=mmap.PROT_READ)",
+        true,
+    ),
     ("send a file", "r, w = os.pipe()\nos.sendfile(w, os.open('/etc/passwd', os.O_RDONLY), 0, 1)", true),
-    ("a module from elsewhere", "import importlib.machinery as m\nm.SourceFileLoader('x', '/etc/passwd').get_data('/etc/passwd')", true),
+    (
+        "a module from elsewhere",
+        "import importlib.machinery as m\nm.SourceFileLoader('x', '/etc/passwd').get_data('/etc/passwd')",
+        true,
+    ),
     ("logs", "os.listdir('/var/log')", true),
     ("extended attributes", "os.listxattr('/etc/passwd')", true),
     ("file system", "os.statvfs('/')", true),
@@ -218,10 +286,18 @@ const WRITING: &[Row] = &[
     ("attribute", "os.setxattr('/', 'user.x', b'x')", false),
     ("pipe with a name", "os.mkfifo(OUT + '/f')", true),
     ("device", "os.mknod(OUT + '/g', 0o600 | 0o020000, os.makedev(1, 1))", false),
-    ("shared memory", "from multiprocessing import shared_memory as s\nm = s.SharedMemory(create=True, size=16)\nm.close()", false),
+    (
+        "shared memory",
+        "from multiprocessing import shared_memory as s\nm = s.SharedMemory(create=True, size=16)\nm.close()",
+        false,
+    ),
     ("its own library", "open(os.__file__, 'a')", false),
     ("its interpreter", "open(sys.executable, 'r+b')", false),
-    ("a module's cache", "import py_compile\npy_compile.compile(os.__file__, cfile=OUT + '/h.pyc', doraise=True)", true),
+    (
+        "a module's cache",
+        "import py_compile\npy_compile.compile(os.__file__, cfile=OUT + '/h.pyc', doraise=True)",
+        true,
+    ),
     ("core dumps", "open('/proc/sys/kernel/core_pattern', 'w')", false),
     ("out-of-memory score", "open('/proc/self/oom_score_adj', 'w').write('0')", true),
     ("user map", "open('/proc/self/uid_map', 'w').write('0 0 1')", false),
@@ -231,7 +307,11 @@ const WRITING: &[Row] = &[
     ("umask", "os.umask(0) == -1 or None\nif os.umask(0) != 0: raise OSError('unchanged')", true),
     ("typing into a terminal", "import fcntl\nfcntl.ioctl(1, 0x5412, b'x')", false),
     ("a larger pipe", "import fcntl\nr, w = os.pipe()\nfcntl.fcntl(w, 1031, 1 << 20)", true),
-    ("many descriptors", "for _ in range(200): os.dup(0)", true),
+    (
+        "many descriptors",
+        "copies = []\ntry:\n    for _ in range(200): copies.append(os.dup(0))\nfinally:\n    for copy in copies: os.close(copy)",
+        true,
+    ),
 ];
 
 const PRIVILEGES: &[Row] = &[
@@ -254,7 +334,7 @@ const PRIVILEGES: &[Row] = &[
     ("change folder", "os.chdir('/')", true),
     ("pivot_root", "call('pivot_root', b'/', b'/')", false),
     ("user namespace", "call('unshare', 0x10000000)", true),
-    ("network namespace", "call('unshare', 0x10000000 | 0x40000000)", true),
+    ("network namespace", "call('unshare', 0x10000000 | 0x40000000)", false),
     ("enter a namespace", "call('setns', 0, 0)", false),
     ("host name", "socket.sethostname('x')", false),
     ("clock", "time.clock_settime(time.CLOCK_REALTIME, time.time())", false),
@@ -284,6 +364,14 @@ const KERNEL: &[Row] = &[
     ("locked memory", "b = ctypes.create_string_buffer(4096)\ncall('mlock', b, 4096)", true),
     ("event descriptor", "call('eventfd2', 0, 0)", true),
     ("timer descriptor", "call('timerfd_create', 1, 0)", true),
-    ("a call that does not exist", "libc.syscall(9999) == -1 and (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'none'))", false),
-    ("calls of the x32 interface", "if libc.syscall(0x40000000 + 39) == -1: raise OSError(ctypes.get_errno(), 'none')", false),
+    (
+        "a call that does not exist",
+        "libc.syscall(9999) == -1 and (_ for _ in ()).throw(OSError(ctypes.get_errno(), 'none'))",
+        false,
+    ),
+    (
+        "calls of the x32 interface",
+        "if libc.syscall(0x40000000 + 39) == -1: raise OSError(ctypes.get_errno(), 'none')",
+        false,
+    ),
 ];
