@@ -1,14 +1,24 @@
-//! Measuring a model: perplexity of held-out text and cloze questions by log-likelihood.
+//! Measuring a model: perplexity of held-out text, cloze questions by log-likelihood, and questions that it answers
+//! in its own words.
 
 mod cloze;
+mod comparison;
+mod generation;
 mod gguf;
 mod ifeval;
 mod perplexity;
+mod rows;
 mod task;
 
 pub use cloze::{
     ChoiceScore, ClozeItem, ClozeOptions, ClozeReport, ContextStart, Normalizer, SAMPLE_ITEMS, cloze, judge,
     judge_groups, parse_cloze, read_cloze, score_items,
+};
+pub use comparison::{Comparison, Figure, Measured, Report};
+pub use generation::{
+    AnswerRequest, AnsweredItem, EngineGenerator, Form, GENERATION_TASKS, GenerationFile, GenerationItem,
+    GenerationOptions, GenerationReport, GenerationTask, Generator, Judge, NumberRule, final_number,
+    normalize_answer, pass_at_k,
 };
 pub use gguf::GgufScorer;
 pub use ifeval::{
@@ -20,6 +30,7 @@ pub use task::{TASKS, Task, TaskFile, TaskOptions, TaskReport};
 use crate::files::FileError;
 use crate::language_model::LanguageModel;
 use crate::network::{Batch, BatchError, Keep, Network, Workspace};
+use crate::sandbox::SandboxError;
 use crate::tokenizer::{Encoder, TokenizerError};
 use std::path::PathBuf;
 
@@ -66,6 +77,19 @@ pub enum EvaluateError {
         /// What is wrong.
         problem: String,
     },
+    /// A line of a file of reports is no report.
+    #[error("{}:{line}: {problem}; a line is what `pipeline eval --json` writes for a model and a task", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Programs that a model has written cannot be run.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Nothing to measure.
     #[error("there is nothing to evaluate: {0} is empty")]
     Nothing(&'static str),
