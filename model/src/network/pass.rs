@@ -1,5 +1,6 @@
 //! The forward and the backward pass.
 
+use super::continuations::SharedAttention;
 use super::workspace::{LayerCache, Workspace};
 use super::{Batch, Network};
 use crate::kernels::{AttentionShape, Layout, MatMul, Rotation, Write};
@@ -11,9 +12,9 @@ const HEAD_VALUES: usize = 1 << 20;
 const HEAD_ROWS: usize = 256;
 
 impl Network {
-    fn attention_shape<'a>(&self, batch: &Batch<'a>) -> AttentionShape<'a> {
+    fn attention_shape<'a>(&self, bounds: &'a [usize]) -> AttentionShape<'a> {
         AttentionShape {
-            bounds: batch.bounds,
+            bounds,
             heads: self.config.heads,
             kv_heads: self.config.kv_heads,
             head_dim: self.config.head_dim(),
@@ -66,11 +67,23 @@ impl Network {
     }
 
     pub(super) fn forward(&self, params: &[f32], batch: &Batch<'_>, workspace: &mut Workspace) {
+        self.forward_with(params, batch.tokens, None, batch.bounds, workspace);
+    }
+
+    /// The forward pass over `tokens`, in sequences with these `bounds` or as `shared` says.
+    pub(super) fn forward_with(
+        &self,
+        params: &[f32],
+        tokens: &[u32],
+        mut shared: Option<&mut SharedAttention<'_>>,
+        bounds: &[usize],
+        workspace: &mut Workspace,
+    ) {
         let (backend, hidden) = (&self.backend, self.config.hidden_size);
         let eps = self.config.rms_norm_eps as f32;
-        let shape = self.attention_shape(batch);
-        workspace.fit(&self.config, batch.tokens.len());
-        backend.embed(&params[self.layout.embedding.clone()], batch.tokens, &mut workspace.hidden);
+        let shape = self.attention_shape(bounds);
+        workspace.fit(&self.config, tokens.len());
+        backend.embed(&params[self.layout.embedding.clone()], tokens, &mut workspace.hidden);
         let sets = workspace.layers.len();
         for (index, layer) in self.layout.layers.iter().enumerate() {
             let cache: &mut LayerCache = &mut workspace.layers[index % sets];
@@ -83,8 +96,13 @@ impl Network {
                 &mut cache.inverse_rms,
             );
             self.project(&params[layer.qkv.clone()], &cache.normed, &mut cache.qkv, hidden, Write::Replace);
-            backend.rope(&shape, &self.rope, Rotation::Forward, &mut cache.qkv);
-            backend.attention(&shape, &cache.qkv, &mut cache.attention, &mut cache.log_sums);
+            match shared.as_deref_mut() {
+                Some(shared) => shared.attend(self, &cache.qkv, &mut cache.attention),
+                None => {
+                    backend.rope(&shape, &self.rope, Rotation::Forward, &mut cache.qkv);
+                    backend.attention(&shape, &cache.qkv, &mut cache.attention, &mut cache.log_sums);
+                }
+            }
             cache.middle.copy_from_slice(&cache.input);
             self.project(
                 &params[layer.output.clone()],
@@ -131,23 +149,24 @@ impl Network {
     pub(super) fn head(
         &self,
         params: &[f32],
-        batch: &Batch<'_>,
+        targets: &[u32],
+        scales: &[f32],
         mut grads: Option<&mut [f32]>,
         workspace: &mut Workspace,
     ) {
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let weight = &params[self.layout.head.clone()];
         let chunk = (HEAD_VALUES / vocab).max(HEAD_ROWS);
-        for start in (0..batch.tokens.len()).step_by(chunk) {
-            let rows = start..(start + chunk).min(batch.tokens.len());
+        for start in (0..targets.len()).step_by(chunk) {
+            let rows = start..(start + chunk).min(targets.len());
             let values = rows.start * hidden..rows.end * hidden;
             let normed = &workspace.normed[values.clone()];
             workspace.logits.resize(rows.len() * vocab, 0.0);
             self.project(weight, normed, &mut workspace.logits, hidden, Write::Replace);
             self.backend.cross_entropy(
                 &mut workspace.logits,
-                &batch.targets[rows.clone()],
-                &batch.scales[rows.clone()],
+                &targets[rows.clone()],
+                &scales[rows.clone()],
                 &mut workspace.losses[rows],
             );
             if let Some(grads) = grads.as_deref_mut() {
@@ -173,7 +192,7 @@ impl Network {
         let (backend, hidden, inner) =
             (&self.backend, self.config.hidden_size, self.config.intermediate_size);
         let tokens = batch.tokens.len();
-        let shape = self.attention_shape(batch);
+        let shape = self.attention_shape(batch.bounds);
         let Workspace { layers, hidden: last, inverse_rms, grad, grad_narrow, grad_wide, .. } = workspace;
         let norm = self.layout.final_norm.clone();
         backend.rms_norm_backward(
