@@ -29,7 +29,7 @@ pub use task::{TASKS, Task, TaskFile, TaskOptions, TaskReport};
 
 use crate::files::FileError;
 use crate::language_model::LanguageModel;
-use crate::network::{Batch, BatchError, Keep, Network, Workspace};
+use crate::network::{Batch, BatchError, Continuations, Keep, Network, Workspace};
 use crate::sandbox::SandboxError;
 use crate::tokenizer::{Encoder, TokenizerError};
 use std::path::PathBuf;
@@ -187,6 +187,31 @@ impl Scorer for ModelScorer<'_> {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, EvaluateError> {
         Ok(self.encoder.encode(text)?)
+    }
+
+    /// Each context is computed once for all its continuations, as many requests at a time as fill a batch.
+    fn continuations(&mut self, requests: &[Request]) -> Result<Vec<Vec<Vec<f32>>>, EvaluateError> {
+        let mut results = Vec::with_capacity(requests.len());
+        let mut rest = requests;
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = |request: &&Request| {
+                tokens += request.context.len() + request.continuations.iter().map(Vec::len).sum::<usize>();
+                tokens <= BATCH_TOKENS
+            };
+            let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            rest = later;
+            let batch: Vec<Continuations<'_>> = now
+                .iter()
+                .map(|Request { context, continuations }| Continuations { context, continuations })
+                .collect();
+            let mut losses =
+                self.network.continuation_losses(self.parameters, &batch, &mut self.workspace)?;
+            // A loss is a negated log-probability.
+            losses.iter_mut().flatten().flatten().for_each(|loss| *loss = -*loss);
+            results.extend(losses);
+        }
+        Ok(results)
     }
 
     fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {

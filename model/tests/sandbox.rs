@@ -7,6 +7,7 @@
 
 use model::sandbox::{Ending, Sandbox, SandboxError, SandboxOptions};
 use rayon::prelude::*;
+use std::os::fd::AsRawFd;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Duration;
@@ -141,7 +142,7 @@ fn limits_end_a_program() {
     let hungry = [
         "x = bytearray(10 << 30)",
         "x = [0]\nwhile True: x += x",
-        "x = 'a'\nwhile True: x += x",
+        "x = 'a' * (1 << 26)\nwhile True: x += x",
         "import mmap\nx = [mmap.mmap(-1, 1 << 28) for _ in range(40)]",
         "x = {}\ni = 0\nwhile True:\n  x[i] = bytes(1 << 20)\n  i += 1",
     ];
@@ -194,12 +195,12 @@ fn a_program_that_waits_is_stopped() {
 #[test]
 fn nothing_is_handed_down() {
     let Some(sandbox) = sandbox() else { return };
-    // A descriptor that any child would inherit, and a secret in the environment of this process.
+    // A descriptor that any child inherits, and an environment.
     let folder = tempfile::tempdir().unwrap();
     let file = std::fs::File::create(folder.path().join("secret")).unwrap();
-    let inherited = std::process::Command::new("sleep").arg("0").stdin(file).spawn();
-    inherited.unwrap().wait().unwrap();
-    assert!(std::env::vars().count() > 2);
+    // SAFETY: the descriptor is open; its copy stays so until the test's process ends.
+    assert!(unsafe { libc::dup(file.as_raw_fd()) } > 2);
+    assert!(std::env::var_os("PATH").is_some());
     let program = "
 import os, sys
 print(sorted(set(os.environ) - {'LC_CTYPE'}))

@@ -1,5 +1,6 @@
 //! The forward and the backward pass.
 
+use super::continuations::SharedAttention;
 use super::workspace::{Keep, LayerCache, Workspace};
 use super::{Batch, LayerLayout, Network};
 use crate::kernels::{AttentionShape, Layout, MatMul, Rotation, Write};
@@ -12,9 +13,9 @@ const HEAD_VALUES: usize = 1 << 20;
 const HEAD_ROWS: usize = 512;
 
 impl Network {
-    fn attention_shape<'a>(&self, batch: &Batch<'a>) -> AttentionShape<'a> {
+    fn attention_shape<'a>(&self, bounds: &'a [usize]) -> AttentionShape<'a> {
         AttentionShape {
-            bounds: batch.bounds,
+            bounds,
             heads: self.config.heads,
             kv_heads: self.config.kv_heads,
             head_dim: self.config.head_dim(),
@@ -66,19 +67,25 @@ impl Network {
         self.backend.matmul(&to_input, grad_y, weight, grad_x);
     }
 
-    /// From a layer's input to the middle of its residual stream.
+    /// From a layer's input to the middle of its residual stream; attention as `shape` says, or `shared`.
     fn layer_attention(
         &self,
         params: &[f32],
         layer: &LayerLayout,
         shape: &AttentionShape<'_>,
+        shared: Option<&mut SharedAttention<'_>>,
         cache: &mut LayerCache,
     ) {
         let (backend, hidden) = (&self.backend, self.config.hidden_size);
         self.norm_input(params, layer, cache);
         self.project(&params[layer.qkv.clone()], &cache.normed, &mut cache.qkv, hidden, Write::Replace);
-        backend.rope(shape, &self.rope, Rotation::Forward, &mut cache.qkv);
-        backend.attention(shape, &cache.qkv, &mut cache.attention, &mut cache.log_sums);
+        match shared {
+            Some(shared) => shared.attend(self, &cache.qkv, &mut cache.attention),
+            None => {
+                backend.rope(shape, &self.rope, Rotation::Forward, &mut cache.qkv);
+                backend.attention(shape, &cache.qkv, &mut cache.attention, &mut cache.log_sums);
+            }
+        }
         cache.middle.copy_from_slice(&cache.input);
         self.project(&params[layer.output.clone()], &cache.attention, &mut cache.middle, hidden, Write::Add);
     }
@@ -114,7 +121,7 @@ impl Network {
         let cache = &mut workspace.layers[0];
         match workspace.keep {
             Keep::Inputs => {
-                self.layer_attention(params, layer, shape, cache);
+                self.layer_attention(params, layer, shape, None, cache);
                 self.layer_mlp(params, layer, cache);
             }
             Keep::Bfloat16 => {
@@ -127,15 +134,27 @@ impl Network {
     }
 
     pub(super) fn forward(&self, params: &[f32], batch: &Batch<'_>, workspace: &mut Workspace) {
+        self.forward_with(params, batch.tokens, None, batch.bounds, workspace);
+    }
+
+    /// The forward pass over `tokens`, in sequences with these `bounds` or as `shared` says.
+    pub(super) fn forward_with(
+        &self,
+        params: &[f32],
+        tokens: &[u32],
+        mut shared: Option<&mut SharedAttention<'_>>,
+        bounds: &[usize],
+        workspace: &mut Workspace,
+    ) {
         let (backend, eps) = (&self.backend, self.config.rms_norm_eps as f32);
-        let shape = self.attention_shape(batch);
-        workspace.fit(&self.config, batch.tokens.len());
-        backend.embed(&params[self.layout.embedding.clone()], batch.tokens, &mut workspace.hidden);
+        let shape = self.attention_shape(bounds);
+        workspace.fit(&self.config, tokens.len());
+        backend.embed(&params[self.layout.embedding.clone()], tokens, &mut workspace.hidden);
         let sets = workspace.layers.len();
         for (index, layer) in self.layout.layers.iter().enumerate() {
             let cache = &mut workspace.layers[index % sets];
             cache.input.copy_from_slice(&workspace.hidden);
-            self.layer_attention(params, layer, &shape, cache);
+            self.layer_attention(params, layer, &shape, shared.as_deref_mut(), cache);
             self.layer_mlp(params, layer, cache);
             workspace.hidden.copy_from_slice(&cache.middle);
             self.project(
@@ -161,23 +180,24 @@ impl Network {
     pub(super) fn head(
         &self,
         params: &[f32],
-        batch: &Batch<'_>,
+        targets: &[u32],
+        scales: &[f32],
         mut grads: Option<&mut [f32]>,
         workspace: &mut Workspace,
     ) {
         let (hidden, vocab) = (self.config.hidden_size, self.config.vocab_size);
         let weight = &params[self.layout.head.clone()];
         let chunk = (HEAD_VALUES / vocab).max(HEAD_ROWS);
-        for start in (0..batch.tokens.len()).step_by(chunk) {
-            let rows = start..(start + chunk).min(batch.tokens.len());
+        for start in (0..targets.len()).step_by(chunk) {
+            let rows = start..(start + chunk).min(targets.len());
             let values = rows.start * hidden..rows.end * hidden;
             let normed = &workspace.normed[values.clone()];
             workspace.logits.resize(rows.len() * vocab, 0.0);
             self.project(weight, normed, &mut workspace.logits, hidden, Write::Replace);
             self.backend.cross_entropy(
                 &mut workspace.logits,
-                &batch.targets[rows.clone()],
-                &batch.scales[rows.clone()],
+                &targets[rows.clone()],
+                &scales[rows.clone()],
                 &mut workspace.losses[rows],
             );
             if let Some(grads) = grads.as_deref_mut() {
@@ -203,7 +223,7 @@ impl Network {
         let (backend, hidden, inner) =
             (&self.backend, self.config.hidden_size, self.config.intermediate_size);
         let tokens = batch.tokens.len();
-        let shape = self.attention_shape(batch);
+        let shape = self.attention_shape(batch.bounds);
         let norm = self.layout.final_norm.clone();
         backend.rms_norm_backward(
             &workspace.grad_narrow,

@@ -102,9 +102,10 @@ const ALLOWED_HERE: &[i64] = &[
 const ALLOWED_HERE: &[i64] = &[];
 
 /// Calls of which some forms are allowed: the argument's index and its allowed values.
+#[allow(clippy::unnecessary_cast, reason = "C libraries give these numbers different types")]
 const ALLOWED_WITH: &[(i64, u8, &[u64])] = &[
     // Whether a file is a terminal; whether a descriptor outlives `execve`.
-    (libc::SYS_ioctl, 1, &[libc::TCGETS, libc::FIOCLEX, libc::FIONCLEX]),
+    (libc::SYS_ioctl, 1, &[libc::TCGETS as u64, libc::FIOCLEX as u64, libc::FIONCLEX as u64]),
     // Not `F_SETOWN`, which would have the kernel send signals to others, and not `F_SETPIPE_SZ`.
     (
         libc::SYS_fcntl,

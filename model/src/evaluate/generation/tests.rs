@@ -200,6 +200,42 @@ fn ifeval_tells_prompts_from_instructions_and_strict_from_loose() {
     assert_eq!((report.items, report.figures[2].value), (1, 0.5));
 }
 
+/// The Hub's Parquet files: answers are structs, and each instruction has the arguments of all.
+#[test]
+fn batches_give_the_items_of_lines() {
+    let answer = json!({"aliases": ["Paris", "City of Light"], "value": "Paris"});
+    let lines = [
+        ("triviaqa", json!({"question": "Which city?", "answer": answer}).to_string()),
+        ("gsm8k", json!({"question": "1 + 1?", "answer": "It is\n#### 2"}).to_string()),
+        (
+            "humaneval",
+            json!({"prompt": "def f():", "test": "def check(f): pass", "entry_point": "f"}).to_string(),
+        ),
+        ("ifeval", PROMPTS.to_owned()),
+    ];
+    for (name, lines) in lines {
+        let (schema, _) = arrow::json::reader::infer_json_schema(lines.as_bytes(), None).unwrap();
+        let reader = arrow::json::ReaderBuilder::new(schema.into()).build(lines.as_bytes()).unwrap();
+        let task = GenerationTask::named(name).unwrap().unwrap();
+        let rows: Vec<serde_json::Value> =
+            reader.flat_map(|batch| task.rows(&batch.unwrap()).unwrap()).collect();
+        let text: Vec<serde_json::Value> =
+            lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        assert_eq!(rows.len(), text.len());
+        let examples = vec![rows[0].clone(); task.file().shots];
+        let (rows, text) = (task.items(&rows, &examples).unwrap(), task.items(&text, &examples).unwrap());
+        for (row, line) in rows.iter().zip(&text) {
+            assert_eq!(row.prompt, line.prompt);
+            let answers = ["Paris".to_owned(), "#### 2".to_owned(), "<<A title>>".to_owned()];
+            let passed = [true; 3];
+            assert_eq!(
+                judge::shares(&row.gold, &answers, &passed),
+                judge::shares(&line.gold, &answers, &passed)
+            );
+        }
+    }
+}
+
 #[test]
 fn task_files_say_what_is_wrong_with_them() {
     for (name, text) in GENERATION_TASKS {
@@ -225,7 +261,13 @@ fn a_checkpoint_answers_many_at_once() {
     let root = tempfile::tempdir().unwrap();
     let options = TokenizerOptions { vocab_size: 300, ..Default::default() };
     let encoder = train(&options, ["question answer number seven"], &root.path().join("tokenizer")).unwrap();
-    let config = ModelConfig { vocab_size: encoder.vocab_size(), context_tokens: 256, ..tiny_config() };
+    let config = ModelConfig {
+        vocab_size: encoder.vocab_size(),
+        hidden_size: 64,
+        intermediate_size: 96,
+        context_tokens: 256,
+        ..tiny_config()
+    };
     model_folder(&root.path().join("model"), config);
     let engine = EngineOptions { threads: 1, ..EngineOptions::default() };
     let make =
