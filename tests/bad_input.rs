@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 
-use support::{Said, generate_workflow, pipeline, repository, run, serve};
+use support::{Said, generate_workflow, pipeline, query, repository, run, serve};
 
 /// Writes a workflow and runs `pipeline <command>` on it in a folder of its own.
 fn on_workflow(command: &str, text: &str) -> (Said, tempfile::TempDir) {
@@ -91,6 +91,24 @@ fn a_glob_that_matches_nothing() {
 }
 
 #[test]
+fn rows_that_are_not_written_out_are_read_by_stages_that_go_file_by_file() {
+    let folder = tempfile::tempdir().unwrap();
+    pages(folder.path(), b"not JSON\n");
+    std::fs::copy(folder.path().join("pages.jsonl"), folder.path().join("more.jsonl")).unwrap();
+    let text = read_and_filter(&folder.path().join("*.jsonl"), "n > 0");
+    let fused = text.replace("[stage.kept]", "materialize = false\n[stage.kept]");
+    let (said, runs) = on_workflow("run", &fused);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let run_folder = runs.path().join("runs/w/sample");
+    assert_eq!(query(&run_folder.join("kept"), "SELECT count(*) AS n FROM data")[0]["n"], 4);
+    assert!(said.out.contains("failed: bad_json 2"), "{}", said.out);
+    assert!(!run_folder.join("pages").exists());
+    let whole = fused.replace("kind = \"filter\"", "kind = \"exact_dedup\"").replace("keep = \"n > 0\"", "");
+    let (said, _runs) = on_workflow("run", &whole);
+    assert_says(&said, 2, &["stage `pages`", "cannot be fused", "materialize = false"]);
+}
+
+#[test]
 fn a_truncated_parquet_file() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("pages.parquet");
@@ -131,6 +149,14 @@ fn bad_lines_are_counted_and_the_rest_goes_on() {
         "--json",
     ]));
     assert!(shown.out.contains("pages.jsonl:4") && shown.out.contains("pages.jsonl:5"), "{}", shown.out);
+}
+
+#[test]
+fn a_head_that_is_not_there_is_found_before_the_run() {
+    let text = "name = \"w\"\n[stage.pages]\nkind = \"sample_dump\"\ncontent = \"pages\"\n\
+                [stage.score]\nkind = \"score\"\ninput = \"pages\"\nhead = \"edu_webb\"\n";
+    let (said, _runs) = on_workflow("check", text);
+    assert_says(&said, 2, &["`edu_webb` is neither a head", "edu_python"]);
 }
 
 #[test]

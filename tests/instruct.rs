@@ -3,7 +3,9 @@
 
 mod support;
 
+use std::io::Write;
 use std::path::Path;
+use std::process::Stdio;
 
 use serde_json::{Value as Json, json};
 use support::{digests, pipeline, run};
@@ -126,6 +128,30 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
         assert_eq!(report["report"]["items"], 8, "{report}");
         assert_eq!(report["report"]["acc"], reports[0]["report"]["acc"], "{report}");
     }
+
+    // It can be talked with, as a checkpoint with its tokenizer and as an export; a seed gives one answer.
+    let talk = |arguments: &[&str], said: &str| -> String {
+        let model = stages.join(arguments[1]);
+        let mut program = pipeline();
+        program.arg(arguments[0]).arg(model).args(&arguments[2..]).args(["--max-tokens", "8", "--seed", "3"]);
+        let mut child =
+            program.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        child.stdin.take().unwrap().write_all(said.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let question = "What is a fig?\n";
+    let answer = talk(&["chat", "export"], question);
+    assert!(answer.trim().len() > 1, "{answer}");
+    assert_eq!(talk(&["chat", "export/gguf/model-f32.gguf"], question), answer);
+    assert_eq!(
+        talk(&["chat", "export"], &format!("Who?\n/reset\n{question}/exit\nnever\n")).lines().last(),
+        Some(answer.trim_end())
+    );
+    let tokenizer = stages.join("tokenizer").display().to_string();
+    let went_on = talk(&["generate", "base", "The fig is", "--tokenizer", &tokenizer], "");
+    assert_eq!(talk(&["generate", "base", "--tokenizer", &tokenizer], "The fig is"), went_on);
 
     // Made again from the start, it has the same bytes.
     let before = digests(&stages.join("aligned/final"));

@@ -7,6 +7,7 @@ use crate::language_model::{
 };
 use crate::network::ParameterLayout;
 use crate::optimizer::AdamW;
+use crate::training::SpikeWatch;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::fs::File;
@@ -26,10 +27,16 @@ const SECOND_MOMENT: &str = "exp_avg_sq.";
 pub struct TrainingState {
     /// Version of the folder's contents.
     pub version: u32,
-    /// Updates made.
+    /// Steps made.
     pub step: u64,
+    /// Steps among them whose update was skipped.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub skipped: u64,
     /// Tokens read.
     pub tokens: u64,
+    /// What is remembered of the gradients.
+    #[serde(default, skip_serializing_if = "SpikeWatch::is_default")]
+    pub spikes: SpikeWatch,
     /// The model's shape.
     pub model: ModelConfig,
     /// The options that decide the result, as JSON.
@@ -40,6 +47,10 @@ pub struct TrainingState {
     pub weights_digest: String,
     /// BLAKE3 of `optimizer.safetensors`.
     pub optimizer_digest: String,
+}
+
+fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 /// Why a checkpoint could not be written or read.
@@ -142,7 +153,7 @@ pub fn load(path: &Path, layout: &ParameterLayout) -> Result<Checkpoint, Checkpo
     let optimizer = AdamW {
         m: read_tensors(&moments, layout, FIRST_MOMENT)?,
         v: read_tensors(&moments, layout, SECOND_MOMENT)?,
-        updates: state.step,
+        updates: state.step.saturating_sub(state.skipped),
     };
     Ok(Checkpoint { state, parameters, optimizer })
 }

@@ -14,7 +14,9 @@ use crate::language_model::LanguageModel;
 use crate::optimizer::OptimizerOptions;
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::sft::{SftError, fits};
-use crate::training::{self, BackendKind, Ending, LoopOptions, Start, TrainError, TrainSummary};
+use crate::training::{
+    self, Activations, BackendKind, Ending, LoopOptions, SpikeOptions, Start, TrainError, TrainSummary,
+};
 use objective::Preferences;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -111,6 +113,9 @@ impl DpoOptions {
             checkpoint_every_steps: self.checkpoint_every_steps,
             keep_checkpoints: self.keep_checkpoints,
             log_every_steps: self.log_every_steps,
+            spikes: SpikeOptions::default(),
+            activations: Activations::default(),
+            workers: None,
         }
     }
 

@@ -1,14 +1,24 @@
-//! Measuring a model: perplexity of held-out text and cloze questions by log-likelihood.
+//! Measuring a model: perplexity of held-out text, cloze questions by log-likelihood, and questions that it answers
+//! in its own words.
 
 mod cloze;
+mod comparison;
+mod generation;
 mod gguf;
 mod ifeval;
 mod perplexity;
+mod rows;
 mod task;
 
 pub use cloze::{
     ChoiceScore, ClozeItem, ClozeOptions, ClozeReport, ContextStart, Normalizer, SAMPLE_ITEMS, cloze, judge,
     judge_groups, parse_cloze, read_cloze, score_items,
+};
+pub use comparison::{Comparison, Figure, Measured, Report};
+pub use generation::{
+    AnswerRequest, AnsweredItem, EngineGenerator, Form, GENERATION_TASKS, GenerationFile, GenerationItem,
+    GenerationOptions, GenerationReport, GenerationTask, Generator, Judge, NumberRule, final_number,
+    normalize_answer, pass_at_k,
 };
 pub use gguf::GgufScorer;
 pub use ifeval::{
@@ -19,7 +29,8 @@ pub use task::{TASKS, Task, TaskFile, TaskOptions, TaskReport};
 
 use crate::files::FileError;
 use crate::language_model::LanguageModel;
-use crate::network::{Batch, BatchError, Keep, Network, Workspace};
+use crate::network::{Batch, BatchError, Continuations, Keep, Network, Workspace};
+use crate::sandbox::SandboxError;
 use crate::tokenizer::{Encoder, TokenizerError};
 use std::path::PathBuf;
 
@@ -66,6 +77,19 @@ pub enum EvaluateError {
         /// What is wrong.
         problem: String,
     },
+    /// A line of a file of reports is no report.
+    #[error("{}:{line}: {problem}; a line is what `pipeline eval --json` writes for a model and a task", path.display())]
+    Report {
+        /// The file.
+        path: PathBuf,
+        /// The line, from 1.
+        line: usize,
+        /// What is wrong.
+        problem: String,
+    },
+    /// Programs that a model has written cannot be run.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
     /// Nothing to measure.
     #[error("there is nothing to evaluate: {0} is empty")]
     Nothing(&'static str),
@@ -163,6 +187,31 @@ impl Scorer for ModelScorer<'_> {
 
     fn encode(&self, text: &str) -> Result<Vec<u32>, EvaluateError> {
         Ok(self.encoder.encode(text)?)
+    }
+
+    /// Each context is computed once for all its continuations, as many requests at a time as fill a batch.
+    fn continuations(&mut self, requests: &[Request]) -> Result<Vec<Vec<Vec<f32>>>, EvaluateError> {
+        let mut results = Vec::with_capacity(requests.len());
+        let mut rest = requests;
+        while !rest.is_empty() {
+            let mut tokens = 0;
+            let fits = |request: &&Request| {
+                tokens += request.context.len() + request.continuations.iter().map(Vec::len).sum::<usize>();
+                tokens <= BATCH_TOKENS
+            };
+            let (now, later) = rest.split_at(rest.iter().take_while(fits).count().max(1));
+            rest = later;
+            let batch: Vec<Continuations<'_>> = now
+                .iter()
+                .map(|Request { context, continuations }| Continuations { context, continuations })
+                .collect();
+            let mut losses =
+                self.network.continuation_losses(self.parameters, &batch, &mut self.workspace)?;
+            // A loss is a negated log-probability.
+            losses.iter_mut().flatten().flatten().for_each(|loss| *loss = -*loss);
+            results.extend(losses);
+        }
+        Ok(results)
     }
 
     fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {

@@ -68,7 +68,7 @@ pub enum ExportError {
 }
 
 /// Files of a tokenizer folder.
-const TOKENIZER_FILES: [&str; 3] = [TOKENIZER_FILE, TOKENIZER_CONFIG, "special_tokens_map.json"];
+pub const TOKENIZER_FILES: [&str; 3] = [TOKENIZER_FILE, TOKENIZER_CONFIG, "special_tokens_map.json"];
 const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
 
 /// The token that ends an answer.

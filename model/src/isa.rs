@@ -79,3 +79,31 @@ macro_rules! by_isa {
     };
 }
 pub(crate) use by_isa;
+
+/// Makes this thread's arithmetic take and give 0 for numbers too small for a normal `f32` (below 1.2e-38), which
+/// processors are a hundred times slower with. Moments of weights that get no gradient end there.
+///
+/// Per thread: kernels then give the same bits on all threads only if all of a pool were told.
+pub(crate) fn flush_denormals() {
+    #[cfg(target_arch = "x86_64")]
+    {
+        let mut control = 0u32;
+        // SAFETY: reads and writes this thread's control register at a valid address. Of its bits, "flush to
+        // zero" (15) and "denormals are zero" (6) are set; exceptions stay masked and the rounding as it was.
+        unsafe {
+            std::arch::asm!("stmxcsr [{}]", in(reg) &raw mut control, options(nostack));
+            control |= 1 << 15 | 1 << 6;
+            std::arch::asm!("ldmxcsr [{}]", in(reg) &raw const control, options(nostack, readonly));
+        }
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let mut control: u64;
+        // SAFETY: sets "flush to zero" (24) of this thread's control register, and nothing else.
+        unsafe {
+            std::arch::asm!("mrs {}, fpcr", out(reg) control, options(nomem, nostack));
+            control |= 1 << 24;
+            std::arch::asm!("msr fpcr, {}", in(reg) control, options(nostack));
+        }
+    }
+}

@@ -4,7 +4,7 @@
 //! The way of a corpus through this crate:
 //! [`tokenizer`] learns a byte-level BPE vocabulary, [`shards`] stores encoded documents as
 //! memory-mapped `u16` files, [`pretrain`] trains a [`network`] on them with hand-written
-//! [`kernels`], [`evaluate`] measures it, and [`export`] hands it on.
+//! [`kernels`], [`evaluate`] measures it, and [`export`] hands it on. Programs that a model writes run in a [`sandbox`].
 //!
 //! The way of a chat model: [`chat`] turns conversations into [`examples`], [`sft`] trains a
 //! pre-trained model on what the assistant says in them, [`dpo`] on which of two answers is better.
@@ -29,6 +29,8 @@ pub mod language_model;
 pub mod network;
 pub mod optimizer;
 pub mod pretrain;
+pub mod sandbox;
+pub mod scaling_law;
 pub mod schedule;
 pub mod sft;
 pub mod shards;

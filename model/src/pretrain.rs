@@ -3,7 +3,10 @@
 mod objective;
 mod options;
 
-pub use crate::training::{BackendKind, Ending, FINAL_FOLDER, LOSS_FILE, TrainError};
+pub use crate::training::{
+    Activations, BackendKind, EVENT_FILE, Ending, FINAL_FOLDER, LOSS_FILE, SKIPPED_FILE, SpikeAction,
+    SpikeOptions, TrainError, WorkerOptions,
+};
 pub use options::{AttentionScope, PretrainOptions};
 
 use crate::checkpoint;
@@ -88,8 +91,8 @@ pub fn pretrain(
         if found.state.model != *network.config() {
             return Err(TrainError::Mismatch { path: path.clone(), differences: "model".to_owned() });
         }
-        let tokens = found.state.tokens;
-        Ok(Start { parameters: found.parameters, optimizer: found.optimizer, tokens })
+        let (step, tokens) = (found.state.step, found.state.tokens);
+        Ok(Start { parameters: found.parameters, optimizer: found.optimizer, step, tokens })
     };
     let options = options.loop_options();
     Ok(training::train(objective, network, &options, &pool, out_dir, start, progress)?)

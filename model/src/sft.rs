@@ -11,7 +11,9 @@ use crate::examples::Examples;
 use crate::language_model::LanguageModel;
 use crate::optimizer::OptimizerOptions;
 use crate::schedule::{Schedule, ScheduleShape};
-use crate::training::{self, BackendKind, LoopOptions, Start, TrainError, TrainSummary};
+use crate::training::{
+    self, Activations, BackendKind, LoopOptions, SpikeOptions, Start, TrainError, TrainSummary,
+};
 use objective::AssistantTokens;
 use packing::Packs;
 use serde::{Deserialize, Serialize};
@@ -97,6 +99,9 @@ impl SftOptions {
             checkpoint_every_steps: self.checkpoint_every_steps,
             keep_checkpoints: self.keep_checkpoints,
             log_every_steps: self.log_every_steps,
+            spikes: SpikeOptions::default(),
+            activations: Activations::default(),
+            workers: None,
         }
     }
 

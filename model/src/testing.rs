@@ -6,6 +6,7 @@ use crate::kernels::Cpu;
 use crate::language_model::{CONFIG_FILE, Precision, WEIGHTS_FILE, config_json, write_tensors};
 use crate::network::Network;
 use std::collections::BTreeMap;
+use std::net::TcpListener;
 use std::path::Path;
 
 /// A model of 2 layers with 4 query heads on 2 key heads.
@@ -34,6 +35,12 @@ pub(crate) fn model_folder(folder: &Path, config: ModelConfig) -> Vec<f32> {
     write_whole(&folder.join(CONFIG_FILE), config_json(network.config(), Precision::Float32).as_bytes())
         .unwrap();
     parameters
+}
+
+/// Addresses of this machine on which nobody listens.
+pub(crate) fn free_addresses(count: usize) -> Vec<String> {
+    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+    listeners.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
 }
 
 /// Every file below `folder` with its bytes.

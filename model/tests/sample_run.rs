@@ -1,7 +1,7 @@
 //! The way from texts to an exported model, at the sample's size.
 //!
-//! With `CORPUSMITH_TRAIN_OUT` set, the run's folder is left there, for `tests/parity/check_export.py` and
-//! `check_gguf.py`.
+//! With `CORPUSMITH_TRAIN_OUT` set, the run's folder is left there, for `check_export.py`, `check_gguf.py`,
+//! `token_files.py` and `tensorboard_events.py` in `tests/parity/`.
 
 #![allow(clippy::unwrap_used, reason = "the helpers of a test fail it")]
 
@@ -17,7 +17,7 @@ use model::infer::{
 use model::language_model::LanguageModel;
 use model::pretrain::{Ending, FINAL_FOLDER, PretrainOptions, pretrain};
 use model::sft::{ConversationColumns, ConversationWriter, SftOptions, sft};
-use model::shards::{ShardSetWriter, TokenDataset};
+use model::shards::{Shard, ShardSetWriter, TokenDataset, Verify, write_datatrove, write_megatron};
 use model::tokenizer::{TokenizerOptions, train};
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
@@ -75,6 +75,9 @@ fn texts_become_a_model_that_predicts_and_exports() {
     }
     let shards: Vec<PathBuf> = shards.finish().unwrap().into_iter().map(|shard| shard.path).collect();
     assert!(shards.len() > 1);
+    let first = Shard::open(&shards[0], Verify::Everything).unwrap();
+    write_datatrove(&first, &root.join("tokens.ds"), "tokenizer").unwrap();
+    write_megatron(&first, &root.join("megatron.bin")).unwrap();
 
     let mut options = PretrainOptions::published(Preset::Sample);
     options.model.vocab_size = Some(512);

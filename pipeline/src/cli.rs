@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use language_models::{
-    AnswersCommand, BatchCommand, BatchTarget, EvalArgs, LlmCommand, PromptsCommand, ServeArgs,
+    AnswersCommand, BatchCommand, BatchTarget, ChatArgs, EvalArgs, GenerateArgs, LlmCommand, PromptsCommand,
+    ServeArgs, SpeakerArgs,
 };
 
 use crate::units;
@@ -69,6 +70,10 @@ pub enum Command {
     Prompts(PromptsCommand),
     /// Measure models on benchmarks, side by side.
     Eval(EvalArgs),
+    /// Let a model go on from a text.
+    Generate(GenerateArgs),
+    /// Talk with a model.
+    Chat(ChatArgs),
     /// Serve a language model to other programs.
     #[command(subcommand)]
     Llm(LlmCommand),
@@ -320,6 +325,9 @@ pub enum ClassifierCommand {
         /// The backbone's ONNX file; the embedded MiniLM when left out.
         #[arg(long)]
         backbone: Option<PathBuf>,
+        /// Check the files, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Show how far two judges, or two passes of one, agree.
     Agreement {
@@ -337,6 +345,9 @@ pub enum ClassifierCommand {
         annotations: PathBuf,
         /// The CSV to write.
         output: PathBuf,
+        /// Say what would be written, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
     /// Take a corrected CSV back, as JSONL.
     Reviewed {
@@ -344,6 +355,9 @@ pub enum ClassifierCommand {
         csv: PathBuf,
         /// The JSONL to write.
         output: PathBuf,
+        /// Say what would be written, and write nothing.
+        #[arg(long)]
+        dry_run: bool,
     },
 }
 

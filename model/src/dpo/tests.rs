@@ -101,8 +101,13 @@ fn loss_rewards_and_gradients_are_those_of_torch() {
         let parameters = weights("weight");
         let mut grads = vec![0.0; parameters.len()];
         let mut workspace = Workspace::new(network.config(), Keep::Activations);
-        let pass =
-            Pass { network: &network, parameters: &parameters, grads: &mut grads, workspace: &mut workspace };
+        let pass = Pass {
+            network: &network,
+            parameters: &parameters,
+            grads: &mut grads,
+            workspace: &mut workspace,
+            share: crate::training::Share { rank: 0, workers: 1 },
+        };
         let data = objective.gradient(pass, 0).unwrap();
         close("loss", data.loss, golden["loss"][0], 1e-6);
         let line = objective.line(&Update { step: 1, tokens: data.tokens, lr: 0.0, grad_norm: 0.0 }, &data);

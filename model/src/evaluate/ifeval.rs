@@ -90,18 +90,30 @@ pub fn parse_prompts(text: &str, path: &Path) -> Result<Vec<IfevalPrompt>, Evalu
             problem: format!("{}:{}: {problem}", path.display(), number + 1),
         };
         let line: Line = serde_json::from_str(line).map_err(|error| bad(error.to_string()))?;
-        let (ids, kwargs) = (line.instruction_id_list, line.kwargs);
-        if ids.len() != kwargs.len() {
-            return Err(bad(format!("{} instructions, but arguments of {}", ids.len(), kwargs.len())));
-        }
-        let instructions = ids.iter().zip(&kwargs).map(|(id, kwargs)| Instruction::parse(id, kwargs));
-        let instructions = instructions.collect::<Result<_, String>>().map_err(bad)?;
-        prompts.push(IfevalPrompt { key: line.key, prompt: line.prompt, ids, instructions });
+        prompts.push(line.prompt().map_err(bad)?);
     }
     Ok(prompts)
 }
 
+impl Line {
+    fn prompt(self) -> Result<IfevalPrompt, String> {
+        let (ids, kwargs) = (self.instruction_id_list, self.kwargs);
+        if ids.len() != kwargs.len() {
+            return Err(format!("{} instructions, but arguments of {}", ids.len(), kwargs.len()));
+        }
+        let instructions = ids.iter().zip(&kwargs).map(|(id, kwargs)| Instruction::parse(id, kwargs));
+        let instructions = instructions.collect::<Result<_, String>>()?;
+        Ok(IfevalPrompt { key: self.key, prompt: self.prompt, ids, instructions })
+    }
+}
+
 impl IfevalPrompt {
+    /// The prompt of a row of the data set; in the Hub's layout each instruction has all arguments, those of others
+    /// null. What is wrong, if it is malformed or has an unknown instruction.
+    pub(crate) fn of_row(row: &serde_json::Value) -> Result<Self, String> {
+        Line::deserialize(row).map_err(|error| error.to_string())?.prompt()
+    }
+
     /// Which of its instructions `answer` follows.
     #[must_use]
     pub fn check(&self, answer: &str) -> Followed {

@@ -1,5 +1,6 @@
 //! Tasks as data: a file says how rows of a data set become cloze items.
 
+use super::rows::{each_row, rows_of_batch, rows_of_jsonl};
 use super::{
     ClozeItem, ClozeOptions, ClozeReport, ContextStart, EvaluateError, Normalizer, Scorer, judge,
     judge_groups, score_items,
@@ -14,7 +15,7 @@ use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 use std::path::Path;
 
-/// The tasks that come with this crate: the cloze set-up of FineWeb and Cosmopedia.
+/// The cloze tasks that come with this crate: the cloze set-up of FineWeb and Cosmopedia.
 pub const TASKS: [(&str, &str); 11] = [
     ("hellaswag", include_str!("../../tasks/hellaswag.toml")),
     ("winogrande", include_str!("../../tasks/winogrande.toml")),
@@ -221,18 +222,7 @@ impl Task {
     /// # Errors
     /// As [`Task::item`], with the row.
     pub fn items(&self, batch: &RecordBatch) -> Result<Vec<ClozeItem>, EvaluateError> {
-        let bad = |problem: String| EvaluateError::Task { task: self.file.name.clone(), problem };
-        let mut json = Vec::new();
-        let mut writer = arrow::json::WriterBuilder::new()
-            .with_explicit_nulls(true)
-            .build::<_, arrow::json::writer::JsonArray>(&mut json);
-        writer.write(batch).and_then(|()| writer.finish()).map_err(|error| bad(error.to_string()))?;
-        if json.is_empty() {
-            return Ok(Vec::new());
-        }
-        let rows: Vec<serde_json::Value> =
-            serde_json::from_slice(&json).map_err(|error| bad(error.to_string()))?;
-        self.items_of(&rows)
+        self.items_of(&rows_of_batch(batch, &self.file.name)?)
     }
 
     /// The items of a JSONL file with the columns of the Hub's layout; `labels` is a file that holds a line for
@@ -241,17 +231,9 @@ impl Task {
     /// # Errors
     /// As [`Task::item`], or a file cannot be read.
     pub fn read_jsonl(&self, path: &Path, labels: Option<&Path>) -> Result<Vec<ClozeItem>, EvaluateError> {
-        let read = |path: &Path| std::fs::read_to_string(path).map_err(failed("read", path));
-        let mut rows = Vec::new();
-        for (number, line) in read(path)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
-            let row: serde_json::Value = serde_json::from_str(line).map_err(|error| EvaluateError::Task {
-                task: self.file.name.clone(),
-                problem: format!("{}:{}: {error}", path.display(), number + 1),
-            })?;
-            rows.push(row);
-        }
+        let mut rows = rows_of_jsonl(path, &self.file.name)?;
         if let Some(labels) = labels {
-            let text = read(labels)?;
+            let text = std::fs::read_to_string(labels).map_err(failed("read", labels))?;
             if text.lines().count() != rows.len() {
                 let (lines, rows) = (text.lines().count(), rows.len());
                 return Err(EvaluateError::Task {
@@ -267,20 +249,7 @@ impl Task {
     }
 
     fn items_of(&self, rows: &[serde_json::Value]) -> Result<Vec<ClozeItem>, EvaluateError> {
-        let mut items = Vec::new();
-        for (number, row) in rows.iter().enumerate() {
-            match self.item(row) {
-                Ok(item) => items.extend(item),
-                Err(EvaluateError::Task { task, problem }) => {
-                    return Err(EvaluateError::Task {
-                        task,
-                        problem: format!("row {}: {problem}", number + 1),
-                    });
-                }
-                Err(other) => return Err(other),
-            }
-        }
-        Ok(items)
+        Ok(each_row(rows, |row| self.item(row))?.into_iter().flatten().collect())
     }
 
     /// Asks `items`, or the first of them (see [`TaskOptions::max_items`]). `progress` hears the items done and

@@ -85,6 +85,56 @@ fn batching_changes_no_loss() {
     }
 }
 
+/// The context is computed once, and the numbers are those of whole sequences.
+#[test]
+fn shared_contexts_change_no_score() {
+    struct Whole<'a>(ModelScorer<'a>);
+    impl Scorer for Whole<'_> {
+        fn context_tokens(&self) -> usize {
+            self.0.context_tokens()
+        }
+        fn encode(&self, text: &str) -> Result<Vec<u32>, EvaluateError> {
+            self.0.encode(text)
+        }
+        fn losses(&mut self, sequences: &[Vec<u32>]) -> Result<Vec<Vec<f32>>, EvaluateError> {
+            self.0.losses(sequences)
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let options = crate::tokenizer::TokenizerOptions { vocab_size: 300, ..Default::default() };
+    let encoder = crate::tokenizer::train(&options, ["a b"], folder.path()).unwrap();
+    let config = ModelConfig { vocab_size: 300, context_tokens: 32, ..crate::testing::tiny_config() };
+    let network = Network::new(config, Cpu).unwrap();
+    let model = LanguageModel { parameters: network.initial_parameters(2), network };
+    let tokens = |seed: u32, count: u32| (0..count).map(|t| (t * 37 + seed * 11) % 300).collect::<Vec<u32>>();
+    let request = |seed: u32| Request {
+        context: tokens(seed, 1 + seed * 5 % 23),
+        continuations: (0..seed % 5).map(|choice| tokens(seed + choice, (seed + choice * 3) % 11)).collect(),
+    };
+    let requests: Vec<Request> = (0..40).map(request).collect();
+    let shared = ModelScorer::new(&model, &encoder).unwrap().continuations(&requests).unwrap();
+    let whole = Whole(ModelScorer::new(&model, &encoder).unwrap()).continuations(&requests).unwrap();
+    let mut compared = 0;
+    for ((shared, whole), request) in shared.iter().zip(&whole).zip(&requests) {
+        assert_eq!(shared.len(), request.continuations.len());
+        for (shared, whole) in shared.iter().zip(whole) {
+            assert_eq!(shared.len(), whole.len());
+            for (a, b) in shared.iter().zip(whole) {
+                assert!((a - b).abs() < 1e-5, "{a} against {b}");
+                compared += 1;
+            }
+        }
+    }
+    assert!(compared > 200, "{compared}");
+    // As long as the context allows, and a token longer.
+    let mut scorer = ModelScorer::new(&model, &encoder).unwrap();
+    let mut longest = Request { context: tokens(1, 20), continuations: vec![tokens(2, 13), tokens(3, 1)] };
+    assert!(scorer.continuations(std::slice::from_ref(&longest)).is_ok());
+    longest.continuations[1] = tokens(2, 14);
+    let error = scorer.continuations(&[longest]).unwrap_err();
+    assert!(matches!(error, EvaluateError::Batch(BatchError::Context { tokens: 33, .. })), "{error}");
+}
+
 #[test]
 fn sample_items_are_sound_and_bad_lines_are_named() {
     let items = parse_cloze(SAMPLE_ITEMS, Path::new("cloze_sample.jsonl")).unwrap();

@@ -64,6 +64,7 @@ pub struct ChatTokenizer {
     control_pattern: Option<Regex>,
     end_tokens: Vec<u32>,
     default_system: Option<&'static str>,
+    has_chat_template: bool,
 }
 
 impl ChatTokenizer {
@@ -131,7 +132,8 @@ impl ChatTokenizer {
         let template = file.metadata().get("tokenizer.chat_template").and_then(Value::as_str);
         let default_system = template.filter(|t| t.contains(SMOLLM_SYSTEM)).map(|_| SMOLLM_SYSTEM);
         let control_pattern = control_pattern(&control).map_err(|error| unusable(error.to_string()))?;
-        Ok(Self { tokenizer, bytes, control, control_pattern, end_tokens, default_system })
+        let has_chat_template = template.is_some();
+        Ok(Self { tokenizer, bytes, control, control_pattern, end_tokens, default_system, has_chat_template })
     }
 
     /// Number of tokens.
@@ -142,6 +144,11 @@ impl ChatTokenizer {
     /// Tokens that end an answer: the model's own and `<|endoftext|>`.
     pub fn end_tokens(&self) -> &[u32] {
         &self.end_tokens
+    }
+
+    /// Whether the file says how conversations are written, as files of models that were trained to answer do.
+    pub fn has_chat_template(&self) -> bool {
+        self.has_chat_template
     }
 
     /// The id of a control token such as `<|im_end|>`.

@@ -2,10 +2,12 @@
 //!
 //! Parameters and gradients are flat vectors; [`ParameterLayout`] says what lies where.
 
+mod continuations;
 mod layout;
 mod pass;
 mod workspace;
 
+pub use continuations::Continuations;
 pub use layout::{LayerLayout, ParameterLayout, TensorSlot};
 pub use workspace::{Keep, Workspace};
 
@@ -164,7 +166,7 @@ impl Network {
         self.check(batch)?;
         self.forward(params, batch, workspace);
         workspace.fit_gradients(&self.config, batch.tokens.len());
-        self.head(params, batch, Some(grads), workspace);
+        self.head(params, batch.targets, batch.scales, Some(grads), workspace);
         self.backward(params, batch, grads, workspace);
         Ok(weighted_sum(&workspace.losses, batch.scales))
     }
@@ -185,12 +187,12 @@ impl Network {
     ) -> Result<f64, BatchError> {
         self.check(batch)?;
         self.forward(params, batch, workspace);
-        self.head(params, batch, None, workspace);
+        self.head(params, batch.targets, batch.scales, None, workspace);
         let scales = weigh(&workspace.losses);
         let batch = Batch { scales: &scales, ..*batch };
         self.check(&batch)?;
         workspace.fit_gradients(&self.config, batch.tokens.len());
-        self.head(params, &batch, Some(grads), workspace);
+        self.head(params, batch.targets, batch.scales, Some(grads), workspace);
         self.backward(params, &batch, grads, workspace);
         Ok(weighted_sum(&workspace.losses, &scales))
     }
@@ -207,7 +209,7 @@ impl Network {
     ) -> Result<f64, BatchError> {
         self.check(batch)?;
         self.forward(params, batch, workspace);
-        self.head(params, batch, None, workspace);
+        self.head(params, batch.targets, batch.scales, None, workspace);
         Ok(weighted_sum(&workspace.losses, batch.scales))
     }
 
@@ -251,12 +253,17 @@ impl Network {
         if let Some(place) = wrong {
             return Err(BatchError::Bounds { tokens: tokens.len(), place });
         }
+        self.check_tokens(bounds, [tokens, targets])
+    }
+
+    /// Sequences within the model's context, tokens in its vocabulary.
+    fn check_tokens(&self, bounds: &[usize], lists: [&[u32]; 2]) -> Result<(), BatchError> {
         let longest = bounds.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap_or(0);
         if longest > self.config.context_tokens {
             return Err(BatchError::Context { tokens: longest, context_tokens: self.config.context_tokens });
         }
         let vocab_size = self.config.vocab_size;
-        for list in [tokens, targets] {
+        for list in lists {
             if let Some(place) = list.iter().position(|&token| token as usize >= vocab_size) {
                 return Err(BatchError::Token { token: list[place], place, vocab_size });
             }

@@ -137,6 +137,36 @@ fn packed_documents_know_nothing_of_each_other() {
 }
 
 #[test]
+fn activations_are_kept_computed_again_or_rounded() {
+    let config = ModelConfig { layers: 12, context_tokens: 64, ..tiny_config() };
+    let network = Network::new(config, Cpu).unwrap();
+    let params = network.initial_parameters(5);
+    let tokens: Vec<u32> = (0..192).map(|i| i * 7 % 61).collect();
+    let scales = vec![1.0 / 192.0; 192];
+    let batch = Batch { bounds: &even_bounds(3, 64), tokens: &tokens, targets: &tokens, scales: &scales };
+    let pass = |keep| {
+        let (mut grads, mut workspace) = (vec![0.0; params.len()], Workspace::new(network.config(), keep));
+        let loss = network.accumulate_gradients(&params, &batch, &mut grads, &mut workspace).unwrap();
+        // Once more: buffers of an earlier batch must not shine through.
+        grads.fill(0.0);
+        network.accumulate_gradients(&params, &batch, &mut grads, &mut workspace).unwrap();
+        // The logits are the same for all, and large here.
+        (loss, grads, workspace.bytes() - 4 * workspace.logits.capacity())
+    };
+    let (loss, grads, bytes) = pass(Keep::Activations);
+    let (again_loss, again, few_bytes) = pass(Keep::Inputs);
+    assert_eq!((again_loss, &again), (loss, &grads));
+    assert!(few_bytes * 3 < bytes, "{few_bytes} of {bytes}");
+    let (rounded_loss, rounded, half_bytes) = pass(Keep::Bfloat16);
+    assert_eq!(rounded_loss, loss);
+    assert_ne!(rounded, grads);
+    assert!(half_bytes * 2 < bytes, "{half_bytes} of {bytes}");
+    let dot = |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(a * b)).sum::<f64>();
+    let cosine = dot(&rounded, &grads) / (dot(&rounded, &rounded) * dot(&grads, &grads)).sqrt();
+    assert!(cosine > 0.9999, "{cosine}");
+}
+
+#[test]
 fn initial_weights_have_the_published_spread() {
     let network =
         Network::new(ModelConfig { hidden_size: 64, layers: 8, vocab_size: 2_000, ..tiny_config() }, Cpu)

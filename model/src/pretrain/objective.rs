@@ -72,11 +72,12 @@ impl Objective for NextToken<'_> {
     fn gradient(&mut self, pass: Pass<'_>, done: u64) -> Result<StepData<()>, TrainError> {
         let sequences = self.options.batch_sequences as u64;
         let first = done * sequences;
+        let share = pass.share.of(sequences);
         let together = (self.options.micro_batch_tokens / self.options.context_tokens).max(1);
         let scale = (1.0 / self.batch_tokens() as f64) as f32;
         let mut loss = 0.0;
-        for start in (0..sequences).step_by(together) {
-            self.read(first + start..first + sequences.min(start + together as u64));
+        for start in share.clone().step_by(together) {
+            self.read(first + start..first + share.end.min(start + together as u64));
             self.scales.resize(self.tokens.len(), scale);
             let batch = Batch {
                 bounds: &self.bounds,

@@ -3,7 +3,9 @@
 use crate::config::{ModelOptions, Preset};
 use crate::optimizer::OptimizerOptions;
 use crate::schedule::{Schedule, ScheduleShape};
-use crate::training::{BackendKind, LoopOptions, TrainError, settings_of};
+use crate::training::{
+    Activations, BackendKind, LoopOptions, SpikeOptions, TrainError, WorkerOptions, settings_of,
+};
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
@@ -62,6 +64,16 @@ pub struct PretrainOptions {
     /// A checkpoint folder of another run to start from instead of fresh weights, for example a stable one
     /// to cool down from. Its model shape must be equal, the other options may differ.
     pub branch_from: Option<PathBuf>,
+    /// How activations wait for the backward pass; decides most of the memory.
+    #[serde(skip_serializing_if = "Activations::is_default")]
+    pub activations: Activations,
+    /// What is done with an update whose loss is no number or whose gradient is a spike.
+    #[serde(skip_serializing_if = "SpikeOptions::is_default")]
+    pub spikes: SpikeOptions,
+    /// Several processes, on one or more machines, that train this model together: each computes its share of
+    /// every step's sequences. The result depends on their number in the last bits only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub workers: Option<WorkerOptions>,
 }
 
 impl Default for PretrainOptions {
@@ -95,6 +107,9 @@ impl PretrainOptions {
             threads: 0,
             backend: BackendKind::Cpu,
             branch_from: None,
+            activations: Activations::default(),
+            spikes: SpikeOptions::default(),
+            workers: None,
         };
         match preset {
             Preset::M135 | Preset::M360 => base,
@@ -119,6 +134,11 @@ impl PretrainOptions {
         let mut settings = settings_of(self);
         // The shape is compared resolved.
         settings.remove("model");
+        // Who computes a run may change from one start to the next.
+        settings.remove("workers");
+        if self.activations == Activations::Recompute {
+            settings.remove("activations");
+        }
         settings
     }
 
@@ -126,6 +146,13 @@ impl PretrainOptions {
         if self.context_tokens == 0 || self.batch_sequences == 0 || self.steps == 0 {
             let field = "context_tokens, batch_sequences and steps";
             return Err(TrainError::Option { field, rule: "they must be above 0" });
+        }
+        let workers = self.workers.as_ref().map_or(1, |workers| workers.addresses.len());
+        if workers > self.batch_sequences {
+            return Err(TrainError::Option {
+                field: "workers",
+                rule: "there must not be more than batch_sequences, of which each computes its share",
+            });
         }
         self.loop_options().check()
     }
@@ -143,6 +170,9 @@ impl PretrainOptions {
             checkpoint_every_steps: self.checkpoint_every_steps,
             keep_checkpoints: self.keep_checkpoints,
             log_every_steps: self.log_every_steps,
+            spikes: self.spikes,
+            activations: self.activations,
+            workers: self.workers.as_ref(),
         }
     }
 }

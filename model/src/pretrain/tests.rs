@@ -2,7 +2,7 @@ use super::*;
 use crate::config::{ModelOptions, Preset};
 use crate::language_model::{LanguageModel, WEIGHTS_FILE};
 use crate::shards::ShardWriter;
-use crate::testing::assert_same;
+use crate::testing::{assert_same, free_addresses};
 use std::fs::OpenOptions;
 use std::io::Write;
 
@@ -214,4 +214,155 @@ fn attention_within_documents_trains_another_model_that_resumes_too() {
     let across = run(&PretrainOptions { attention: AttentionScope::Sequence, ..documents }, "across", 0);
     // The same data and first weights; tokens after a document's end are predicted from less.
     assert!(whole[0] != across[0] && (whole[0] - across[0]).abs() < 0.2, "{} and {}", whole[0], across[0]);
+}
+
+/// Runs `count` workers in their own folders below `root`; worker `lost` goes away after step 13.
+fn work_together(
+    dataset: &TokenDataset,
+    root: &Path,
+    count: usize,
+    lost: Option<usize>,
+) -> Vec<Option<Result<Vec<f64>, PretrainError>>> {
+    let addresses = free_addresses(count);
+    std::thread::scope(|scope| {
+        let handles: Vec<_> = (0..count)
+            .map(|rank| {
+                let workers = Some(WorkerOptions { addresses: addresses.clone(), rank, timeout_seconds: 60 });
+                scope.spawn(move || {
+                    let mut losses = Vec::new();
+                    let options = PretrainOptions { workers, threads: 1, ..options() };
+                    let out = root.join(format!("{count}-{rank}"));
+                    pretrain(&options, dataset, &out, &mut |report| {
+                        losses.push(report.line.loss);
+                        if lost == Some(rank) && report.step == 13 {
+                            std::panic::resume_unwind(Box::new("the process dies"));
+                        }
+                        ControlFlow::Continue(())
+                    })
+                    .map(|_| losses)
+                })
+            })
+            .collect();
+        handles.into_iter().map(|handle| handle.join().ok()).collect()
+    })
+}
+
+#[test]
+fn workers_train_what_one_process_does() {
+    let root = tempfile::tempdir().unwrap();
+    let dataset = dataset(root.path());
+    let mut alone = Vec::new();
+    pretrain(&options(), &dataset, &root.path().join("alone"), &mut |report| {
+        alone.push(report.line.loss);
+        ControlFlow::Continue(())
+    })
+    .unwrap();
+    // Six sequences a step: even shares and uneven ones.
+    for count in [2, 4] {
+        let results = work_together(&dataset, root.path(), count, None);
+        for losses in results.into_iter().map(|result| result.unwrap().unwrap()) {
+            assert_eq!(losses.len(), alone.len());
+            for (step, (together, alone)) in losses.iter().zip(&alone).enumerate() {
+                assert!((together - alone).abs() < 1e-5, "{count} workers, step {step}: {together}, {alone}");
+            }
+        }
+        let last = |rank| root.path().join(format!("{count}-{rank}")).join(FINAL_FOLDER);
+        assert_same(&last(0), &last(count - 1));
+        assert!(checkpoint::list(&root.path().join(format!("{count}-1"))).unwrap().is_empty());
+    }
+}
+
+#[test]
+fn after_a_lost_worker_all_go_on_from_the_last_checkpoint() {
+    let root = tempfile::tempdir().unwrap();
+    let dataset = dataset(root.path());
+    let (whole, disturbed) = (root.path().join("whole"), root.path().join("disturbed"));
+    work_together(&dataset, &whole, 3, None);
+    for (rank, result) in work_together(&dataset, &disturbed, 3, Some(1)).into_iter().enumerate() {
+        let Some(result) = result else {
+            assert_eq!(rank, 1);
+            continue;
+        };
+        let message = result.unwrap_err().to_string();
+        assert!(message.contains("lost worker") && message.contains("last checkpoint"), "{message}");
+    }
+    assert_eq!(checkpoint::list(&disturbed.join("3-0")).unwrap(), [5, 10]);
+    for result in work_together(&dataset, &disturbed, 3, None) {
+        result.unwrap().unwrap();
+    }
+    assert_same(&whole.join("3-0"), &disturbed.join("3-0"));
+}
+
+#[test]
+fn workers_with_other_settings_are_refused() {
+    let root = tempfile::tempdir().unwrap();
+    let dataset = dataset(root.path());
+    let addresses = free_addresses(2);
+    let message = std::thread::scope(|scope| {
+        let run = |rank: usize, lr: f64| {
+            let workers = Some(WorkerOptions { addresses: addresses.clone(), rank, timeout_seconds: 5 });
+            let options = PretrainOptions { workers, lr, threads: 1, ..options() };
+            pretrain(&options, &dataset, &root.path().join(rank.to_string()), &mut go_on).unwrap_err()
+        };
+        let other = scope.spawn(move || run(1, 2e-2).to_string());
+        let here = run(0, 1e-2).to_string();
+        here + &other.join().unwrap()
+    });
+    assert!(message.contains("other settings"), "{message}");
+    let workers = Some(WorkerOptions { addresses: free_addresses(7), rank: 0, timeout_seconds: 1 });
+    let too_many = PretrainOptions { workers, ..options() };
+    let error = pretrain(&too_many, &dataset, &root.path().join("x"), &mut go_on).unwrap_err();
+    assert!(error.to_string().contains("batch_sequences"), "{error}");
+}
+
+#[test]
+fn skipped_updates_leave_the_weights_and_resume_too() {
+    let root = tempfile::tempdir().unwrap();
+    let dataset = dataset(root.path());
+    // Gradients vary by more than a hundredth: some count as spikes.
+    let spikes = SpikeOptions { factor: Some(1.01), action: SpikeAction::Skip };
+    let skipping = PretrainOptions { steps: 60, spikes, ..options() };
+    let run = |name: &str, stop: u64| {
+        pretrain(&skipping, &dataset, &root.path().join(name), &mut |report| {
+            if report.step >= stop { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        })
+        .unwrap();
+        let lines =
+            |file| std::fs::read_to_string(root.path().join(name).join(file)).unwrap().lines().count();
+        (lines(LOSS_FILE), lines(SKIPPED_FILE))
+    };
+    let (made, skipped) = run("whole", 60);
+    assert_eq!(made + skipped, 60);
+    assert!(made >= 20 && skipped > 0, "{made} and {skipped}");
+    run("stopped", 40);
+    assert_eq!(run("stopped", 60), (made, skipped));
+    assert_same(&root.path().join("whole"), &root.path().join("stopped"));
+    let stopping = SpikeOptions { action: SpikeAction::Stop, ..spikes };
+    let error = pretrain(
+        &PretrainOptions { spikes: stopping, ..skipping.clone() },
+        &dataset,
+        &root.path().join("x"),
+        &mut go_on,
+    );
+    assert!(matches!(error, Err(PretrainError::Train(TrainError::Diverged { step: 21.., .. }))));
+}
+
+#[test]
+fn recomputed_activations_train_the_same_bytes() {
+    let root = tempfile::tempdir().unwrap();
+    let dataset = dataset(root.path());
+    let run = |activations, name: &str| {
+        let out = root.path().join(name);
+        pretrain(&PretrainOptions { activations, ..options() }, &dataset, &out, &mut go_on).unwrap();
+        out
+    };
+    assert_same(&run(Activations::Float32, "kept"), &run(Activations::Recompute, "again"));
+    run(Activations::Bfloat16, "rounded");
+}
+
+#[test]
+fn threads_that_train_flush_denormals() {
+    let pool = training::thread_pool(2).unwrap();
+    let tiny = std::hint::black_box(f32::MIN_POSITIVE);
+    assert!(pool.broadcast(|_| std::hint::black_box(tiny * 0.25)).iter().all(|&product| product == 0.0));
 }

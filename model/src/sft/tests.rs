@@ -171,8 +171,13 @@ fn the_loss_is_the_mean_over_the_assistants_tokens_alone() {
         let mut grads = vec![0.0; parameters.len()];
         let mut workspace =
             crate::network::Workspace::new(network.config(), crate::network::Keep::Activations);
-        let pass =
-            Pass { network: &network, parameters: &parameters, grads: &mut grads, workspace: &mut workspace };
+        let pass = Pass {
+            network: &network,
+            parameters: &parameters,
+            grads: &mut grads,
+            workspace: &mut workspace,
+            share: crate::training::Share { rank: 0, workers: 1 },
+        };
         let data = objective.gradient(pass, 0).unwrap();
         assert_eq!(data.figures, count);
         losses.push(data.loss);

@@ -19,11 +19,13 @@
 //! All numbers are little-endian. Every document ends with `<|endoftext|>` (id 0).
 
 mod dataset;
+mod foreign;
 mod permutation;
 mod reader;
 mod writer;
 
 pub use dataset::{Source, SourceUse, TokenDataset};
+pub use foreign::{ForeignTokens, write_datatrove, write_megatron};
 pub use permutation::Permutation;
 pub use reader::{Shard, Verify};
 pub use writer::{ShardSetWriter, ShardSummary, ShardWriter};
@@ -50,6 +52,14 @@ pub enum ShardError {
         path: PathBuf,
         /// Where the problem was seen.
         offset: u64,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A token file of another program is damaged, or its parts disagree.
+    #[error("token file {}: {problem}; write it again with the program it is from", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
         /// What is wrong.
         problem: String,
     },

@@ -3,16 +3,22 @@
 //! What differs between them is where a step's gradient comes from, which an [`Objective`] knows. A run that
 //! was stopped or killed and started again ends with the same bytes as an undisturbed one.
 
+mod events;
+mod ring;
 mod run;
+mod spikes;
 
+pub use events::EVENT_FILE;
+pub use ring::{WorkerError, WorkerOptions};
 pub(crate) use run::Run;
+pub use spikes::{SpikeAction, SpikeOptions, SpikeWatch};
 
 use crate::checkpoint::CheckpointError;
 use crate::config::{ConfigError, ModelConfig};
 use crate::files::{FileError, failed, remove_leftovers};
 use crate::kernels::{Cpu, Naive};
 use crate::language_model::ModelFileError;
-use crate::network::{BatchError, Network, Workspace};
+use crate::network::{BatchError, Keep, Network, Workspace};
 use crate::optimizer::{AdamW, OptimizerOptions};
 use crate::schedule::Schedule;
 use schemars::JsonSchema;
@@ -23,6 +29,8 @@ use std::time::Instant;
 
 /// Name of the loss record in a run's folder: one JSON object a logged step.
 pub const LOSS_FILE: &str = "loss.jsonl";
+/// Name of the record of skipped updates in a run's folder, which exists where there are any.
+pub const SKIPPED_FILE: &str = "skipped.jsonl";
 /// Name of the finished model's folder in a run's folder.
 pub const FINAL_FOLDER: &str = "final";
 
@@ -51,9 +59,9 @@ pub enum TrainError {
     /// The model's shape is unusable.
     #[error(transparent)]
     Config(#[from] ConfigError),
-    /// The loss or the gradient stopped being a number.
+    /// The loss or the gradient stopped being a number, or the gradient was a spike.
     #[error(
-        "the loss is {loss} and the gradient's norm {grad_norm} at step {step}: the run diverged; lower lr or warm up longer, and start again from a checkpoint before it"
+        "the loss is {loss} and the gradient's norm {grad_norm} at step {step}: the run diverged; lower lr or warm up longer, and start again from a checkpoint before it, or set spikes.action = \"skip\""
     )]
     Diverged {
         /// The step that was being made.
@@ -83,6 +91,9 @@ pub enum TrainError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The workers of a run could not work together.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
     /// The threads could not be started.
     #[error("cannot start {threads} threads: {message}; lower the option threads")]
     Threads {
@@ -126,8 +137,51 @@ pub struct TrainSummary {
     pub tokens: u64,
     /// Trained parameters.
     pub parameters: usize,
-    /// The folder of the last checkpoint.
+    /// The folder of the last checkpoint; with several workers, only worker 0 writes it.
     pub checkpoint: PathBuf,
+}
+
+/// How the activations of the forward pass wait for the backward pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Activations {
+    /// As they are.
+    #[default]
+    Float32,
+    /// Rounded to bfloat16: about half the memory. Everything is computed in 32 bits, gradients from the rounded
+    /// values.
+    Bfloat16,
+    /// Only each layer's input is kept, the rest computed again: the same bits as `float32` for a third more
+    /// work, and an order of magnitude less memory.
+    Recompute,
+}
+
+impl Activations {
+    pub(crate) fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn keep(self) -> Keep {
+        match self {
+            Self::Float32 => Keep::Activations,
+            Self::Bfloat16 => Keep::Bfloat16,
+            Self::Recompute => Keep::Inputs,
+        }
+    }
+}
+
+/// One of several workers' part of each step.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Share {
+    pub rank: u64,
+    pub workers: u64,
+}
+
+impl Share {
+    /// The part of `count` things that is this worker's.
+    pub(crate) fn of(self, count: u64) -> std::ops::Range<u64> {
+        count * self.rank / self.workers..count * (self.rank + 1) / self.workers
+    }
 }
 
 /// The scalars of an update, whatever it was made of.
@@ -149,6 +203,8 @@ pub(crate) struct Pass<'a> {
     pub parameters: &'a [f32],
     pub grads: &'a mut [f32],
     pub workspace: &'a mut Workspace,
+    /// What of the step is to be computed here.
+    pub share: Share,
 }
 
 /// Where the gradients of a run come from.
@@ -164,7 +220,8 @@ pub(crate) trait Objective: Send {
     /// A digest of the data.
     fn data_digest(&self) -> &str;
 
-    /// Adds the gradient of the update after `done` earlier ones; the loss, the tokens read and more.
+    /// Adds the gradient of the update after `done` earlier ones; the loss, the tokens read and more. With several
+    /// workers (pre-training alone has them) loss and gradient are those of this one's share, and add up.
     fn gradient(&mut self, pass: Pass<'_>, done: u64) -> Result<StepData<Self::Figures>, TrainError>;
 
     /// The line of an update.
@@ -175,6 +232,8 @@ pub(crate) trait Objective: Send {
 pub(crate) struct Start {
     pub parameters: Vec<f32>,
     pub optimizer: AdamW,
+    /// Steps made before.
+    pub step: u64,
     /// Tokens read before.
     pub tokens: u64,
 }
@@ -182,7 +241,7 @@ pub(crate) struct Start {
 impl Start {
     /// Weights that no update of this optimizer has touched.
     pub(crate) fn fresh(parameters: Vec<f32>) -> Self {
-        Self { optimizer: AdamW::new(parameters.len()), parameters, tokens: 0 }
+        Self { optimizer: AdamW::new(parameters.len()), parameters, step: 0, tokens: 0 }
     }
 }
 
@@ -203,6 +262,9 @@ pub(crate) struct LoopOptions<'a> {
     pub checkpoint_every_steps: u64,
     pub keep_checkpoints: usize,
     pub log_every_steps: u64,
+    pub spikes: SpikeOptions,
+    pub activations: Activations,
+    pub workers: Option<&'a WorkerOptions>,
 }
 
 impl LoopOptions<'_> {
@@ -225,6 +287,12 @@ impl LoopOptions<'_> {
         if self.schedule.warmup_steps > self.schedule.steps {
             return bad("warmup_steps", "it must not exceed steps");
         }
+        if self.spikes.factor.is_some_and(|factor| !(factor.is_finite() && factor > 1.0)) {
+            return bad("spikes.factor", "it must be above 1");
+        }
+        if let Some(rule) = self.workers.and_then(WorkerOptions::mistake) {
+            return bad("workers", rule);
+        }
         Ok(())
     }
 }
@@ -237,10 +305,11 @@ pub(crate) fn network(config: ModelConfig, backend: BackendKind) -> Result<Netwo
     }
 }
 
-/// A pool of `threads` threads; 0 takes all processors.
+/// A pool of `threads` threads that flush denormal numbers to zero; 0 takes all processors.
 pub(crate) fn thread_pool(threads: usize) -> Result<rayon::ThreadPool, TrainError> {
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads)
+        .start_handler(|_| crate::isa::flush_denormals())
         .build()
         .map_err(|error| TrainError::Threads { threads, message: error.to_string() })
 }
@@ -267,19 +336,20 @@ pub(crate) fn train<O: Objective>(
     open_folder(out_dir)?;
     let steps = options.schedule.steps;
     let mut run = Run::start(objective, options, network, out_dir, start)?;
-    run.truncate_losses()?;
+    run.rewind_records()?;
     let mut ending = Ending::Finished;
-    while run.step() < steps {
+    while run.step < steps {
         let (started, tokens) = (Instant::now(), run.tokens);
         let line = pool.install(|| run.update())?;
-        let step = run.step();
+        let step = run.step;
         let mut stop = ControlFlow::Continue(());
-        if step.is_multiple_of(options.log_every_steps.max(1)) || step == steps {
+        let logged = step.is_multiple_of(options.log_every_steps.max(1)) || step == steps;
+        if let Some(line) = line.filter(|_| logged) {
             run.log(&line)?;
             let tokens_per_second = (run.tokens - tokens) as f64 / started.elapsed().as_secs_f64();
             stop = progress(StepReport { line, step, steps, tokens_per_second });
         }
-        if stop.is_break() && step < steps {
+        if run.any_stops(stop)? && step < steps {
             ending = Ending::Stopped;
         }
         let due = step.is_multiple_of(options.checkpoint_every_steps.max(1)) || step == steps;

@@ -60,12 +60,14 @@ pub enum PromptsCommand {
 pub struct EvalArgs {
     /// Models: `embedded`, a GGUF file, a checkpoint, the folder of a stage that trains or exports, or a
     /// folder that `transformers` loads. Several are compared.
-    #[arg(required = true)]
+    #[arg(required_unless_present = "compare")]
     pub models: Vec<String>,
-    /// A task and its items as published on the Hub: `piqa=validation.parquet`, `piqa=valid.jsonl,labels.lst`.
-    /// Tasks: hellaswag, winogrande, piqa, siqa, openbookqa, arc_easy, arc_challenge, commonsense_qa, mmlu,
-    /// mmlu_pro, boolq, or the path of a task file. May be repeated.
-    #[arg(long = "task", value_name = "TASK=FILE", required = true)]
+    /// A task and its items as published on the Hub: `piqa=validation.parquet`, `piqa=valid.jsonl,labels.lst`,
+    /// `gsm8k=test.jsonl,train.jsonl` (solved examples come from the second file), `humaneval=HumanEval.jsonl.gz`.
+    /// Tasks by likelihood: hellaswag, winogrande, piqa, siqa, openbookqa, arc_easy, arc_challenge, commonsense_qa,
+    /// mmlu, mmlu_pro, boolq; by what the model writes: triviaqa, gsm8k, humaneval, ifeval; or the path of a task
+    /// file. May be repeated.
+    #[arg(long = "task", value_name = "TASK=FILE", required_unless_present = "compare")]
     pub tasks: Vec<String>,
     /// Most items of a task, or of each of its groups.
     #[arg(long, default_value_t = 1000)]
@@ -76,9 +78,80 @@ pub struct EvalArgs {
     /// Threads.
     #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
     pub threads: usize,
-    /// A line of JSON a model and task.
+    /// Reports that `--json` wrote earlier: they join the table, or make it where no model is given.
+    #[arg(long, value_name = "FILE", num_args = 1..)]
+    pub compare: Vec<PathBuf>,
+    /// Write what models have answered, and what it was found to be worth, to this file: a line of JSON an item.
+    #[arg(long, value_name = "FILE")]
+    pub answers: Option<PathBuf>,
+    /// The Python 3 that runs the programs which models write (humaneval), in a sandbox.
+    #[arg(long, default_value = "python3")]
+    pub python: PathBuf,
+    /// The table as CSV: a line a model, task and figure.
     #[arg(long)]
+    pub csv: bool,
+    /// A line of JSON a model and task.
+    #[arg(long, conflicts_with = "csv")]
     pub json: bool,
+}
+
+/// A model that runs here, and how it draws its tokens.
+#[derive(Debug, Args)]
+pub struct SpeakerArgs {
+    /// `embedded` for SmolLM2-135M-Instruct, a GGUF file, a checkpoint, the folder of a stage that trains or
+    /// exports, or a folder that `transformers` loads.
+    pub model: String,
+    /// The folder with the tokenizer of a checkpoint.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// Longest answer, in tokens.
+    #[arg(long, default_value_t = 256)]
+    pub max_tokens: usize,
+    /// Sampling temperature; 0 takes the likeliest token.
+    #[arg(long, default_value_t = 0.6)]
+    pub temperature: f32,
+    /// Share of the probability mass sampled from.
+    #[arg(long, default_value_t = 0.95)]
+    pub top_p: f32,
+    /// Number of likeliest tokens sampled from.
+    #[arg(long, default_value_t = 50)]
+    pub top_k: u32,
+    /// Tokens below this share of the likeliest one's probability are not drawn; 0 keeps all.
+    #[arg(long, default_value_t = 0.0)]
+    pub min_p: f32,
+    /// Divisor of the scores of tokens that are there already.
+    #[arg(long, default_value_t = 1.2)]
+    pub repetition_penalty: f32,
+    /// The same request with the same seed gives the same answer.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// A text that ends an answer. May be repeated.
+    #[arg(long)]
+    pub stop: Vec<String>,
+    /// Threads.
+    #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
+    pub threads: usize,
+}
+
+/// Arguments of `generate`.
+#[derive(Debug, Args)]
+pub struct GenerateArgs {
+    /// The model.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
+    /// The text to go on from; standard input when left out.
+    pub prompt: Option<String>,
+}
+
+/// Arguments of `chat`.
+#[derive(Debug, Args)]
+pub struct ChatArgs {
+    /// The model.
+    #[command(flatten)]
+    pub speaker: SpeakerArgs,
+    /// Instructions put before the conversation.
+    #[arg(long)]
+    pub system: Option<String>,
 }
 
 /// `pipeline llm …`

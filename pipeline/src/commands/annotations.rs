@@ -1,7 +1,7 @@
 //! `pipeline classifier agreement|review|reviewed`: annotations of judges and people.
 
 use std::fs::File;
-use std::io::{BufReader, BufWriter};
+use std::io::BufReader;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -13,6 +13,7 @@ use classifiers::{OnReject, Reject};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use super::Failure;
+use crate::durable;
 use crate::inspect::parquet_files;
 use crate::runner::error::chain;
 
@@ -95,11 +96,12 @@ pub fn agreement(first: &Path, second: &Path, json: bool) -> Result<(), Failure>
 ///
 /// # Errors
 /// A file cannot be read or written.
-pub fn review(annotations: &Path, output: &Path) -> Result<(), Failure> {
+pub fn review(annotations: &Path, output: &Path, dry_run: bool) -> Result<(), Failure> {
     let rows = read(annotations)?;
-    let file = create(output)?;
-    let written = write_review(&output.display().to_string(), BufWriter::new(file), &rows);
+    let mut text = Vec::new();
+    let written = write_review(&output.display().to_string(), &mut text, &rows);
     written.map_err(|error| Failure::message(chain(&error), ""))?;
+    write(output, &text, dry_run)?;
     println!("{}: {} annotations; fill in `corrected_score` and `note`", output.display(), rows.len());
     Ok(())
 }
@@ -108,20 +110,27 @@ pub fn review(annotations: &Path, output: &Path) -> Result<(), Failure> {
 ///
 /// # Errors
 /// A file cannot be read or written, or a score is none.
-pub fn reviewed(csv: &Path, output: &Path) -> Result<(), Failure> {
+pub fn reviewed(csv: &Path, output: &Path, dry_run: bool) -> Result<(), Failure> {
     let wrong = |error: classifiers::annotate::AnnotateError| Failure::message(chain(&error), "");
     let file = File::open(csv)
         .map_err(|error| Failure::message(format!("cannot open {}: {error}", csv.display()), ""))?;
     let rows = read_review(&csv.display().to_string(), file).map_err(wrong)?;
-    let out = BufWriter::new(create(output)?);
-    write_jsonl(&output.display().to_string(), out, &rows).map_err(wrong)?;
+    let mut text = Vec::new();
+    write_jsonl(&output.display().to_string(), &mut text, &rows).map_err(wrong)?;
+    write(output, &text, dry_run)?;
     println!("{}: {} annotations", output.display(), rows.len());
     Ok(())
 }
 
-fn create(path: &Path) -> Result<File, Failure> {
-    File::create_new(path).map_err(|error| {
-        let message = format!("cannot write {}: {error}", path.display());
-        Failure::message(message, "name a file that is not there yet")
-    })
+/// Writes a file that appears whole, and is not there yet: people's corrections are not written over.
+fn write(path: &Path, bytes: &[u8], dry_run: bool) -> Result<(), Failure> {
+    if path.exists() {
+        let message = format!("{} is there already", path.display());
+        return Err(Failure::message(message, "name a file that is not there yet"));
+    }
+    if dry_run {
+        print!("would write ");
+        return Ok(());
+    }
+    durable::write_file(path, bytes).map_err(Failure::run)
 }

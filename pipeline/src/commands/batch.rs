@@ -11,6 +11,7 @@ use synth::answer_log::AnswerLog;
 use synth::batch_file::{BatchLimits, BatchWriter, Import, Imported, import};
 use synth::chat::ChatRequest;
 use synth::generate::{GenerateOptions, Standing, standing};
+use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::run_options;
@@ -112,9 +113,17 @@ impl Opened {
         Ok(())
     }
 
-    fn log(&self) -> Result<Arc<AnswerLog>, Failure> {
+    /// The stage's answer log, and the folder that stands in for it where a dry run finds none: it goes
+    /// when it is dropped.
+    fn log(&self, dry_run: bool) -> Result<(Arc<AnswerLog>, Option<TempDir>), Failure> {
         let folder = self.folder().join(runner::ANSWERS_FOLDER).join(&self.stage);
-        AnswerLog::open(folder).map(Arc::new).map_err(Failure::run)
+        let stand_in = match dry_run && !folder.exists() {
+            true => Some(tempfile::tempdir().map_err(Failure::run)?),
+            false => None,
+        };
+        let folder = stand_in.as_ref().map_or(folder, |folder| folder.path().to_owned());
+        let log = AnswerLog::open(folder).map_err(Failure::run)?;
+        Ok((Arc::new(log), stand_in))
     }
 
     fn config(&self) -> Result<&GenerateConfig, Failure> {
@@ -138,7 +147,7 @@ impl Opened {
         let mut rows = Rows::default();
         // 8 bytes a request: equal rows share one, and a batch may not name it twice.
         let mut seen = HashSet::new();
-        for slice in inputs.shards(node, "prompts").map_err(failed)? {
+        for slice in inputs.shards(node, "prompts").await.map_err(failed)? {
             let tables = inputs.resolve(node, Some(vec![slice])).await.map_err(failed)?;
             let prompts = tables.table(&inputs.ctx, "prompts").map_err(failed)?;
             let frame = prompts.frame().select_columns(&["prompt_id", "prompt"]).map_err(Failure::run)?;
@@ -194,7 +203,7 @@ async fn standings(
 fn export(target: &BatchTarget, output: &Path, limits: BatchLimits, dry_run: bool) -> Result<(), Failure> {
     let opened = Opened::new(target)?;
     let kind = opened.config()?.llm.server_kind;
-    let log = opened.log()?;
+    let (log, _stand_in) = opened.log(dry_run)?;
     let mut writer = match dry_run {
         true => None,
         false => Some(BatchWriter::new(output, limits, kind).map_err(Failure::run)?),
@@ -225,7 +234,7 @@ fn export(target: &BatchTarget, output: &Path, limits: BatchLimits, dry_run: boo
 
 fn take(target: &BatchTarget, answers: &[PathBuf], write: Import, json: bool) -> Result<(), Failure> {
     let opened = Opened::new(target)?;
-    let log = opened.log()?;
+    let (log, _stand_in) = opened.log(write == Import::DryRun)?;
     let runtime = runtime(opened.options.threads)?;
     let mut imported = Imported::default();
     for path in answers {

@@ -25,14 +25,18 @@ use crate::stages::text_column;
 pub fn classifier(command: &ClassifierCommand) -> Result<(), Failure> {
     match command {
         ClassifierCommand::Train(args) => train(args),
-        ClassifierCommand::ExportOnnx { head, output, backbone } => export(head, output, backbone.as_deref()),
+        ClassifierCommand::ExportOnnx { head, output, backbone, dry_run } => {
+            export(head, output, backbone.as_deref(), *dry_run)
+        }
         ClassifierCommand::Agreement { first, second, json } => annotations::agreement(first, second, *json),
-        ClassifierCommand::Review { annotations, output } => annotations::review(annotations, output),
-        ClassifierCommand::Reviewed { csv, output } => annotations::reviewed(csv, output),
+        ClassifierCommand::Review { annotations, output, dry_run } => {
+            annotations::review(annotations, output, *dry_run)
+        }
+        ClassifierCommand::Reviewed { csv, output, dry_run } => annotations::reviewed(csv, output, *dry_run),
     }
 }
 
-fn export(head: &Path, output: &Path, backbone: Option<&Path>) -> Result<(), Failure> {
+fn export(head: &Path, output: &Path, backbone: Option<&Path>, dry_run: bool) -> Result<(), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::message(chain(error), "");
     let head = Head::load(head).map_err(|error| failed(&error))?;
     let store = AssetStore::from_environment().map_err(|error| failed(&error))?;
@@ -40,6 +44,10 @@ fn export(head: &Path, output: &Path, backbone: Option<&Path>) -> Result<(), Fai
         Some(path) => path.to_owned(),
         None => store.path(Asset::MinilmInt8).map_err(|error| failed(&error))?,
     };
+    if dry_run {
+        println!("would write {} of {} and the head", output.display(), backbone.display());
+        return Ok(());
+    }
     export_onnx(&backbone, &head, output).map_err(|error| failed(&error))?;
     println!("{}", output.display());
     Ok(())

@@ -16,6 +16,7 @@ mod prompts;
 mod publish;
 mod run;
 mod search;
+mod talk;
 mod trace;
 
 use std::process::ExitCode;
@@ -85,6 +86,8 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Classifier(command) => classifier::classifier(&command),
         Command::Prompts(command) => prompts::prompts(&command),
         Command::Eval(args) => eval::eval(&args),
+        Command::Generate(args) => talk::generate(&args),
+        Command::Chat(args) => talk::chat(&args),
         Command::Llm(command) => llm::llm(&command),
         Command::Answers(command) => answers::answers(&command),
         Command::Batch(command) => batch::batch(&command),

@@ -1,12 +1,14 @@
 //! One self-contained HTML page a run: figures, plots and samples. No scripts, nothing from outside.
 
 mod clusters;
+mod comparison;
 mod duplicates;
 mod generated;
 mod mixture;
 mod outputs;
-mod plot;
+pub mod plot;
 mod samples;
+mod scaling_law;
 mod scores;
 mod topics;
 mod training;
@@ -124,6 +126,8 @@ async fn write_stage(
         }
         "generate" => histogram(page, outputs, &node.id, "finish_reason", "Answers by their end").await,
         "mix" => mixture::write(page, outputs, node).await?,
+        "compare_models" => comparison::write(page, folder)?,
+        "scaling_law" => scaling_law::write(page, folder)?,
         "train_classifier" => training::write(page, folder)?,
         "pretrain" | "sft" | "dpo" => loss_curve(page, folder),
         _ => {}

@@ -1,4 +1,4 @@
-//! Plots as inline SVG.
+//! Plots as SVG, for a page whose style sheet they share or for a file of their own.
 
 use std::fmt::Write;
 
@@ -40,6 +40,15 @@ pub fn bars(bars: &[Bar]) -> String {
     }
     svg.push_str("</svg>");
     svg
+}
+
+/// A plot as a file: it names its language and brings the style that a page would give it, in colours
+/// that a light and a dark page both bear.
+pub fn file(svg: &str) -> String {
+    const STYLE: &str = "<style>svg{font:12px system-ui,sans-serif;fill:#808080}.bar{fill:#3b82c4}\
+                         .curve{fill:none;stroke:#3b82c4;stroke-width:2}.axis{stroke:#8888}</style>";
+    let body = svg.replacen("<svg ", "<svg xmlns=\"http://www.w3.org/2000/svg\" ", 1);
+    body.replacen('>', &format!(">{STYLE}"), 1)
 }
 
 /// A curve with its first and last values written at its ends.

@@ -102,17 +102,39 @@ impl<'a> InputResolver<'a> {
         Ok(rows)
     }
 
-    /// The shards behind a role; through a fused stage, those of its first input.
-    pub fn shards(&self, node: &StageNode, role: &str) -> Result<Vec<FileSlice>, StageError> {
-        let mut slices = Vec::new();
-        for id in node.inputs.get(role).into_iter().flatten() {
-            let upstream = self.node(id)?;
-            match (upstream.output, upstream.kind.inputs.first()) {
-                (OutputMode::Fuse, Some(first)) => slices.extend(self.shards(upstream, first.role)?),
-                _ => slices.extend(local_slices(&self.folder(id), &self.manifest(id)?)),
+    /// The shards behind a role; through a fused stage, those of its first input, or the files that it
+    /// reads itself.
+    pub fn shards<'b>(
+        &'b self,
+        node: &'b StageNode,
+        role: &'b str,
+    ) -> BoxFuture<'b, Result<Vec<FileSlice>, StageError>> {
+        async move {
+            let mut slices = Vec::new();
+            for id in node.inputs.get(role).into_iter().flatten() {
+                let upstream = self.node(id)?;
+                match (upstream.output, upstream.kind.inputs.first()) {
+                    (OutputMode::Fuse, Some(first)) => {
+                        slices.extend(self.shards(upstream, first.role).await?);
+                    }
+                    (OutputMode::Fuse, None) => {
+                        for task in upstream.stage.tasks(&self.ctx).await?.unwrap_or_default() {
+                            slices.extend(task.slice.ok_or_else(|| self.cannot_be_fused(id))?);
+                        }
+                    }
+                    (OutputMode::Materialize, _) => {
+                        slices.extend(local_slices(&self.folder(id), &self.manifest(id)?));
+                    }
+                }
             }
+            Ok(slices)
         }
-        Ok(slices)
+        .boxed()
+    }
+
+    fn cannot_be_fused(&self, id: &str) -> StageError {
+        let message = format!("stage `{id}` makes its rows piece by piece, so it cannot be fused here");
+        self.ctx.input(message).help(format!("take `materialize = false` away from stage `{id}`"))
     }
 
     /// The inputs of a task; `slice` restricts the first role.
@@ -148,6 +170,9 @@ impl<'a> InputResolver<'a> {
     ) -> Result<InputTable, StageError> {
         let (plan, rows) = match upstream.output {
             OutputMode::Fuse => {
+                if slice.is_none() && upstream.stage.tasks(&self.ctx).await?.is_some() {
+                    return Err(self.cannot_be_fused(&upstream.id));
+                }
                 let inputs = self.resolve(upstream, slice.clone()).await?;
                 let task = Task { name: format!("fused {}", upstream.id), slice };
                 (upstream.stage.plan(&self.ctx, &task, &inputs).await?.into(), None)

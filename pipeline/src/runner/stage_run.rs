@@ -176,13 +176,18 @@ impl StageRun<'_> {
         Ok(())
     }
 
+    /// Finds the inputs of what runs in `ctx`: the rows that a fused stage loses are counted there.
+    fn inputs_for(&self, ctx: &StageContext) -> InputResolver<'_> {
+        InputResolver { ctx: ctx.clone(), ..self.inputs.clone() }
+    }
+
     async fn run_folder(
         &self,
         ctx: &StageContext,
         partial: &Path,
         manifest: &mut Manifest,
     ) -> Result<(), StageError> {
-        let inputs = self.inputs.resolve(self.node, None).await?;
+        let inputs = self.inputs_for(ctx).resolve(self.node, None).await?;
         let outcome = self.node.stage.run(ctx, &inputs, partial).await?;
         manifest.rows_in = outcome.rows_in.unwrap_or(manifest.rows_in);
         manifest.rows_out = outcome.rows_out;
@@ -237,7 +242,7 @@ impl StageRun<'_> {
         if self.node.stage.shape() != Shape::PerShard {
             return Ok(whole());
         }
-        let shards = self.inputs.shards(self.node, role.role)?;
+        let shards = self.inputs.shards(self.node, role.role).await?;
         Ok(shards
             .into_iter()
             .map(|slice| Task { name: format!("/{}", slice.path), slice: Some(vec![slice]) })
@@ -257,7 +262,7 @@ impl StageRun<'_> {
             return Err(StageError::stopped(&self.node.id));
         }
         let started = Instant::now();
-        let inputs = self.inputs.resolve(self.node, task.slice.clone()).await?;
+        let inputs = self.inputs_for(&ctx).resolve(self.node, task.slice.clone()).await?;
         let plan = self.node.stage.plan(&ctx, task, &inputs).await?.into();
         let files = self.write_rows(partial, index, task, plan).await?;
         let dropped = ctx.ledger.take_dropped().map_err(|error| ctx.write_error(&error))?;

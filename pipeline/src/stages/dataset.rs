@@ -1,12 +1,14 @@
 //! `dataset`: a corpus as the Hub lays it out, with its dataset card.
 
 mod card;
+mod croissant;
 mod figures;
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
+use arrow::datatypes::SchemaRef;
 use arrow::record_batch::RecordBatchReader;
 use async_trait::async_trait;
 use parquet::arrow::ProjectionMask;
@@ -15,7 +17,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
-use super::columns::require;
+use super::columns::{require, schema_of};
 use super::{
     ConfigMistake, InputCount, InputRole, InputTable, Inputs, Outcome, OutputKind, Shape, Stage, StageKind,
     foreign_stages,
@@ -31,7 +33,7 @@ use figures::Figures;
 pub const KIND: StageKind = StageKind {
     name: "dataset",
     summary: "Lays subsets out as a dataset of the Hub, with its card; `datasets.load_dataset` opens the folder.",
-    version: 1,
+    version: 2,
     inputs: &[
         InputRole { role: "sources", about: "tables with a text", count: InputCount::Many },
         InputRole {
@@ -50,8 +52,9 @@ pub const KIND: StageKind = StageKind {
     build: super::build_from::<DatasetConfig>,
 };
 
-/// Lays subsets out as `data/<subset>/train-00000-of-000NN.parquet` with a README.md: front matter
-/// with a config for each subset, sizes, the shares of audiences and formats, figures.
+/// Lays subsets out as `data/<subset>/train-00000-of-000NN.parquet` with a README.md (front matter with a
+/// config for each subset, sizes, lengths, the shares of audiences and formats, figures) and a
+/// `croissant.json` (MLCommons Croissant 1.0), by which other tools find the files and their columns.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DatasetConfig {
@@ -63,6 +66,9 @@ pub struct DatasetConfig {
     /// The licence's identifier on the Hub, for example `odc-by`.
     #[serde(default = "default_licence")]
     pub licence: String,
+    /// Where it is to be published, `owner/name` on the Hub; the description for other tools names it.
+    #[serde(default)]
+    pub repository: Option<String>,
     /// The language's code.
     #[serde(default = "default_language")]
     pub language: String,
@@ -83,6 +89,15 @@ pub struct PublishedSubset {
     /// The column with the text.
     #[serde(default = "default_text")]
     pub text_column: String,
+    /// The licence of its texts, where it is not the dataset's.
+    #[serde(default)]
+    pub licence: Option<String>,
+}
+
+/// What is told of a subset.
+struct Published {
+    figures: Figures,
+    schema: SchemaRef,
 }
 
 fn default_licence() -> String {
@@ -122,26 +137,34 @@ impl Stage for DatasetConfig {
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
-        let mut figures = BTreeMap::new();
+        let mut published = BTreeMap::new();
         for (name, subset) in &self.subsets {
             let place = inputs.tables("sources").iter().position(|table| table.stage == subset.stage);
             let place =
                 place.ok_or_else(|| ctx.input(format!("stage `{}` leaves no table", subset.stage)))?;
             let (table, source) = (&inputs.tables("sources")[place], &inputs.folders("sources")[place]);
-            figures.insert(name.clone(), self.publish(ctx, name, subset, table, source, out).await?);
+            published.insert(name.clone(), self.publish(ctx, name, subset, table, source, out).await?);
         }
         let metrics = |role: &str| -> Result<BTreeMap<String, Json>, StageError> {
             let Some(folder) = inputs.optional_folder(role) else { return Ok(BTreeMap::new()) };
             let manifest = Manifest::read(folder).map_err(|error| ctx.failed(&error))?;
             Ok(manifest.map(|manifest| manifest.metrics).unwrap_or_default())
         };
-        let text = card::render(self, &figures, &metrics("tokens")?, &metrics("evaluation")?);
-        durable::write_file(&out.join("README.md"), text.as_bytes())
-            .map_err(|error| ctx.write_error(&error))?;
+        let (tokens, evaluation) = (metrics("tokens")?, metrics("evaluation")?);
+        let mut files = card::plots(&published);
+        files.push(("README.md".to_owned(), card::render(self, &published, &tokens, &evaluation)));
+        files.push(("croissant.json".to_owned(), croissant::render(self, &published)));
+        for (path, text) in files {
+            let path = out.join(path);
+            let made = path.parent().map_or(Ok(()), durable::make_folder);
+            made.and_then(|()| durable::write_file(&path, text.as_bytes()))
+                .map_err(|error| ctx.write_error(&error))?;
+        }
+        let figures = || published.iter().map(|(name, subset)| (name, &subset.figures));
         Ok(Outcome {
             rows_in: None,
-            rows_out: figures.values().map(|figures| figures.documents).sum(),
-            metrics: figures.iter().map(|(name, figures)| (name.clone(), json!(figures))).collect(),
+            rows_out: figures().map(|(_, figures)| figures.documents).sum(),
+            metrics: figures().map(|(name, figures)| (name.clone(), json!(figures))).collect(),
         })
     }
 }
@@ -156,7 +179,7 @@ impl DatasetConfig {
         table: &InputTable,
         source: &Path,
         out: &Path,
-    ) -> Result<Figures, StageError> {
+    ) -> Result<Published, StageError> {
         let mut needed: Vec<&str> = subset.columns.iter().map(String::as_str).collect();
         needed.push(&subset.text_column);
         require(ctx, &table.plan, &subset.stage, &needed)?;
@@ -185,7 +208,14 @@ impl DatasetConfig {
         };
         let written = tokio::task::spawn_blocking(write).await.map_err(|error| ctx.failed(&error))?;
         written.map_err(|error| ctx.write_error(&error))?;
-        Figures::of(ctx, table.plan.clone(), &subset.text_column).await
+        let found = schema_of(&table.plan);
+        let places: Vec<usize> = match subset.columns.is_empty() {
+            true => (0..found.fields().len()).collect(),
+            false => subset.columns.iter().filter_map(|column| found.index_of(column).ok()).collect(),
+        };
+        let schema = found.project(&places).map_err(|error| ctx.failed(&error))?;
+        let figures = Figures::of(ctx, table.plan.clone(), &subset.text_column).await?;
+        Ok(Published { figures, schema: schema.into() })
     }
 }
 

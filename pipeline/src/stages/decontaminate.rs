@@ -7,6 +7,7 @@ pub mod benchmark;
 pub mod format;
 pub mod index;
 pub mod matching;
+pub mod tokens;
 
 use std::collections::BTreeMap;
 use std::fs::File;

@@ -6,6 +6,7 @@
 
 pub mod groups;
 pub mod keep;
+pub mod rolling;
 pub mod rows;
 
 use std::sync::Arc;

@@ -25,7 +25,11 @@ pub const KIND: StageKind = StageKind {
     summary: "Measures a model: perplexity on held-out texts, accuracy on cloze items.",
     version: 1,
     inputs: &[
-        InputRole { role: "model", about: "a `pretrain` stage", count: InputCount::One },
+        InputRole {
+            role: "model",
+            about: "a `pretrain`, `import_model`, `sft` or `dpo` stage",
+            count: InputCount::One,
+        },
         InputRole { role: "tokenizer", about: "the model's tokenizer", count: InputCount::One },
         InputRole { role: "corpus", about: "the corpus whose held-out part is read", count: InputCount::One },
     ],

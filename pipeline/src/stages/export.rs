@@ -21,7 +21,11 @@ pub const KIND: StageKind = StageKind {
     summary: "Exports a model and its tokenizer as safetensors that transformers loads, and as GGUF.",
     version: 2,
     inputs: &[
-        InputRole { role: "model", about: "a `pretrain`, `sft` or `dpo` stage", count: InputCount::One },
+        InputRole {
+            role: "model",
+            about: "a `pretrain`, `import_model`, `sft` or `dpo` stage",
+            count: InputCount::One,
+        },
         InputRole { role: "tokenizer", about: "the model's tokenizer", count: InputCount::One },
     ],
     output: OutputKind::Folder,

@@ -22,7 +22,11 @@ use crate::runner::error::{StageError, chain};
 /// What both stages read.
 pub const INPUTS: &[InputRole] = &[
     InputRole { role: "rows", about: "the table with the examples", count: InputCount::One },
-    InputRole { role: "model", about: "a `pretrain`, `sft` or `dpo` stage", count: InputCount::One },
+    InputRole {
+        role: "model",
+        about: "a `pretrain`, `import_model`, `sft` or `dpo` stage",
+        count: InputCount::One,
+    },
     InputRole { role: "tokenizer", about: "the model's tokenizer", count: InputCount::One },
 ];
 

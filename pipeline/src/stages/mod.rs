@@ -14,6 +14,7 @@ mod cluster_topics;
 mod code_quality;
 mod columns;
 mod compare;
+mod compare_models;
 mod corpus;
 mod dataset;
 mod decontaminate;
@@ -30,6 +31,7 @@ mod fineweb_quality;
 mod generate;
 mod gopher_quality;
 mod gopher_repetition;
+mod import_model;
 mod index;
 mod language;
 mod license;
@@ -46,10 +48,12 @@ mod read;
 mod retrieve;
 mod rules;
 mod sample_dump;
+mod scaling_law;
 mod score;
 mod sentence_dedup;
 mod sft;
 mod signature_index;
+mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
 mod tokenizer;
@@ -75,8 +79,10 @@ use serde_json::Value as Json;
 
 use columns::keep_where;
 pub(crate) use columns::text_column;
+pub(crate) use compare_models::COMPARISON_FILE;
 pub(crate) use generate::GenerateConfig;
 pub use llm_session::LlmSessions;
+pub(crate) use scaling_law::LAW_FILE;
 pub(crate) use train_classifier::REPORT_FILE as TRAIN_REPORT_FILE;
 
 use crate::assets::Asset;
@@ -116,6 +122,7 @@ pub static STAGES: &[StageKind] = &[
     train_classifier::KIND,
     score::KIND,
     filter::KIND,
+    sql::KIND,
     exact_dedup::KIND,
     url_dedup::KIND,
     sentence_dedup::KIND,
@@ -126,9 +133,12 @@ pub static STAGES: &[StageKind] = &[
     tokenizer::KIND,
     pack::KIND,
     pretrain::KIND,
+    import_model::KIND,
     sft::KIND,
     dpo::KIND,
     evaluate::KIND,
+    compare_models::KIND,
+    scaling_law::KIND,
     export::KIND,
     dataset::KIND,
 ];
@@ -412,10 +422,12 @@ fn config_json<C: Serialize>(config: &C) -> Json {
     serde_json::to_value(config).unwrap_or(Json::Null)
 }
 
-/// The config of a stage that trains, without its threads: more of them make the same model.
+/// The config of a stage that trains, without its threads and the workers it shares a model with: more of them
+/// make the same model.
 fn without_threads(mut config: Json) -> Json {
     if let Some(training) = config.get_mut("training").and_then(Json::as_object_mut) {
         training.remove("threads");
+        training.remove("workers");
     }
     config
 }

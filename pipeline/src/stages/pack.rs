@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
-use model::shards::ShardSetWriter;
+use model::files::FileError;
+use model::shards::{Shard, ShardError, ShardSetWriter, Verify, write_datatrove, write_megatron};
 use model::tokenizer::{Encoder, SubsetCount, TOKENIZER_FILE};
 use rayon::prelude::*;
 use schemars::JsonSchema;
@@ -35,6 +36,16 @@ pub const KIND: StageKind = StageKind {
 /// Documents encoded side by side.
 const CHUNK: usize = 256;
 
+/// A form of token files that other training programs read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenFormat {
+    /// `datatrove/tokens-00000.ds` with `.index` and `.metadata`, for nanotron.
+    Datatrove,
+    /// `megatron/tokens-00000.bin` with `.idx`.
+    Megatron,
+}
+
 /// Encodes the training split. Leaves `<subset>/tokens-00000.bin` (u16 tokens, each document ended
 /// by `<|endoftext|>`) and `bytes_per_token.json`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
@@ -42,11 +53,14 @@ const CHUNK: usize = 256;
 pub struct PackConfig {
     /// A shard is closed at this many tokens.
     pub shard_tokens: u64,
+    /// Forms in which the shards are written once more, in folders beside them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<TokenFormat>,
 }
 
 impl Default for PackConfig {
     fn default() -> Self {
-        Self { shard_tokens: 100_000_000 }
+        Self { shard_tokens: 100_000_000, also: Vec::new() }
     }
 }
 
@@ -68,10 +82,11 @@ impl Stage for PackConfig {
         let mut texts = documents(ctx, inputs.table(ctx, "corpus")?, TRAIN).await?;
         let tokenizer = inputs.folder(ctx, "tokenizer")?.join(TOKENIZER_FILE);
         let (ctx, out, shard_tokens) = (ctx.clone(), out.to_owned(), self.shard_tokens);
+        let also = self.also.clone();
         let pack = move || {
             let encoder = Encoder::load(&tokenizer).map_err(|error| ctx.input(error.to_string()))?;
-            let mut packer =
-                Packer { encoder, out, shard_tokens, writers: BTreeMap::new(), counts: BTreeMap::new() };
+            let (writers, counts) = (BTreeMap::new(), BTreeMap::new());
+            let mut packer = Packer { encoder, out, shard_tokens, also, writers, counts };
             // What a killed call left is made again: encoding is cheap beside what comes before it.
             let mut chunk = Vec::with_capacity(CHUNK);
             while let Some(document) = texts.blocking_recv() {
@@ -91,6 +106,7 @@ struct Packer {
     encoder: Encoder,
     out: std::path::PathBuf,
     shard_tokens: u64,
+    also: Vec<TokenFormat>,
     writers: BTreeMap<String, ShardSetWriter>,
     counts: BTreeMap<String, SubsetCount>,
 }
@@ -124,7 +140,11 @@ impl Packer {
 
     fn finish(self, ctx: &StageContext) -> Result<Outcome, StageError> {
         for writer in self.writers.into_values() {
-            writer.finish().map_err(|error| ctx.failed(&error))?;
+            for shard in writer.finish().map_err(|error| ctx.failed(&error))? {
+                for &format in &self.also {
+                    write_also(&shard.path, format).map_err(|error| ctx.failed(&error))?;
+                }
+            }
         }
         let by_subset: BTreeMap<&str, Json> = self
             .counts
@@ -151,5 +171,26 @@ impl Packer {
             ]
             .into(),
         })
+    }
+}
+
+/// Writes a shard in another form, in a folder beside it: `pretrain` takes all files of the shard's own folder.
+fn write_also(path: &Path, format: TokenFormat) -> Result<(), ShardError> {
+    let (folder, ending) = match format {
+        TokenFormat::Datatrove => ("datatrove", "ds"),
+        TokenFormat::Megatron => ("megatron", "bin"),
+    };
+    let name = path.with_extension(ending);
+    let folder = path.with_file_name(folder);
+    std::fs::create_dir_all(&folder).map_err(|source| FileError {
+        action: "create folder",
+        path: folder.clone(),
+        source,
+    })?;
+    let target = folder.join(name.file_name().unwrap_or_default());
+    let shard = Shard::open(path, Verify::Structure)?;
+    match format {
+        TokenFormat::Datatrove => write_datatrove(&shard, &target, TOKENIZER_FILE),
+        TokenFormat::Megatron => write_megatron(&shard, &target),
     }
 }

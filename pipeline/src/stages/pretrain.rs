@@ -23,7 +23,14 @@ pub const KIND: StageKind = StageKind {
     name: "pretrain",
     summary: "Trains a SmolLM-shaped model on token shards, with checkpoints and exact resume.",
     version: 2,
-    inputs: &[InputRole { role: "tokens", about: "a `pack` stage", count: InputCount::One }],
+    inputs: &[
+        InputRole { role: "tokens", about: "a `pack` stage", count: InputCount::One },
+        InputRole {
+            role: "trunk",
+            about: "a `pretrain` stage, one of whose checkpoints this one goes on from",
+            count: InputCount::Optional,
+        },
+    ],
     output: OutputKind::Folder,
     schema: super::schema_of::<PretrainConfig>,
     build: super::build_from::<PretrainConfig>,
@@ -45,9 +52,29 @@ pub struct PretrainConfig {
     /// Seed of the order of the data.
     #[serde(default)]
     pub data_seed: u64,
+    /// The step of the trunk's checkpoint; it must be kept (`checkpoint_every_steps`, `keep_checkpoints`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trunk_step: Option<u64>,
 }
 
 impl PretrainConfig {
+    /// The checkpoint of the trunk that training goes on from.
+    fn branch(&self, ctx: &StageContext, trunk: &Path) -> Result<PathBuf, StageError> {
+        let step = self.trunk_step.ok_or_else(|| {
+            ctx.input("`trunk` is given without `trunk_step`").help("name the step of its checkpoint")
+        })?;
+        let folder = model::checkpoint::folder(trunk, step);
+        if folder.is_dir() {
+            return Ok(folder);
+        }
+        let kept = model::checkpoint::list(trunk).map_err(|error| ctx.failed(&error))?;
+        let kept: Vec<String> = kept.iter().map(u64::to_string).collect();
+        Err(ctx.input(format!("the trunk has kept no checkpoint of step {step}")).help(format!(
+            "its checkpoints are {}; raise its `keep_checkpoints`, or lower `checkpoint_every_steps`",
+            kept.join(", ")
+        )))
+    }
+
     fn dataset(&self, ctx: &StageContext, folder: &Path) -> Result<TokenDataset, StageError> {
         let mut sources = Vec::new();
         for (name, &weight) in &self.weights {
@@ -131,6 +158,9 @@ impl Stage for PretrainConfig {
         let mut options = self.training.clone();
         if options.threads == 0 {
             options.threads = ctx.env.threads;
+        }
+        if let Some(trunk) = inputs.optional_folder("trunk") {
+            options.branch_from = Some(self.branch(ctx, trunk)?);
         }
         let (ctx, out) = (ctx.clone(), out.to_owned());
         ctx.progress.set_total(options.steps);

@@ -1,5 +1,6 @@
 //! `score`: the educational value of pages, by a classifier.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -14,8 +15,8 @@ use tokio::sync::OnceCell;
 use super::backbone::{BACKBONE_MEMORY_BYTES, EncoderConfig};
 use super::columns::{require, schema_of};
 use super::{
-    External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task, file_external,
-    train_classifier,
+    ConfigMistake, External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task,
+    file_external, train_classifier,
 };
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
@@ -117,6 +118,19 @@ impl Stage for ScoreConfig {
 
     fn shape(&self) -> Shape {
         Shape::PerShard
+    }
+
+    fn validate(&self, inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
+        let is_used = self.onnx_classifier.is_none() && !inputs.contains_key("classifier");
+        let ships = ["edu_web", "edu_python"].contains(&self.head.as_str());
+        if !is_used || ships || Path::new(&self.head).exists() {
+            return Vec::new();
+        }
+        vec![ConfigMistake {
+            field: "head",
+            message: format!("`{}` is neither a head that ships with the program nor a file", self.head),
+            help: "those that ship are edu_web and edu_python".to_owned(),
+        }]
     }
 
     fn needs(&self) -> Needs {

@@ -1,8 +1,9 @@
-//! `sentence_dedup`: takes runs of sentences out that stood in an earlier row.
+//! `sentence_dedup`: takes runs of sentences, lines or words out that stood in an earlier row.
 //!
 //! As `exact_dedup` it reads its rows twice: the first pass sorts the digests of all runs on disk and
 //! marks all but the first of each; the second takes the marked ones out of the texts.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, BooleanArray, RecordBatch, StringArray};
@@ -18,7 +19,8 @@ use serde_json::Value as Json;
 use unicode_segmentation::UnicodeSegmentation;
 
 use super::columns::{id_of, text_column};
-use super::duplicates::{self, DedupError, Passes, SecondPass, away, id_column, key_of};
+use super::duplicates::rolling::RollingHash;
+use super::duplicates::{self, DedupError, Key, Passes, SecondPass, away, id_column, key_of};
 use super::minhash::normalise::simplify;
 use super::{ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::durable::WriteError;
@@ -31,7 +33,7 @@ use crate::runner::ledger::RowSink;
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "sentence_dedup",
-    summary: "Takes runs of sentences or lines out that stood in an earlier row.",
+    summary: "Takes runs of sentences, lines or words out that stood in an earlier row.",
     version: 1,
     inputs: &[InputRole { role: "rows", about: "a table with a text and an id", count: InputCount::One }],
     output: OutputKind::Table,
@@ -44,6 +46,9 @@ pub const KIND: StageKind = StageKind {
 /// 0.10.1). A row of which too little is left is dropped: reason `too_few_words` or
 /// `too_few_sentences`. Sentences end where Unicode says (UAX #29), which is not always where
 /// datatrove's spaCy tokenizer ends them; lines end at `\n` alone, there at every line break that Unicode knows.
+/// With `unit = "words"` and `run = 50` it takes out exact substrings (Lee et al. 2022, "Deduplicating
+/// training data makes language models better", whose runs have 50 tokens): every run of so many words,
+/// wherever it begins, for 24 bytes of sorting a word.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct SentenceDedupConfig {
@@ -51,14 +56,14 @@ pub struct SentenceDedupConfig {
     pub text_column: String,
     /// The column that names a row.
     pub id_column: String,
-    /// What runs are made of: `"sentences"` or `"lines"`.
+    /// What runs are made of: `"sentences"`, `"lines"` or `"words"`.
     pub unit: Unit,
-    /// Sentences or lines in a run.
+    /// Sentences, lines or words in a run.
     #[schemars(range(min = 1, max = 1000))]
     pub run: usize,
     /// A changed row with fewer words is dropped.
     pub min_words: usize,
-    /// A changed row with fewer sentences or lines is dropped.
+    /// A changed row with fewer sentences, lines or words is dropped.
     pub min_sentences: usize,
     /// Memory of the sorts, in bytes; what it does not hold is spilled.
     pub memory_bytes: u64,
@@ -72,7 +77,12 @@ pub enum Unit {
     Sentences,
     /// Lines, as in C4 itself.
     Lines,
+    /// Words.
+    Words,
 }
+
+/// Runs of fewer words are phrases that anybody may write.
+const LEAST_WORDS: usize = 8;
 
 impl Default for SentenceDedupConfig {
     fn default() -> Self {
@@ -94,8 +104,18 @@ impl Unit {
         match self {
             Self::Sentences => text.split_sentence_bounds().collect(),
             Self::Lines => text.split_inclusive('\n').collect(),
+            Self::Words => words(text),
         }
     }
+}
+
+/// The words of a text, each with what stands between it and the next; the first with what stands
+/// before it, too.
+fn words(text: &str) -> Vec<&str> {
+    let later = text.unicode_word_indices().skip(1).map(|(start, _)| start);
+    let ends = later.chain((!text.is_empty()).then_some(text.len()));
+    let words = ends.scan(0, |start, end| Some(&text[std::mem::replace(start, end)..end]));
+    words.collect()
 }
 
 #[async_trait]
@@ -108,12 +128,16 @@ impl Stage for SentenceDedupConfig {
         Shape::Whole
     }
 
-    fn validate(&self, _inputs: &std::collections::BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
-        if self.run > 0 {
+    fn validate(&self, _inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
+        let (least, help) = match self.unit {
+            Unit::Words => (LEAST_WORDS, "the published value is 50, in tokens"),
+            Unit::Sentences | Unit::Lines => (1, "the published value is 3"),
+        };
+        if self.run >= least {
             return Vec::new();
         }
-        let help = "the published value is 3".to_owned();
-        vec![ConfigMistake { field: "run", message: "`run` must be 1 or more".to_owned(), help }]
+        let message = format!("`run` must be {least} or more");
+        vec![ConfigMistake { field: "run", message, help: help.to_owned() }]
     }
 
     fn needs(&self) -> Needs {
@@ -161,7 +185,7 @@ fn add_runs(
 ) -> Result<(), ArrowError> {
     let texts = text_column(batch, &config.text_column)?;
     let digests = |row: usize| if texts.is_null(row) { Vec::new() } else { config.digests(texts.value(row)) };
-    let digests: Vec<Vec<(u32, [u8; 16])>> = (0..batch.num_rows()).into_par_iter().map(digests).collect();
+    let digests: Vec<Vec<(u32, Key)>> = (0..batch.num_rows()).into_par_iter().map(digests).collect();
     for (at, digests) in digests.iter().enumerate() {
         let row = first_row + at as u32;
         for (place, digest) in digests {
@@ -188,16 +212,17 @@ fn repeated(runs: ExternalSorter, spill: &Spill) -> Result<Sorted, WriteError> {
 
 impl SentenceDedupConfig {
     /// The place and the digest of each run of which simplifying leaves something.
-    fn digests(&self, text: &str) -> Vec<(u32, [u8; 16])> {
-        let mut simplified = String::new();
-        let pieces = self.unit.split(text);
-        let simple = pieces.iter().map(|piece| {
-            simplify(piece, &mut simplified);
-            simplified.clone()
-        });
-        let simple: Vec<String> = simple.collect();
-        let runs = (0..).zip(simple.windows(self.run.max(1)).map(|run| run.join(" ")));
-        runs.filter(|(_, run)| !run.trim().is_empty()).map(|(at, run)| (at, key_of(run.as_bytes()))).collect()
+    fn digests(&self, text: &str) -> Vec<(u32, Key)> {
+        let (mut simple, mut rolling) = (String::new(), RollingHash::new(self.run.max(1)));
+        let (pieces, mut digests) = (self.unit.split(text), Vec::new());
+        for (at, piece) in (1..).zip(pieces) {
+            simplify(piece, &mut simple);
+            let simple = simple.trim();
+            if let Some(digest) = rolling.push((!simple.is_empty()).then(|| key_of(simple.as_bytes()))) {
+                digests.push((at - self.run as u32, digest));
+            }
+        }
+        digests
     }
 
     /// The text without the runs that begin at some places, ascending.
@@ -327,6 +352,26 @@ mod tests {
         let config = SentenceDedupConfig { unit: Unit::Lines, run: 2, ..lenient() };
         let (texts, _) = run(&config, &["a\nb\nc\nd", "x\na\nb\nc\ny", "p\nq\np\nq\nr\n"]).await;
         assert_eq!(texts, ["a\nb\nc\nd", "x\ny", "p\nq\nr\n"]);
+    }
+
+    #[tokio::test]
+    async fn words_that_stood_earlier_are_taken_out_wherever_they_begin() {
+        let config = SentenceDedupConfig { unit: Unit::Words, run: 8, ..lenient() };
+        let copied = "the quick brown fox jumps over the lazy dog";
+        let rows = [
+            format!("Once upon a time {copied} and slept."),
+            format!("(Again: The Quick, brown fox - jumps over the lazy dog!) ran off."),
+            "the quick brown fox jumps over the cat".to_owned(),
+        ];
+        let (texts, _) = run(&config, &rows.each_ref().map(String::as_str)).await;
+        assert_eq!(texts, [rows[0].as_str(), "(Again: ran off.", rows[2].as_str()]);
+    }
+
+    #[test]
+    fn runs_of_words_need_some_length() {
+        let config = SentenceDedupConfig { unit: Unit::Words, ..SentenceDedupConfig::default() };
+        assert_eq!(config.validate(&BTreeMap::new()).len(), 1);
+        assert!(SentenceDedupConfig { run: 8, ..config }.validate(&BTreeMap::new()).is_empty());
     }
 
     /// A repeated blank run is no duplicate, and two lines in another order are none either.

@@ -7,20 +7,51 @@
 use super::problem::{Problem, nearest};
 use super::tree::{Node, Place, Table, Value};
 
-/// Replaces every reference in the tree outside `[vars]`, and in `[vars]` those to the environment.
+/// Replaces every reference in the tree. Variables may refer to each other, though not in a circle.
 pub fn interpolate(root: &mut Node, problems: &mut Vec<Problem>) {
     let Value::Table(table) = &mut root.value else {
         return;
     };
     let mut vars = Table::new();
     if let Some(entry) = table.get_mut("vars") {
-        walk(&mut entry.node, &Table::new(), problems);
-        vars = entry.node.as_table().cloned().unwrap_or_default();
+        let given = entry.node.as_table().cloned().unwrap_or_default();
+        vars = variables(given, problems);
+        if let Value::Table(table) = &mut entry.node.value {
+            *table = vars.clone();
+        }
     }
     for (key, entry) in table.iter_mut() {
         if key != "vars" {
             walk(&mut entry.node, &vars, problems);
         }
+    }
+}
+
+/// The variables without references: each is done once those are that it mentions.
+fn variables(mut given: Table, problems: &mut Vec<Problem>) -> Table {
+    let mut done = Table::new();
+    loop {
+        let waits = |node: &Node| given.keys().any(|name| mentions(node, name));
+        let ready = given.iter().find(|(_, entry)| !waits(&entry.node)).map(|(name, _)| name.clone());
+        let Some((name, mut entry)) = ready.and_then(|name| given.remove_entry(&name)) else { break };
+        walk(&mut entry.node, &done, problems);
+        done.insert(name, entry);
+    }
+    for (name, entry) in given {
+        let problem =
+            Problem::at(&entry.node.place, format!("variable `{name}` depends on itself"), "refers here");
+        problems.push(problem.help("give one variable of the circle a value of its own"));
+        done.insert(name, entry);
+    }
+    done
+}
+
+fn mentions(node: &Node, name: &str) -> bool {
+    match &node.value {
+        Value::Array(items) => items.iter().any(|item| mentions(item, name)),
+        Value::Table(table) => table.values().any(|entry| mentions(&entry.node, name)),
+        Value::String(text) => text.contains(&format!("${{{name}}}")),
+        _ => false,
     }
 }
 

@@ -99,6 +99,17 @@ keep = "x"
 }
 
 #[test]
+fn variables_refer_to_each_other_but_not_in_a_circle() {
+    let text = GOOD.replace("low = 3", "low = \"${least}\"\nleast = 3");
+    assert!(text.contains("least"));
+    let workflow = load_text(&text, &Overrides::default()).ok().unwrap();
+    assert_eq!(workflow.stages[1].config["keep"], "score >= 3");
+    let circle = GOOD.replace("low = 3", "low = \"${least}\"\nleast = \"${low}\"");
+    let found = messages(&circle).join("\n");
+    assert!(found.contains("variable `low` depends on itself"), "{found}");
+}
+
+#[test]
 fn missing_variables_and_inputs_are_named() {
     let text = r#"
 name = "w"

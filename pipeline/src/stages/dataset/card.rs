@@ -5,30 +5,50 @@ use std::fmt::{Result, Write};
 
 use serde_json::{Value as Json, json};
 
-use super::DatasetConfig;
 use super::figures::Figures;
+use super::{DatasetConfig, Published};
+use crate::report::plot::{self, Bar, bars};
 use crate::runner::progress::group;
+
+/// Where the card's plots lie, in the dataset's folder.
+fn plot_path(subset: &str) -> String {
+    format!("plots/{subset}-lengths.svg")
+}
+
+/// The card's plots: path in the dataset's folder, and content.
+pub fn plots(subsets: &BTreeMap<String, Published>) -> Vec<(String, String)> {
+    let plot = |(name, subset): (&String, &Published)| {
+        let classes = subset.figures.lengths.classes().map(|(from, to, documents)| Bar {
+            label: format!("{} – {}", group(from), group(to)),
+            value: documents as f64,
+        });
+        (plot_path(name), plot::file(&bars(&classes.collect::<Vec<_>>())))
+    };
+    subsets.iter().filter(|(_, subset)| subset.figures.documents > 0).map(plot).collect()
+}
 
 /// Renders the card from the figures of the subsets and what the `pack` and `evaluate` stages measured.
 pub fn render(
     config: &DatasetConfig,
-    subsets: &BTreeMap<String, Figures>,
+    subsets: &BTreeMap<String, Published>,
     packed: &BTreeMap<String, Json>,
     evaluation: &BTreeMap<String, Json>,
 ) -> String {
     let mut text = String::new();
     // Writing into a string cannot fail.
+    let figures_of = || subsets.iter().map(|(name, subset)| (name.as_str(), &subset.figures));
     let _ = front_matter(&mut text, config, subsets)
         .and_then(|()| writeln!(text, "# {}\n\n{}\n", config.title, config.description))
-        .and_then(|()| sizes(&mut text, subsets, packed))
-        .and_then(|()| parts(&mut text, subsets))
+        .and_then(|()| sizes(&mut text, config, subsets, packed))
+        .and_then(|()| lengths(&mut text, figures_of()))
+        .and_then(|()| parts(&mut text, figures_of()))
         .and_then(|()| figures(&mut text, evaluation))
         .and_then(|()| writeln!(text, "Made with Corpusmith {}.", env!("CARGO_PKG_VERSION")));
     text
 }
 
-fn front_matter(text: &mut String, config: &DatasetConfig, subsets: &BTreeMap<String, Figures>) -> Result {
-    let documents = subsets.values().map(|figures| figures.documents).sum();
+fn front_matter(text: &mut String, config: &DatasetConfig, subsets: &BTreeMap<String, Published>) -> Result {
+    let documents = subsets.values().map(|subset| subset.figures.documents).sum();
     writeln!(text, "---\nlicense: {}\nlanguage:\n- {}", config.licence, config.language)?;
     writeln!(text, "pretty_name: {}", json!(config.title))?;
     writeln!(text, "task_categories:\n- text-generation\nsize_categories:\n- {}", size_category(documents))?;
@@ -40,23 +60,48 @@ fn front_matter(text: &mut String, config: &DatasetConfig, subsets: &BTreeMap<St
     writeln!(text, "---\n")
 }
 
-fn sizes(text: &mut String, subsets: &BTreeMap<String, Figures>, packed: &BTreeMap<String, Json>) -> Result {
+fn sizes(
+    text: &mut String,
+    config: &DatasetConfig,
+    subsets: &BTreeMap<String, Published>,
+    packed: &BTreeMap<String, Json>,
+) -> Result {
     let cell = |number: Option<u64>| number.map(group).unwrap_or_default();
     writeln!(text, "## Subsets\n")?;
-    writeln!(text, "| subset | documents | bytes of text | tokens | tokens packed for training |")?;
-    writeln!(text, "|---|---:|---:|---:|---:|")?;
-    for (name, figures) in subsets {
+    writeln!(text, "| subset | licence | documents | bytes of text | tokens | tokens packed for training |")?;
+    writeln!(text, "|---|---|---:|---:|---:|---:|")?;
+    for (name, Published { figures, .. }) in subsets {
+        let own = config.subsets.get(name).and_then(|subset| subset.licence.as_ref());
+        let licence = own.unwrap_or(&config.licence);
         let packed = packed.get("subsets").and_then(|subsets| subsets.get(name)?.get("tokens")?.as_u64());
         let (documents, bytes) = (group(figures.documents), group(figures.bytes));
-        writeln!(text, "| {name} | {documents} | {bytes} | {} | {} |", cell(figures.tokens), cell(packed))?;
+        let (tokens, packed) = (cell(figures.tokens), cell(packed));
+        writeln!(text, "| {name} | {licence} | {documents} | {bytes} | {tokens} | {packed} |")?;
     }
     let name = subsets.keys().next().map_or("…", String::as_str);
     writeln!(text, "\n```python\nfrom datasets import load_dataset\n")?;
     writeln!(text, "rows = load_dataset(\"path/of/this/folder\", \"{name}\", split=\"train\")\n```\n")
 }
 
-fn parts(text: &mut String, subsets: &BTreeMap<String, Figures>) -> Result {
-    for (name, figures) in subsets.iter().filter(|(_, figures)| !figures.parts.is_empty()) {
+fn lengths<'a>(text: &mut String, subsets: impl Iterator<Item = (&'a str, &'a Figures)>) -> Result {
+    writeln!(text, "## Lengths\n")?;
+    for (name, figures) in subsets.filter(|(_, figures)| figures.documents > 0) {
+        let (unit, all) = figures.tokens.map_or(("bytes", figures.bytes), |tokens| ("tokens", tokens));
+        let shortest = figures.lengths.shortest.unwrap_or(0);
+        writeln!(
+            text,
+            "{name}: {} to {} {unit} a document, {} on average.\n\n![Documents of {name} by {unit}]({})\n",
+            group(shortest),
+            group(figures.lengths.longest),
+            group(all / figures.documents),
+            plot_path(name)
+        )?;
+    }
+    Ok(())
+}
+
+fn parts<'a>(text: &mut String, subsets: impl Iterator<Item = (&'a str, &'a Figures)>) -> Result {
+    for (name, figures) in subsets.filter(|(_, figures)| !figures.parts.is_empty()) {
         writeln!(text, "## Audiences and formats of {name}\n")?;
         writeln!(text, "| audience | format | documents | share | tokens | tokens a document |")?;
         writeln!(text, "|---|---|---:|---:|---:|---:|")?;
@@ -105,6 +150,10 @@ fn size_category(documents: u64) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::Schema;
+
     use super::super::figures::Part;
     use super::*;
 
@@ -114,21 +163,35 @@ mod tests {
             title: "A \"small\" corpus".into(),
             description: "For tests.".into(),
             licence: "odc-by".into(),
+            repository: None,
             language: "en".into(),
             subsets: BTreeMap::new(),
         };
         let part =
             Part { audience: "college".into(), format: "textbook".into(), documents: 300, tokens: 90_000 };
-        let figures = Figures { documents: 1200, bytes: 34_567, tokens: Some(400_000), parts: vec![part] };
+        let mut figures = Figures {
+            documents: 1200,
+            bytes: 34_567,
+            tokens: Some(400_000),
+            parts: vec![part],
+            ..Figures::default()
+        };
+        [300, 700].into_iter().for_each(|length| figures.lengths.add(length));
+        let subset = Published { figures, schema: Arc::new(Schema::empty()) };
+        let subsets = [("cosmopedia-v2".to_owned(), subset)].into();
         let packed = [("subsets".to_owned(), json!({"cosmopedia-v2": {"tokens": 9876}}))].into();
         let evaluation =
             [("heldout".to_owned(), json!({"web": {"texts": 3, "per_token": 12.34, "bits_per_byte": 1.5}}))];
-        let text =
-            render(&config, &[("cosmopedia-v2".to_owned(), figures)].into(), &packed, &evaluation.into());
+        let text = render(&config, &subsets, &packed, &evaluation.into());
         assert!(text.starts_with("---\nlicense: odc-by\n"));
         assert!(text.contains("pretty_name: \"A \\\"small\\\" corpus\""));
         assert!(text.contains("    path: data/cosmopedia-v2/train-*.parquet\n---\n"), "{text}");
-        assert!(text.contains("| cosmopedia-v2 | 1,200 | 34,567 | 400,000 | 9,876 |"), "{text}");
+        assert!(text.contains("| cosmopedia-v2 | odc-by | 1,200 | 34,567 | 400,000 | 9,876 |"), "{text}");
+        assert!(text.contains("cosmopedia-v2: 300 to 700 tokens a document, 333 on average."), "{text}");
+        let plots = plots(&subsets);
+        assert!(text.contains(&format!("]({})", plots[0].0)), "{text}");
+        assert!(plots[0].1.contains("256 – 511") && plots[0].1.contains("xmlns="), "{}", plots[0].1);
+
         assert!(text.contains("| college | textbook | 300 | 25.0 % | 90,000 | 300 |"), "{text}");
         assert!(text.contains("| web | 3 | 12.3 | 1.500 |"));
         assert!(text.contains("1K<n<10K"));

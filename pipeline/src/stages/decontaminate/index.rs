@@ -5,55 +5,14 @@
 //! here with every text that shares one, so that the verdict depends on the page alone.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::LazyLock;
-
-use regex::Regex;
+use std::hash::{BuildHasherDefault, Hasher};
 
 use super::benchmark::BenchmarkText;
 use super::matching::covered_share;
-use crate::stages::minhash::normalise::strip_marks;
+use super::tokens::{Ngram, Tokens};
 
 /// Blocks must be longer than this, in characters (cosmopedia `decontaminate.py`, `diff_strings`).
 const SHORT_BLOCK_CHARS: usize = 5;
-
-/// Python's `\w`: letters, numbers of any kind and the underscore, but no marks.
-static TOKEN: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"[\p{L}\p{N}_]+").ok());
-
-/// The tokens of a text, joined by single spaces.
-#[derive(Debug, Default)]
-pub struct Tokens {
-    joined: String,
-    spans: Vec<(usize, usize)>,
-}
-
-impl Tokens {
-    /// Decomposes, strips diacritics, lower-cases and takes the runs of word characters.
-    pub fn of(text: &str) -> Self {
-        let mut plain = String::with_capacity(text.len());
-        strip_marks(text, &mut plain);
-        let plain = plain.to_lowercase();
-        let mut tokens = Self::default();
-        for token in TOKEN.iter().flat_map(|token| token.find_iter(&plain)) {
-            if !tokens.joined.is_empty() {
-                tokens.joined.push(' ');
-            }
-            let start = tokens.joined.len();
-            tokens.joined.push_str(token.as_str());
-            tokens.spans.push((start, tokens.joined.len()));
-        }
-        tokens
-    }
-
-    /// The text that blocks are matched in.
-    pub fn joined(&self) -> &str {
-        &self.joined
-    }
-
-    /// Every run of `words` consecutive tokens.
-    pub fn ngrams(&self, words: usize) -> impl Iterator<Item = &str> {
-        self.spans.windows(words.max(1)).filter_map(|run| Some(&self.joined[run.first()?.0..run.last()?.1]))
-    }
-}
 
 /// A page that copies a benchmark text.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,43 +31,141 @@ pub struct Contamination {
 struct IndexedText {
     benchmark: usize,
     label: String,
+    tokens: String,
     chars: Vec<char>,
 }
 
+/// An n-gram of a benchmark text.
+#[derive(Debug)]
+struct Entry {
+    text: u32,
+    /// Where it begins in the text's tokens, in bytes.
+    start: u32,
+    /// The entry before it with the same key, counted from 1; 0 where there is none.
+    older: u32,
+}
+
+/// Keys are hashes already.
+#[derive(Default)]
+struct KeyHasher(u64);
+
+impl Hasher for KeyHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|&byte| self.0 = self.0.rotate_left(8) ^ u64::from(byte));
+    }
+
+    fn write_u64(&mut self, key: u64) {
+        self.0 = key;
+    }
+}
+
+/// Which keys there may be: 2 MiB, which a processor's cache holds, so that most n-grams of a page, which no
+/// benchmark has, are done with by one look.
+#[derive(Debug)]
+struct Sieve(Vec<u64>);
+
+impl Sieve {
+    const BITS: u32 = 24;
+
+    fn place(key: u64) -> (usize, u64) {
+        let bit = key >> (u64::BITS - Self::BITS);
+        ((bit / 64) as usize, 1 << (bit % 64))
+    }
+
+    fn add(&mut self, key: u64) {
+        let (word, bit) = Self::place(key);
+        self.0[word] |= bit;
+    }
+
+    fn may_hold(&self, key: u64) -> bool {
+        let (word, bit) = Self::place(key);
+        self.0[word] & bit != 0
+    }
+}
+
 /// Benchmark texts by n-gram. Texts with fewer tokens than an n-gram have none and are never
-/// found, as published. Memory: about 100 bytes for each n-gram.
+/// found, as published. Memory: about 40 bytes for each n-gram.
 #[derive(Debug)]
 pub struct BenchmarkIndex {
     ngram_words: usize,
     benchmarks: Vec<String>,
     texts: Vec<IndexedText>,
-    by_ngram: HashMap<Box<str>, Vec<u32>>,
+    sieve: Sieve,
+    /// By key: the newest entry, counted from 1.
+    newest: HashMap<u64, u32, BuildHasherDefault<KeyHasher>>,
+    entries: Vec<Entry>,
 }
 
 impl BenchmarkIndex {
     /// An index without texts.
     pub fn new(ngram_words: usize) -> Self {
-        Self { ngram_words, benchmarks: Vec::new(), texts: Vec::new(), by_ngram: HashMap::new() }
+        Self {
+            ngram_words,
+            benchmarks: Vec::new(),
+            texts: Vec::new(),
+            sieve: Sieve(vec![0; 1 << (Sieve::BITS - 6)]),
+            newest: HashMap::default(),
+            entries: Vec::new(),
+        }
     }
 
     /// Adds a benchmark's texts.
     pub fn add(&mut self, benchmark: &str, texts: Vec<BenchmarkText>) {
         self.benchmarks.push(benchmark.to_owned());
+        // A word with its space has six characters in English.
+        self.newest.reserve(texts.iter().map(|text| text.text.len() / 6).sum());
         for text in texts {
             let tokens = Tokens::of(&text.text);
             let number = self.texts.len() as u32;
-            for ngram in tokens.ngrams(self.ngram_words) {
-                let texts = self.by_ngram.entry(ngram.into()).or_default();
-                if texts.last() != Some(&number) {
-                    texts.push(number);
+            for Ngram { key, start, text } in tokens.ngrams(self.ngram_words) {
+                let newest = self.newest.entry(key).or_default();
+                let last = (*newest as usize).checked_sub(1).and_then(|at| self.entries.get(at));
+                let repeats = |last: &Entry| {
+                    last.text == number && tokens.joined()[last.start as usize..].starts_with(text)
+                };
+                if last.is_some_and(repeats) {
+                    continue;
                 }
+                self.entries.push(Entry { text: number, start: start as u32, older: *newest });
+                *newest = self.entries.len() as u32;
+                self.sieve.add(key);
             }
             self.texts.push(IndexedText {
                 benchmark: self.benchmarks.len() - 1,
                 label: text.label,
+                tokens: tokens.joined().to_owned(),
                 chars: tokens.joined().chars().collect(),
             });
         }
+    }
+
+    /// The texts that hold an n-gram, newest first, each once.
+    fn texts_with<'a>(&'a self, ngram: Ngram<'a>) -> impl Iterator<Item = u32> + 'a {
+        let key = ngram.key;
+        let newest = self.sieve.may_hold(key).then(|| self.newest.get(&key).copied()).flatten();
+        let mut next = newest.unwrap_or(0);
+        let mut last = None;
+        std::iter::from_fn(move || {
+            while let Some(entry) = (next as usize).checked_sub(1).and_then(|at| self.entries.get(at)) {
+                next = entry.older;
+                if last != Some(entry.text) && self.stands_at(entry, ngram.text) {
+                    last = Some(entry.text);
+                    return last;
+                }
+            }
+            None
+        })
+    }
+
+    /// Whether an entry's n-gram is this one: another may have its key.
+    fn stands_at(&self, entry: &Entry, ngram: &str) -> bool {
+        let text = self.texts.get(entry.text as usize);
+        let rest = text.and_then(|text| text.tokens.get(entry.start as usize..)?.strip_prefix(ngram));
+        rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(' '))
     }
 
     /// The first benchmark text of which more than `max_ratio` stands in the page; those that share
@@ -118,8 +175,8 @@ impl BenchmarkIndex {
         // By text: how many n-grams it shares, and the first of them.
         let mut shared: BTreeMap<u32, (usize, &str)> = BTreeMap::new();
         for ngram in tokens.ngrams(self.ngram_words) {
-            for &text in self.by_ngram.get(ngram).into_iter().flatten() {
-                shared.entry(text).or_insert((0, ngram)).0 += 1;
+            for text in self.texts_with(ngram) {
+                shared.entry(text).or_insert((0, ngram.text)).0 += 1;
             }
         }
         if shared.is_empty() {
@@ -154,17 +211,6 @@ mod tests {
     }
 
     const ITEM: &str = "one two three four five six seven eight nine ten";
-
-    #[test]
-    fn tokens_are_word_characters_in_lower_case_without_diacritics() {
-        assert_eq!(
-            Tokens::of("Café_2½, naïve—ÅNGSTRÖM's x²\u{200d}y").joined(),
-            "cafe_2½ naive angstrom s x² y"
-        );
-        assert_eq!(Tokens::of("").joined(), "");
-        // A spacing vowel sign is no letter to Python.
-        assert_eq!(Tokens::of("का").joined(), "क");
-    }
 
     #[test]
     fn ten_shared_words_make_a_candidate_and_nine_do_not() {

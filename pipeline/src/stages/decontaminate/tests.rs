@@ -117,7 +117,7 @@ async fn planted_items_of_real_benchmarks_are_found() {
     for benchmark in &config.benchmarks {
         let path = benchmark.path.clone().unwrap();
         let texts = benchmark::read(&path, &benchmark.format).unwrap();
-        let long = |text: &&benchmark::BenchmarkText| index::Tokens::of(&text.text).ngrams(10).count() > 20;
+        let long = |text: &&benchmark::BenchmarkText| tokens::Tokens::of(&text.text).ngrams(10).count() > 20;
         for text in texts.iter().filter(long).step_by(97) {
             let page = format!("{filler}\n{}\n{filler}", text.text);
             rows.push(json!({"id": format!("{} {}", benchmark.name, text.label), "text": page}));

@@ -3,6 +3,9 @@
 use arrow::array::RecordBatch;
 use arrow::error::ArrowError;
 
+/// A batch is closed when its rows have so many bytes: a few of them may be as large as thousands of others.
+pub const BATCH_BYTES: usize = 32 << 20;
+
 /// A batch, and whether the file has more.
 pub struct Filled {
     /// The rows.

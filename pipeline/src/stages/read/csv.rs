@@ -11,7 +11,7 @@ use arrow::error::ArrowError;
 use csv::{Reader, ReaderBuilder, StringRecord};
 
 use super::INFERENCE_ROWS;
-use super::batches::{Filled, batches};
+use super::batches::{BATCH_BYTES, Filled, batches};
 use super::compressed::{in_file, open};
 use crate::engine::BATCH_ROWS;
 use crate::runner::ledger::RowSink;
@@ -85,8 +85,8 @@ pub fn rows(
     batches(open, move |records| {
         let mut lines = Vec::with_capacity(BATCH_ROWS);
         let mut columns: Vec<StringBuilder> = schema.fields().iter().map(|_| StringBuilder::new()).collect();
-        let mut more = true;
-        while lines.len() < BATCH_ROWS {
+        let (mut more, mut bytes) = (true, 0);
+        while lines.len() < BATCH_ROWS && bytes < BATCH_BYTES {
             let row = match records.next() {
                 Some(Ok(row)) => row,
                 Some(Err(error)) => {
@@ -106,6 +106,7 @@ pub fn rows(
                 continue;
             }
             lines.push(line);
+            bytes += row.as_slice().len();
             for (column, field) in columns.iter_mut().zip(&row) {
                 column.append_option((!field.is_empty()).then_some(field));
             }

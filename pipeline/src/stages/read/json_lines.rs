@@ -13,13 +13,19 @@ use arrow::json::reader::infer_json_schema_from_iterator;
 use serde_json::Value as Json;
 
 use super::INFERENCE_ROWS;
-use super::batches::{Filled, batches};
+use super::batches::{BATCH_BYTES, Filled, batches};
 use super::compressed::{in_file, open};
 use crate::engine::BATCH_ROWS;
 use crate::runner::ledger::RowSink;
 
+/// Longer lines are set aside: two would not fit into one Arrow array.
+const LINE_BYTES: usize = 1 << 30;
+
 /// A line as a JSON object, or what is wrong with it.
 fn parse_line(line: &[u8]) -> Result<Option<Json>, (&'static str, String)> {
+    if line.len() > LINE_BYTES {
+        return Err(("line_too_long", format!("{} bytes, of at most {LINE_BYTES}", line.len())));
+    }
     let text = std::str::from_utf8(line)
         .map_err(|error| ("not_utf8", format!("not UTF-8 at byte {}", error.valid_up_to())))?;
     if text.trim().is_empty() {
@@ -65,14 +71,16 @@ pub fn rows(
     let open = move || Ok(open(&file).map_err(in_file(&file))?.split(b'\n'));
     batches(open, move |lines| {
         let mut rows = Vec::with_capacity(BATCH_ROWS);
-        let mut more = true;
-        while rows.len() < BATCH_ROWS {
+        let (mut more, mut bytes) = (true, 0);
+        while rows.len() < BATCH_ROWS && bytes < BATCH_BYTES {
             let Some(line) = lines.next() else {
                 more = false;
                 break;
             };
+            let line = line.map_err(in_file(&path))?;
             number += 1;
-            match parse_line(&line.map_err(in_file(&path))?) {
+            bytes += line.len();
+            match parse_line(&line) {
                 Ok(Some(row)) => {
                     warn_of_new_columns(&row, &schema, &mut left_out, &path, number);
                     rows.push((number, row));

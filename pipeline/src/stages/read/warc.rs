@@ -15,13 +15,10 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 
 use self::record::{Record, Records};
-use super::batches::{Filled, batches};
+use super::batches::{BATCH_BYTES, Filled, batches};
 use super::compressed::in_file;
 use crate::engine::BATCH_ROWS;
 use crate::runner::ledger::RowSink;
-
-/// Bytes of text after which a batch ends: HTML pages are large.
-const BATCH_BYTES: usize = 32 << 20;
 
 /// Where rows go that do not become one.
 #[derive(Clone)]

@@ -1,0 +1,44 @@
+//! A scaling law beside the runs that it is fitted to.
+
+use std::fmt::Write;
+use std::path::Path;
+
+use model::scaling_law::{Law, Point};
+use serde_json::Value as Json;
+
+use super::plot::line;
+use crate::runner::progress::group;
+use crate::stages::LAW_FILE;
+
+/// Places at which the law's curve is drawn.
+const PLACES: usize = 60;
+
+/// Adds the runs with what the law says of them, and the curve over tokens of the largest model.
+pub fn write(page: &mut String, folder: &Path) -> std::fmt::Result {
+    let text = std::fs::read_to_string(folder.join(LAW_FILE)).unwrap_or_default();
+    let file: Json = serde_json::from_str(&text).unwrap_or_default();
+    let runs: Vec<Point> = serde_json::from_value(file["runs"].clone()).unwrap_or_default();
+    let Ok(law) = serde_json::from_value::<Law>(file["fit"]["law"].clone()) else { return Ok(()) };
+    page.push_str(
+        "<h3>Runs and law</h3><table><thead><tr><th>parameters</th><th>tokens</th><th>held-out loss</th>\
+         <th>the law's</th></tr></thead><tbody>",
+    );
+    for run in &runs {
+        let (parameters, tokens) = (group(run.parameters as u64), group(run.tokens as u64));
+        let said = law.loss(run.parameters, run.tokens);
+        write!(
+            page,
+            "<tr><td class=\"n\">{parameters}</td><td class=\"n\">{tokens}</td><td class=\"n\">{:.4}</td>\
+             <td class=\"n\">{said:.4}</td></tr>",
+            run.loss
+        )?;
+    }
+    page.push_str("</tbody></table>");
+    let largest = runs.iter().map(|run| run.parameters).fold(0.0, f64::max);
+    let ends =
+        runs.iter().fold((f64::MAX, 0.0_f64), |(low, high), run| (low.min(run.tokens), high.max(run.tokens)));
+    let step = (ends.1 / ends.0).powf(1.0 / PLACES as f64);
+    let curve = (0..=PLACES).map(|place| ends.0 * step.powi(place as i32));
+    let curve: Vec<(f64, f64)> = curve.map(|tokens| (tokens.round(), law.loss(largest, tokens))).collect();
+    write!(page, "<h3>The law's loss by tokens</h3>{}", line(&curve))
+}
