@@ -202,7 +202,7 @@ enum Subject {
     Trained {
         folder: PathBuf,
         model: Box<LanguageModel>,
-        encoder: Encoder,
+        encoder: Box<Encoder>,
         engine: EngineOptions,
         generator: Option<EngineGenerator>,
     },
@@ -225,7 +225,13 @@ impl Subject {
         let help = "a checkpoint has no tokenizer: give it with --tokenizer <stage's folder>/tokenizer.json";
         let encoder = Encoder::load(&tokenizer).map_err(|error| failed(&error, help))?;
         let model = LanguageModel::load(&folder).map_err(|error| failed(&error, ""))?;
-        Ok(Self::Trained { folder, model: Box::new(model), encoder, engine, generator: None })
+        Ok(Self::Trained {
+            folder,
+            model: Box::new(model),
+            encoder: Box::new(encoder),
+            engine,
+            generator: None,
+        })
     }
 
     fn with_scorer<T>(
