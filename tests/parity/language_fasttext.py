@@ -84,28 +84,18 @@ def compare(pages, model_file, pipeline):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         pyarrow.parquet.write_table(table, folder / "pages.parquet")
-        (folder / "language.toml").write_text(f"""
-[workflow]
-name = "language"
-[stages.pages]
-kind = "read"
-paths = ["{folder}/pages.parquet"]
-materialize = false
-[stages.language]
-kind = "language"
-inputs.rows = "pages"
-languages = []
-language_threshold = 0.0
-model = "{model_file.resolve()}"
-""")
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        subprocess.run(
-            [pipeline, "run", folder / "language.toml", "--runs", folder / "runs"], check=True, stdout=2
+        (folder / "workflow.toml").write_text(
+            f'name = "language"\n[stage.pages]\nkind = "read"\npaths = ["{folder}/pages.parquet"]\n'
+            f'materialize = false\n[stage.found]\nkind = "language"\ninput = "pages"\nlanguages = []\n'
+            f'language_threshold = 0.0\nmodel = "{model_file.resolve()}"\n'
         )
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [pipeline, "run", folder / "workflow.toml", "--runs", folder / "runs"]
+        subprocess.run(command, check=True, capture_output=True)
         after = resource.getrusage(resource.RUSAGE_CHILDREN)
         our_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        ours = pyarrow.parquet.read_table(next((folder / "runs").glob("**/language")))
-        ours = dict(zip(ours["id"].to_pylist(), zip(ours["language"].to_pylist(), ours["language_score"].to_pylist())))
+        found = pyarrow.parquet.read_table(folder / "runs/language/sample/found/data").to_pydict()
+        ours = dict(zip(found["id"], zip(found["language"], found["language_score"])))
     agreed, largest = 0, 0.0
     for row, (their_label, their_score) in enumerate(theirs):
         label, score = ours.get(str(row), (None, 0.0))

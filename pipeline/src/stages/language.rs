@@ -218,7 +218,7 @@ mod tests {
         let (rows, ctx) = testing::plan(&config, "rows", batch.clone()).await.unwrap();
         assert_eq!(testing::strings(&rows, "id"), ["a"]);
         let details: Vec<String> = ctx.ledger.dropped().into_iter().map(|row| row.detail).collect();
-        assert_eq!(details, ["de, 0.98", "no language is recognised"]);
+        assert_eq!(details, ["de, 1.00", "no language is recognised"]);
         let config = LanguageConfig { model: model("fasttext.json"), ..LanguageConfig::default() };
         let error = testing::plan(&config, "rows", batch).await.unwrap_err().to_string();
         assert!(error.contains("fasttext.json, byte 4") && error.contains("lid.176.bin"), "{error}");
