@@ -25,6 +25,7 @@ fn every_stage_leaves_something_to_look_at() {
         "tokens/python-edu/tokens-00000.bin",
         "model/final/model.safetensors",
         "model/loss.jsonl",
+        "model/evaluations.jsonl",
         "evaluation/evaluation.json",
         "export/model/config.json",
         "export/model/tokenizer.json",
