@@ -160,6 +160,31 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
         assert_eq!(report["report"]["acc"], figures["tasks"]["piqa"]["acc"], "{report}");
     }
 
+    // So does what the command hands on, which names no folder that is there.
+    let handed = folder.path().join("handed");
+    let tokenizer = stages.join("tokenizer").display().to_string();
+    let hand_on = |more: &[&str]| {
+        let mut program = pipeline();
+        program.arg("export").arg(stages.join("aligned")).args([
+            "--tokenizer",
+            &tokenizer,
+            "--chat",
+            "--onnx",
+        ]);
+        run(program.arg("--out").arg(&handed).args(["--gguf", "q4_0"]).args(more))
+    };
+    assert!(hand_on(&["--dry-run"]).out.contains("onnx/model.onnx") && !handed.exists());
+    let said = hand_on(&[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(handed.join("onnx/model.onnx").is_file() && handed.join("model-q4_0.gguf").is_file());
+    assert_eq!(
+        digests(&handed).get("model.safetensors"),
+        digests(&stages.join("export/model")).get("model.safetensors")
+    );
+    let again = hand_on(&[]);
+    assert_eq!(again.code, Some(2), "{}", again.err);
+    assert!(again.err.contains("is there already"), "{}", again.err);
+
     // It can be talked with, as a checkpoint with its tokenizer and as an export; a seed gives one answer.
     let talk = |arguments: &[&str], said: &str| -> String {
         let model = stages.join(arguments[1]);
@@ -180,7 +205,6 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
         talk(&["chat", "export"], &format!("Who?\n/reset\n{question}/exit\nnever\n")).lines().last(),
         Some(answer.trim_end())
     );
-    let tokenizer = stages.join("tokenizer").display().to_string();
     let went_on = talk(&["generate", "base", "The fig is", "--tokenizer", &tokenizer], "");
     assert_eq!(talk(&["generate", "base", "--tokenizer", &tokenizer], "The fig is"), went_on);
 

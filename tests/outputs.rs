@@ -29,6 +29,7 @@ fn every_stage_leaves_something_to_look_at() {
         "evaluation/evaluation.json",
         "export/model/config.json",
         "export/model/tokenizer.json",
+        "export/model/onnx/model.onnx",
         "dataset/README.md",
         "report.html",
     ] {
