@@ -48,7 +48,8 @@ try {
     await page.click("button");
     await page.waitForFunction(() => !document.querySelector("button").disabled, { timeout: 120_000 });
     const found = await page.$eval("#text", (text) => text.textContent);
-    const args = ["generate", resolve(model), prompt, "--max-tokens", String(TOKENS), "--temperature", "0"];
+    const greedy = ["--max-tokens", String(TOKENS), "--temperature", "0", "--repetition-penalty", "1"];
+    const args = ["generate", resolve(model), prompt, ...greedy];
     const expected = execFileSync(resolve(pipeline), args, { encoding: "utf8" });
     assert.equal(found.slice(prompt.length).trim(), expected.trim(), prompt);
     console.log(`${JSON.stringify(found)}\n  ${await status()}`);

@@ -4,6 +4,7 @@
 import { AutoModelForCausalLM, AutoTokenizer, TextStreamer, env } from "@huggingface/transformers";
 
 env.allowRemoteModels = false;
+env.allowLocalModels = true;
 env.localModelPath = "/";
 env.useBrowserCache = false;
 env.backends.onnx.wasm.wasmPaths = "/node_modules/onnxruntime-web/dist/";
