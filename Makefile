@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus test parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint schema clean
+.PHONY: run corpus test test-web demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -43,6 +43,22 @@ build: setup
 assets: build
 	$(PIPELINE) assets pull
 
+# The sample run's model in the browser, at http://localhost:8080/; MODEL names another export with ONNX.
+MODEL ?= runs/cosmopedia_v2/sample/export/model
+WEB := npm --prefix web ci --ignore-scripts --no-audit --no-fund --silent
+demo: build
+	@test -f $(MODEL)/onnx/model.onnx || { echo "make run first, or name an export with ONNX: make demo MODEL=…"; exit 1; }
+	$(WEB) --omit=dev
+	node web/serve.mjs $(MODEL)
+
+# The page in a headless Chromium, beside `pipeline generate`.
+test-web: run
+	@command -v chromium >/dev/null || [ -n "$$CHROMIUM" ] || { command -v apt-get >/dev/null \
+	  && $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends chromium; } \
+	  || { echo "install Chromium, or name it: make test-web CHROMIUM=…"; exit 1; }
+	$(WEB)
+	node web/test.mjs $(MODEL) $(PIPELINE)
+
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --release -- -D warnings
@@ -59,14 +75,15 @@ bench-search:
 	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SEARCH)) $(CARGO) bench --workspace --bench peers
 	$(BENCH_SEARCH)/venv/bin/python search/benches/peers/peers.py $(BENCH_SEARCH)
 
-# What other programs make of ours: `datasets` opens the sample run's dataset, OpenAI's client asks the
-# embedded model's server.
+# What other programs make of ours: `datasets` opens the sample run's dataset, ONNX Runtime and transformers
+# compute its model, OpenAI's client asks the embedded model's server.
 PARITY := $(or $(CARGO_TARGET_DIR),target)/parity
 parity: run
 	python3 -m venv $(PARITY)
 	$(PARITY)/bin/pip install -q -r tests/parity/requirements.txt
 	$(PARITY)/bin/python tests/parity/load_dataset.py runs/cosmopedia_v2/sample/dataset
 	$(PARITY)/bin/python tests/parity/load_croissant.py runs/cosmopedia_v2/sample/dataset
+	$(PARITY)/bin/python model/tests/parity/check_onnx.py runs/cosmopedia_v2/sample/export/model
 	$(PIPELINE) llm serve embedded --port 8097 & trap "kill $$!" EXIT; \
 	$(PARITY)/bin/python tests/parity/openai_client.py http://127.0.0.1:8097/v1
 

@@ -18,7 +18,7 @@ paths = ["${env:DATA}/texts.jsonl"]
 [stage.corpus]
 kind = "mix"
 inputs = { sources = ["texts"] }
-heldout_share = 0.0
+heldout_share = 0.05
 subsets = { a = { stage = "texts" } }
 [stage.tokenizer]
 kind = "tokenizer"
@@ -29,8 +29,10 @@ kind = "pack"
 inputs = { corpus = "corpus", tokenizer = "tokenizer" }
 [stage.base]
 kind = "pretrain"
-input = "tokens"
+inputs = { tokens = "tokens", tokenizer = "tokenizer", corpus = "corpus" }
 weights = { a = 1.0 }
+evaluate_every_steps = 3
+evaluation = { tasks = [{ task = "piqa", path = "${env:DATA}/piqa.jsonl", max_items = 4 }] }
 [stage.base.training]
 model = { preset = "sample" }
 context_tokens = 64
@@ -54,6 +56,13 @@ paths = ["${env:DATA}/preferences.jsonl"]
 kind = "dpo"
 inputs = { rows = "preferences", model = "chat", tokenizer = "tokenizer" }
 training = { length_tokens = 64, prompt_tokens = 32, batch_pairs = 4, lr = 1e-4, epochs = 2 }
+[stage.evaluation]
+kind = "evaluate"
+inputs = { model = "aligned", tokenizer = "tokenizer", corpus = "corpus" }
+tasks = [
+  { task = "piqa", path = "${env:DATA}/piqa.jsonl" },
+  { task = "ifeval", path = "${env:DATA}/ifeval.jsonl" },
+]
 [stage.export]
 kind = "export"
 inputs = { model = "aligned", tokenizer = "tokenizer" }
@@ -84,6 +93,15 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
     write("conversations.jsonl", talks);
     let pair = |i: usize| json!({"prompt": ask(i), "chosen": "A fruit.", "rejected": "A stone, I think."});
     write("preferences.jsonl", (0..16).map(pair).collect());
+    write(
+        "piqa.jsonl",
+        (0..8)
+            .map(|i| json!({"goal": ask(i), "sol1": "A fruit.", "sol2": "A stone, I think.", "label": 0}))
+            .collect(),
+    );
+    let instruction = ["punctuation:no_comma", "change_case:english_capital"];
+    let asked = |(key, kind): (usize, &str)| json!({"key": key, "prompt": "Say a fruit.", "instruction_id_list": [kind], "kwargs": [{}]});
+    write("ifeval.jsonl", instruction.into_iter().enumerate().map(asked).collect());
     let workflow = folder.path().join("w.toml");
     std::fs::write(&workflow, WORKFLOW).unwrap();
     let runs = folder.path().join("runs");
@@ -109,13 +127,26 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
     // The first update has not yet moved the model from its reference.
     assert!(margin(&steps[0]).abs() < 1e-4 && margin(steps.last().unwrap()) > 0.0, "{steps:?}");
 
+    // It was measured as training went, and at the end by all tasks.
+    let measured = lines(&stages.join("base/evaluations.jsonl"));
+    assert_eq!(measured.iter().map(|line| &line["step"]).collect::<Vec<_>>(), [3, 4], "{measured:?}");
+    for name in ["bits_per_byte/a", "loss/a", "cloze/acc", "piqa/acc", "piqa/acc_norm", "aggregate/acc_norm"]
+    {
+        assert!(
+            measured.iter().all(|line| line[name].as_f64().is_some_and(f64::is_finite)),
+            "{name}: {measured:?}"
+        );
+    }
+    assert_ne!(measured[0]["loss/a"], measured[1]["loss/a"]);
+    let figures = manifest("evaluation")["metrics"].clone();
+    assert!(figures["heldout"]["a"]["texts"].as_u64().unwrap() > 0, "{figures}");
+    assert_eq!(figures["tasks"]["piqa"]["acc_norm"], figures["aggregate"]["acc_norm"], "{figures}");
+    assert!(figures["tasks"]["ifeval"].as_object().is_some_and(|figures| figures.len() > 1), "{figures}");
+    assert_eq!(lines(&stages.join("evaluation/answers.jsonl")).len(), 2);
+    let page = std::fs::read_to_string(stages.join("report.html")).unwrap();
+    assert!(page.contains("piqa/acc_norm by step"), "the report shows how the figures went");
+
     // The exports answer as the model does.
-    write(
-        "piqa.jsonl",
-        (0..8)
-            .map(|i| json!({"goal": ask(i), "sol1": "A fruit.", "sol2": "A stone, I think.", "label": 0}))
-            .collect(),
-    );
     let models = ["aligned", "export", "export/gguf/model-f32.gguf", "export/gguf/model-q8_0.gguf"];
     let mut program = pipeline();
     program.arg("eval").args(models.map(|model| stages.join(model))).arg("--json").arg("--task");
@@ -126,8 +157,33 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
     assert_eq!(reports.len(), 4);
     for report in &reports {
         assert_eq!(report["report"]["items"], 8, "{report}");
-        assert_eq!(report["report"]["acc"], reports[0]["report"]["acc"], "{report}");
+        assert_eq!(report["report"]["acc"], figures["tasks"]["piqa"]["acc"], "{report}");
     }
+
+    // So does what the command hands on, which names no folder that is there.
+    let handed = folder.path().join("handed");
+    let tokenizer = stages.join("tokenizer").display().to_string();
+    let hand_on = |more: &[&str]| {
+        let mut program = pipeline();
+        program.arg("export").arg(stages.join("aligned")).args([
+            "--tokenizer",
+            &tokenizer,
+            "--chat",
+            "--onnx",
+        ]);
+        run(program.arg("--out").arg(&handed).args(["--gguf", "q4_0"]).args(more))
+    };
+    assert!(hand_on(&["--dry-run"]).out.contains("onnx/model.onnx") && !handed.exists());
+    let said = hand_on(&[]);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    assert!(handed.join("onnx/model.onnx").is_file() && handed.join("model-q4_0.gguf").is_file());
+    assert_eq!(
+        digests(&handed).get("model.safetensors"),
+        digests(&stages.join("export/model")).get("model.safetensors")
+    );
+    let again = hand_on(&[]);
+    assert_eq!(again.code, Some(2), "{}", again.err);
+    assert!(again.err.contains("is there already"), "{}", again.err);
 
     // It can be talked with, as a checkpoint with its tokenizer and as an export; a seed gives one answer.
     let talk = |arguments: &[&str], said: &str| -> String {
@@ -149,7 +205,6 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
         talk(&["chat", "export"], &format!("Who?\n/reset\n{question}/exit\nnever\n")).lines().last(),
         Some(answer.trim_end())
     );
-    let tokenizer = stages.join("tokenizer").display().to_string();
     let went_on = talk(&["generate", "base", "The fig is", "--tokenizer", &tokenizer], "");
     assert_eq!(talk(&["generate", "base", "--tokenizer", &tokenizer], "The fig is"), went_on);
 

@@ -25,9 +25,11 @@ fn every_stage_leaves_something_to_look_at() {
         "tokens/python-edu/tokens-00000.bin",
         "model/final/model.safetensors",
         "model/loss.jsonl",
+        "model/evaluations.jsonl",
         "evaluation/evaluation.json",
         "export/model/config.json",
         "export/model/tokenizer.json",
+        "export/model/onnx/model.onnx",
         "dataset/README.md",
         "report.html",
     ] {

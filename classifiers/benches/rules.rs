@@ -12,7 +12,9 @@ use std::path::Path;
 use arrow::array::AsArray;
 use arrow::compute::cast;
 use arrow::datatypes::DataType;
-use classifiers::rules::{C4Quality, FinewebQuality, GopherQuality, GopherRepetition, Pii, TextRule, detect};
+use classifiers::rules::{
+    C4Quality, FinewebQuality, GopherQuality, GopherRepetition, LanguageDetector, Pii, TextRule,
+};
 use classifiers::text::Words;
 use criterion::measurement::WallTime;
 use criterion::{BenchmarkGroup, Criterion, Throughput, criterion_group, criterion_main};
@@ -92,7 +94,7 @@ fn rules(c: &mut Criterion) {
     bench_rule(&mut group, &pages, &fineweb);
     bench_rule(&mut group, &pages, &pii);
     group.bench_function("language", |bench| {
-        bench.iter(|| pages.iter().filter(|page| detect(page).is_some()).count());
+        bench.iter(|| pages.iter().filter(|page| LanguageDetector::Whatlang.detect(page).is_some()).count());
     });
     let mut words = Words::default();
     group.bench_function("words", |bench| {

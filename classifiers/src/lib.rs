@@ -30,6 +30,7 @@ pub mod cluster;
 mod curve;
 mod durable;
 mod engine;
+mod fasttext;
 mod features;
 mod head;
 mod linear;
@@ -52,6 +53,7 @@ pub use backbone::{Backbone, BackboneError, BackboneIdentity, BackboneOptions, P
 pub use cache::{CacheError, VectorCache};
 pub use classifier::Classifier;
 pub use curve::{CurvePoint, PrecisionRecall};
+pub use fasttext::{FastText, FastTextError, Prediction};
 pub use features::FeatureSet;
 pub use head::{Figures, HEAD_FORMAT, HEAD_FORMAT_VERSION, Head, HeadError, HeadMetadata};
 pub use linear::{AdamwOptions, ClassWeighting, Sampling};

@@ -15,7 +15,7 @@ use crate::optimizer::OptimizerOptions;
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::sft::{SftError, fits};
 use crate::training::{
-    self, Activations, BackendKind, Ending, LoopOptions, SpikeOptions, Start, TrainError, TrainSummary,
+    self, Activations, BackendKind, Ending, LoopOptions, SpikeOptions, Start, TrainError, TrainSummary, Watch,
 };
 use objective::Preferences;
 use serde::{Deserialize, Serialize};
@@ -216,9 +216,8 @@ pub fn dpo(
     let options_of_loop = options.loop_options(options.steps(pairs));
     let objective = Preferences::new(options, pairs, reference, &digest);
     let start = |_: &crate::network::Network| Ok(Start::fresh(model.parameters));
-    Ok(training::train(objective, network, &options_of_loop, &pool, out_dir, start, &mut |report| {
-        progress(DpoReport::Step(report))
-    })?)
+    let watch = Watch { progress: &mut |report| progress(DpoReport::Step(report)), evaluation: None };
+    Ok(training::train(objective, network, &options_of_loop, &pool, out_dir, start, watch)?)
 }
 
 #[cfg(test)]

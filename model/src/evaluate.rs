@@ -166,16 +166,24 @@ impl<'a> ModelScorer<'a> {
     /// # Errors
     /// [`EvaluateError::Vocabulary`] if the two do not fit.
     pub fn new(model: &'a LanguageModel, encoder: &'a Encoder) -> Result<Self, EvaluateError> {
-        let vocab_size = model.network.config().vocab_size;
+        Self::of_network(&model.network, &model.parameters, encoder)
+    }
+
+    /// As [`Self::new`], of a network with weights that are in training.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn of_network(
+        network: &'a Network,
+        parameters: &'a [f32],
+        encoder: &'a Encoder,
+    ) -> Result<Self, EvaluateError> {
+        let vocab_size = network.config().vocab_size;
         if encoder.vocab_size() > vocab_size {
             return Err(EvaluateError::Vocabulary { tokenizer: encoder.vocab_size(), model: vocab_size });
         }
-        Ok(Self {
-            network: &model.network,
-            parameters: &model.parameters,
-            encoder,
-            workspace: Workspace::new(model.network.config(), Keep::Nothing),
-        })
+        let workspace = Workspace::new(network.config(), Keep::Nothing);
+        Ok(Self { network, parameters, encoder, workspace })
     }
 }
 

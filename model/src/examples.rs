@@ -223,6 +223,8 @@ impl Examples {
 }
 
 #[cfg(test)]
+// An example with one trained range is meant, not a `Vec` of the range's numbers.
+#[allow(clippy::single_range_in_vec_init)]
 mod tests {
     use super::*;
 

@@ -1,9 +1,11 @@
-//! Handing a trained model on: a folder that `AutoModelForCausalLM` and `AutoTokenizer` of `transformers` load, or a
-//! GGUF file.
+//! Handing a trained model on: a folder that `AutoModelForCausalLM` and `AutoTokenizer` of `transformers` load, a GGUF
+//! file, or an ONNX graph.
 
 mod gguf;
+mod onnx;
 
 pub use gguf::{GgufFormat, export_gguf};
+pub use onnx::{ONNX_DATA_FILE, ONNX_FILE, export_onnx};
 
 use crate::chat::CHAT_ML;
 use crate::files::{FileError, failed, write_folder, write_whole};

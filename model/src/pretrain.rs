@@ -4,15 +4,15 @@ mod objective;
 mod options;
 
 pub use crate::training::{
-    Activations, BackendKind, EVENT_FILE, Ending, FINAL_FOLDER, LOSS_FILE, SKIPPED_FILE, SpikeAction,
-    SpikeOptions, TrainError, WorkerOptions,
+    Activations, BackendKind, EVALUATIONS_FILE, EVENT_FILE, Ending, Evaluation, FINAL_FOLDER, LOSS_FILE,
+    Measure, SKIPPED_FILE, SpikeAction, SpikeOptions, TrainError, WorkerOptions,
 };
 pub use options::{AttentionScope, PretrainOptions};
 
 use crate::checkpoint;
 use crate::config::{ConfigError, ModelConfig};
 use crate::shards::TokenDataset;
-use crate::training::{self, Start, TrainSummary};
+use crate::training::{self, Start, TrainSummary, Watch};
 use objective::NextToken;
 use serde::{Deserialize, Serialize};
 use std::ops::ControlFlow;
@@ -77,6 +77,20 @@ pub fn pretrain(
     out_dir: &Path,
     progress: &mut dyn FnMut(StepReport) -> ControlFlow<()>,
 ) -> Result<PretrainSummary, PretrainError> {
+    pretrain_measured(options, dataset, out_dir, progress, None)
+}
+
+/// As [`pretrain`], measuring the model as training goes: the figures are in `evaluations.jsonl`.
+///
+/// # Errors
+/// As [`pretrain`], or the model cannot be measured.
+pub fn pretrain_measured(
+    options: &PretrainOptions,
+    dataset: &TokenDataset,
+    out_dir: &Path,
+    progress: &mut dyn FnMut(StepReport) -> ControlFlow<()>,
+    evaluation: Option<Evaluation<'_>>,
+) -> Result<PretrainSummary, PretrainError> {
     options.check()?;
     let config = options.model.resolve()?;
     check_dataset(options, &config, dataset)?;
@@ -95,7 +109,8 @@ pub fn pretrain(
         Ok(Start { parameters: found.parameters, optimizer: found.optimizer, step, tokens })
     };
     let options = options.loop_options();
-    Ok(training::train(objective, network, &options, &pool, out_dir, start, progress)?)
+    let watch = Watch { progress, evaluation };
+    Ok(training::train(objective, network, &options, &pool, out_dir, start, watch)?)
 }
 
 fn check_dataset(

@@ -12,7 +12,7 @@ use crate::language_model::LanguageModel;
 use crate::optimizer::OptimizerOptions;
 use crate::schedule::{Schedule, ScheduleShape};
 use crate::training::{
-    self, Activations, BackendKind, LoopOptions, SpikeOptions, Start, TrainError, TrainSummary,
+    self, Activations, BackendKind, LoopOptions, SpikeOptions, Start, TrainError, TrainSummary, Watch,
 };
 use objective::AssistantTokens;
 use packing::Packs;
@@ -186,7 +186,8 @@ pub fn sft(
     let options_of_loop = options.loop_options(packs.steps());
     let objective = AssistantTokens::new(options, examples, packs, &digest);
     let start = |_: &crate::network::Network| Ok(Start::fresh(model.parameters));
-    Ok(training::train(objective, network, &options_of_loop, &pool, out_dir, start, progress)?)
+    let watch = Watch { progress, evaluation: None };
+    Ok(training::train(objective, network, &options_of_loop, &pool, out_dir, start, watch)?)
 }
 
 /// Checks that a model of shape `config` can read `examples` of `length_tokens` tokens.

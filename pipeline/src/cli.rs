@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 pub use language_models::{
-    AnswersCommand, BatchCommand, BatchTarget, ChatArgs, EvalArgs, GenerateArgs, LlmCommand, PromptsCommand,
-    ServeArgs, SpeakerArgs,
+    AnswersCommand, BatchCommand, BatchTarget, ChatArgs, EvalArgs, ExportArgs, GenerateArgs, LlmCommand,
+    PromptsCommand, ServeArgs, SpeakerArgs,
 };
 
 use crate::units;
@@ -70,6 +70,8 @@ pub enum Command {
     Prompts(PromptsCommand),
     /// Measure models on benchmarks, side by side.
     Eval(EvalArgs),
+    /// Hand a model on: safetensors, ONNX, GGUF.
+    Export(ExportArgs),
     /// Let a model go on from a text.
     Generate(GenerateArgs),
     /// Talk with a model.

@@ -5,6 +5,7 @@
 //! computed twice. ARCHITECTURE.md is the map.
 
 pub mod assets;
+pub mod benchmarks;
 pub mod cli;
 pub mod commands;
 pub mod dag;

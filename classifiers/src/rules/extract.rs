@@ -171,7 +171,7 @@ const BLOCKS: [&str; 26] = [
 fn lines_of(html: &str) -> String {
     let mut lines = Lines::default();
     let mut tags = Tags(html);
-    while let Some(tag) = tags.next() {
+    for tag in tags.by_ref() {
         lines.text(tag.before);
         match tag.name.as_str() {
             "td" | "th" if !tag.closing => lines.cell(),

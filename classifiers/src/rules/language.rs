@@ -1,21 +1,45 @@
-//! The language of a page, by the `whatlang` crate (trigrams and alphabets).
+//! The language of a page: by the `whatlang` crate (trigrams and alphabets), or by a fastText model.
 
 use whatlang::Lang;
 
+use crate::FastText;
+
 /// A language and how sure it is.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Detected {
-    /// Its code: two letters of ISO 639-1, as in FineWeb's column `language`.
-    pub language: &'static str,
+pub struct Detected<'m> {
+    /// Its code: two letters of ISO 639-1, as in FineWeb's column `language`; with a model, its label.
+    pub language: &'m str,
     /// The detector's confidence, 0–1.
     pub score: f64,
 }
 
-/// The language of a text; `None` where it has no letters of a known script.
-#[must_use]
-pub fn detect(text: &str) -> Option<Detected> {
-    let found = whatlang::detect(text)?;
-    Some(Detected { language: code(found.lang()), score: found.confidence() })
+/// Who tells the language.
+#[derive(Debug, Default)]
+pub enum LanguageDetector {
+    /// The `whatlang` crate, with 70 languages.
+    #[default]
+    Whatlang,
+    /// A model such as fastText's lid.176, whose labels are languages (FineWeb's way).
+    FastText(Box<FastText>),
+}
+
+impl LanguageDetector {
+    /// The language of a text. `None` where it is empty; without a model, also where it has no letters of a
+    /// known script.
+    #[must_use]
+    pub fn detect(&self, text: &str) -> Option<Detected<'_>> {
+        match self {
+            Self::Whatlang => {
+                let found = whatlang::detect(text)?;
+                Some(Detected { language: code(found.lang()), score: found.confidence() })
+            }
+            Self::FastText(_) if text.trim().is_empty() => None,
+            Self::FastText(model) => {
+                let found = model.predict(text)?;
+                Some(Detected { language: found.label, score: f64::from(found.probability) })
+            }
+        }
+    }
 }
 
 /// The two letters of ISO 639-1. `whatlang` has the three of ISO 639-3.
@@ -105,12 +129,12 @@ mod tests {
             ("Das Meer war ruhig, und die Schiffe lagen bis zum Morgen im Hafen.", "de"),
             ("海は穏やかで、船は朝まで港に泊まっていた。", "ja"),
         ] {
-            let found = detect(text).unwrap();
+            let found = LanguageDetector::Whatlang.detect(text).unwrap();
             assert_eq!(found.language, language);
             assert!((0.0..=1.0).contains(&found.score));
         }
         for text in ["", "123 — 456"] {
-            assert_eq!(detect(text), None, "{text:?}");
+            assert_eq!(LanguageDetector::Whatlang.detect(text), None, "{text:?}");
         }
     }
 

@@ -23,7 +23,7 @@ pub use extract::ExtractText;
 pub use fineweb_quality::FinewebQuality;
 pub use gopher_quality::GopherQuality;
 pub use gopher_repetition::GopherRepetition;
-pub use language::{Detected, detect};
+pub use language::{Detected, LanguageDetector};
 pub use pii::Pii;
 pub use url_filter::{UrlBlocklists, UrlFilter};
 

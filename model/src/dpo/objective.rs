@@ -178,11 +178,7 @@ impl Objective for Preferences<'_> {
 }
 
 /// Cuts `items` into runs of at most `most` tokens, of one item at least.
-pub(super) fn split<'i, T>(
-    items: &'i [T],
-    most: usize,
-    length: impl Fn(&T) -> usize,
-) -> impl Iterator<Item = &'i [T]> {
+pub(super) fn split<T>(items: &[T], most: usize, length: impl Fn(&T) -> usize) -> impl Iterator<Item = &[T]> {
     let mut rest = items;
     std::iter::from_fn(move || {
         let mut tokens = 0;

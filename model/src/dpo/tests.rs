@@ -1,3 +1,6 @@
+// An example with one trained range is meant, not a `Vec` of the range's numbers.
+#![allow(clippy::single_range_in_vec_init)]
+
 use super::objective::Answers;
 use super::*;
 use crate::chat::{CHAT_ML, ChatFormat};

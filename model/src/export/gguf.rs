@@ -41,6 +41,19 @@ pub enum GgufFormat {
 }
 
 impl GgufFormat {
+    /// The name that settings and files have.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::F16 => "f16",
+            Self::Q8_0 => "q8_0",
+            Self::Q4_0 => "q4_0",
+            Self::Q4_1 => "q4_1",
+            Self::Q4_K_M => "q4_k_m",
+        }
+    }
+
     /// Number of the format in `general.file_type` (ggml-org/llama.cpp `include/llama.h`, `llama_ftype`).
     fn file_type(self) -> u32 {
         match self {

@@ -1,6 +1,8 @@
 use super::*;
 use crate::config::{ModelOptions, Preset};
+use crate::evaluate::EvaluateError;
 use crate::language_model::{LanguageModel, WEIGHTS_FILE};
+use crate::network::Network;
 use crate::shards::ShardWriter;
 use crate::testing::{assert_same, free_addresses};
 use std::fs::OpenOptions;
@@ -117,6 +119,58 @@ fn stopped_and_killed_runs_end_with_the_same_bytes() {
     file.write_all(b"{\"step\":14,\"tok").unwrap();
     pretrain(&options(), &dataset, &killed, &mut go_on).unwrap();
     assert_same(&whole, &killed);
+}
+
+#[test]
+fn a_model_is_measured_as_training_goes() {
+    let root = tempfile::tempdir().unwrap();
+    let dataset = dataset(root.path());
+    let plain = root.path().join("plain");
+    pretrain(&options(), &dataset, &plain, &mut go_on).unwrap();
+    let measured = |name: &str, stops: &[u64]| {
+        let out = root.path().join(name);
+        for stop in stops.iter().copied().chain([u64::MAX]) {
+            let mut early = |report: StepReport| match report.line.step >= stop {
+                true => ControlFlow::Break(()),
+                false => ControlFlow::Continue(()),
+            };
+            let mut measure = |network: &Network, parameters: &[f32]| {
+                assert_eq!(parameters.len(), network.layout().total);
+                Ok([("size".to_owned(), f64::from(parameters.iter().map(|x| x * x).sum::<f32>()))].into())
+            };
+            let evaluation = Some(Evaluation { every_steps: 7, measure: &mut measure });
+            pretrain_measured(&options(), &dataset, &out, &mut early, evaluation).unwrap();
+        }
+        out
+    };
+    let whole = measured("whole", &[]);
+    let text = std::fs::read_to_string(whole.join(EVALUATIONS_FILE)).unwrap();
+    let lines: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let places: Vec<(u64, u64)> =
+        lines.iter().map(|line| (line["step"].as_u64().unwrap(), line["tokens"].as_u64().unwrap())).collect();
+    assert_eq!(places, [7, 14, 21, 24].map(|step| (step, 96 * step)));
+    assert_ne!(lines[0]["size"], lines[3]["size"]);
+    // Measuring changes nothing, and stopping changes no measurement, in TensorBoard's file neither.
+    assert_same(&plain.join(FINAL_FOLDER), &whole.join(FINAL_FOLDER));
+    assert_same(&whole, &measured("stopped", &[6, 7, 22]));
+
+    // Killed: the record is ahead of the newest checkpoint.
+    let killed = measured("killed", &[]);
+    for step in [20, 24] {
+        let folder = checkpoint::folder(&killed, step);
+        std::fs::remove_dir_all(folder).unwrap();
+    }
+    std::fs::remove_dir_all(killed.join(FINAL_FOLDER)).unwrap();
+    pretrain_measured(&options(), &dataset, &killed, &mut go_on, None).unwrap();
+    assert!(std::fs::read_to_string(killed.join(EVALUATIONS_FILE)).unwrap().is_empty());
+
+    let mut fails = |_: &Network, _: &[f32]| Err(EvaluateError::Nothing("the list of texts"));
+    let evaluation = Some(Evaluation { every_steps: 5, measure: &mut fails });
+    let out = root.path().join("failed");
+    let error =
+        pretrain_measured(&options(), &dataset, &out, &mut go_on, evaluation).unwrap_err().to_string();
+    assert!(error.starts_with("at step 5: ") && error.contains("the list of texts"), "{error}");
 }
 
 #[test]

@@ -3,11 +3,13 @@
 //! What differs between them is where a step's gradient comes from, which an [`Objective`] knows. A run that
 //! was stopped or killed and started again ends with the same bytes as an undisturbed one.
 
+mod evaluation;
 mod events;
 mod ring;
 mod run;
 mod spikes;
 
+pub use evaluation::{EVALUATIONS_FILE, Evaluation, Measure};
 pub use events::EVENT_FILE;
 pub use ring::{WorkerError, WorkerOptions};
 pub(crate) use run::Run;
@@ -15,6 +17,7 @@ pub use spikes::{SpikeAction, SpikeOptions, SpikeWatch};
 
 use crate::checkpoint::CheckpointError;
 use crate::config::{ConfigError, ModelConfig};
+use crate::evaluate::EvaluateError;
 use crate::files::{FileError, failed, remove_leftovers};
 use crate::kernels::{Cpu, Naive};
 use crate::language_model::ModelFileError;
@@ -91,6 +94,14 @@ pub enum TrainError {
     /// A file could not be read or written.
     #[error(transparent)]
     File(#[from] FileError),
+    /// The model could not be measured.
+    #[error("at step {step}: {source}")]
+    Evaluate {
+        /// The step after which it was measured.
+        step: u64,
+        /// What is wrong.
+        source: EvaluateError,
+    },
     /// The workers of a run could not work together.
     #[error(transparent)]
     Worker(#[from] WorkerError),
@@ -320,9 +331,16 @@ pub(crate) fn open_folder(out_dir: &Path) -> Result<(), FileError> {
     remove_leftovers(out_dir)
 }
 
+/// Who hears of a run.
+pub(crate) struct Watch<'p, 'e, L> {
+    /// Called after every logged step; when it breaks, a checkpoint is written and the run ends.
+    pub progress: &'p mut (dyn FnMut(StepReport<L>) -> ControlFlow<()> + 'p),
+    /// Measures the model as training goes.
+    pub evaluation: Option<Evaluation<'e>>,
+}
+
 /// Runs `objective` in the folder `out_dir`, going on from its newest whole checkpoint; without one, from what
-/// `start` gives. `progress` is called after every logged step; when it breaks, a checkpoint is written and the
-/// call returns.
+/// `start` gives.
 pub(crate) fn train<O: Objective>(
     objective: O,
     network: Network,
@@ -330,8 +348,9 @@ pub(crate) fn train<O: Objective>(
     pool: &rayon::ThreadPool,
     out_dir: &Path,
     start: impl FnOnce(&Network) -> Result<Start, TrainError>,
-    progress: &mut dyn FnMut(StepReport<O::Line>) -> ControlFlow<()>,
+    watch: Watch<'_, '_, O::Line>,
 ) -> Result<TrainSummary, TrainError> {
+    let Watch { progress, mut evaluation } = watch;
     options.check()?;
     open_folder(out_dir)?;
     let steps = options.schedule.steps;
@@ -351,6 +370,10 @@ pub(crate) fn train<O: Objective>(
         }
         if run.any_stops(stop)? && step < steps {
             ending = Ending::Stopped;
+        }
+        // Before the checkpoint, which must not be ahead of the record.
+        if let Some(evaluation) = evaluation.as_mut().filter(|evaluation| evaluation.is_due(step, steps)) {
+            pool.install(|| run.evaluate(evaluation))?;
         }
         let due = step.is_multiple_of(options.checkpoint_every_steps.max(1)) || step == steps;
         if due || ending == Ending::Stopped {

@@ -3,8 +3,8 @@
 use super::ring::Ring;
 use super::spikes::{SpikeWatch, Verdict};
 use super::{
-    EVENT_FILE, Ending, FINAL_FOLDER, LOSS_FILE, LoopOptions, Objective, Pass, SKIPPED_FILE, Share, Start,
-    TrainError, TrainSummary, Update, events,
+    EVALUATIONS_FILE, EVENT_FILE, Ending, Evaluation, FINAL_FOLDER, LOSS_FILE, LoopOptions, Objective, Pass,
+    SKIPPED_FILE, Share, Start, TrainError, TrainSummary, Update, events,
 };
 use crate::checkpoint::{self, TrainingState};
 use crate::files::{failed, write_folder, write_whole};
@@ -13,6 +13,7 @@ use crate::network::{Network, Workspace};
 use crate::optimizer::AdamW;
 use rayon::prelude::*;
 use serde::Deserialize;
+use serde_json::Value;
 use std::fs::OpenOptions;
 use std::io::Write;
 use std::ops::ControlFlow;
@@ -236,6 +237,22 @@ impl<'a, O: Objective> Run<'a, O> {
         self.append(EVENT_FILE, &events::line(&json))
     }
 
+    /// Measures the model. With several workers each does, so that none waits for another.
+    pub(super) fn evaluate(&mut self, evaluation: &mut Evaluation<'_>) -> Result<(), TrainError> {
+        let (step, tokens) = (self.step, self.tokens);
+        let figures = (evaluation.measure)(&self.network, &self.parameters)
+            .map_err(|source| TrainError::Evaluate { step, source })?;
+        if !self.leads() {
+            return Ok(());
+        }
+        let mut line = serde_json::json!({ "step": step, "tokens": tokens });
+        for (name, figure) in figures {
+            line[name] = figure.into();
+        }
+        self.append(EVALUATIONS_FILE, format!("{line}\n").as_bytes())?;
+        self.append(EVENT_FILE, &events::line(&line))
+    }
+
     fn log_skipped(&self, loss: f64, grad_norm: f64) -> Result<(), TrainError> {
         let step = self.step;
         tracing::warn!(step, loss, grad_norm, "an update was skipped");
@@ -254,12 +271,13 @@ impl<'a, O: Objective> Run<'a, O> {
             return Ok(());
         }
         self.rewind(SKIPPED_FILE)?;
+        let records = [self.rewind(LOSS_FILE)?, self.rewind(EVALUATIONS_FILE)?].concat();
+        let lines = records.split(|&byte| byte == b'\n').filter_map(|line| serde_json::from_slice(line).ok());
+        let mut lines: Vec<Value> = lines.collect();
+        // As they came: a step's loss, then what was measured after it.
+        lines.sort_by_key(|line| line["step"].as_u64());
         let mut events = events::file_start();
-        for line in self.rewind(LOSS_FILE)?.split(|&byte| byte == b'\n') {
-            if let Ok(line) = serde_json::from_slice(line) {
-                events.extend(events::line(&line));
-            }
-        }
+        events.extend(lines.iter().flat_map(events::line));
         Ok(write_whole(&self.path(EVENT_FILE), &events)?)
     }
 
@@ -288,7 +306,7 @@ impl<'a, O: Objective> Run<'a, O> {
         if !self.leads() {
             return Ok(());
         }
-        for record in [LOSS_FILE, SKIPPED_FILE].map(|name| self.path(name)) {
+        for record in [LOSS_FILE, SKIPPED_FILE, EVALUATIONS_FILE].map(|name| self.path(name)) {
             if record.exists() {
                 // A checkpoint must never be ahead of the record it belongs to.
                 crate::files::sync_file(&record)?;

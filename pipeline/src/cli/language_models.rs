@@ -3,6 +3,9 @@
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
+use model::export::GgufFormat;
+use model::language_model::Precision;
+use serde::de::DeserializeOwned;
 
 use super::{ResourceArgs, WorkflowArgs, parse_threads};
 use crate::units;
@@ -93,6 +96,39 @@ pub struct EvalArgs {
     /// A line of JSON a model and task.
     #[arg(long, conflicts_with = "csv")]
     pub json: bool,
+}
+
+/// A model to hand on.
+#[derive(Debug, Args)]
+pub struct ExportArgs {
+    /// A checkpoint, the folder of a stage that trains or exports, or a folder that `transformers` loads.
+    pub model: PathBuf,
+    /// The new folder: model.safetensors, config.json, the tokenizer's files, and what else is asked for.
+    #[arg(long)]
+    pub out: PathBuf,
+    /// The folder with the tokenizer of a checkpoint.
+    #[arg(long)]
+    pub tokenizer: Option<PathBuf>,
+    /// Number format of the safetensors: `float32` (exact) or `bfloat16`.
+    #[arg(long, default_value = "float32", value_parser = parse_name::<Precision>)]
+    pub precision: Precision,
+    /// The model answers: its tokenizer brings a chat template.
+    #[arg(long)]
+    pub chat: bool,
+    /// Write `onnx/model.onnx` for ONNX Runtime and transformers.js, too.
+    #[arg(long)]
+    pub onnx: bool,
+    /// Write `model-<format>.gguf` for llama.cpp, too: f32, f16, q8_0, q4_0, q4_1 or q4_k_m. May be repeated.
+    #[arg(long, value_name = "FORMAT", value_parser = parse_name::<GgufFormat>)]
+    pub gguf: Vec<GgufFormat>,
+    /// Say what would be written, and write nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
+/// One of the names that a setting of workflow files has.
+fn parse_name<T: DeserializeOwned>(name: &str) -> Result<T, String> {
+    serde_json::from_value(name.into()).map_err(|error| error.to_string())
 }
 
 /// A model that runs here, and how it draws its tokens.

@@ -9,6 +9,7 @@ mod classifier;
 mod describe;
 mod diff;
 mod eval;
+mod export;
 mod inspect;
 mod llm;
 mod plan;
@@ -86,6 +87,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Classifier(command) => classifier::classifier(&command),
         Command::Prompts(command) => prompts::prompts(&command),
         Command::Eval(args) => eval::eval(&args),
+        Command::Export(args) => export::export(&args),
         Command::Generate(args) => talk::generate(&args),
         Command::Chat(args) => talk::chat(&args),
         Command::Llm(command) => llm::llm(&command),

@@ -74,7 +74,10 @@ impl Speaker {
 }
 
 /// The folders of a model and of its tokenizer.
-fn places(folder: &Path, tokenizer: Option<&Path>) -> Result<(PathBuf, PathBuf), Failure> {
+///
+/// # Errors
+/// There is no tokenizer.
+pub fn places(folder: &Path, tokenizer: Option<&Path>) -> Result<(PathBuf, PathBuf), Failure> {
     let inside = [folder.join(FINAL_FOLDER), folder.join("model")];
     let model = inside.into_iter().find(|inside| inside.is_dir()).unwrap_or_else(|| folder.to_owned());
     let own = [model.as_path(), folder].into_iter().find(|place| place.join(TOKENIZER_FILE).is_file());

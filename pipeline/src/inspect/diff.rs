@@ -66,11 +66,12 @@ pub fn diff(first: &Path, second: &Path, ignored: &BTreeSet<String>) -> Result<V
         .map(|name| {
             let manifests = [of_first.get(name), of_second.get(name)];
             let mut found = of_manifests(name, manifests);
-            if let (State::Different, [Some(a), Some(b)]) = (found.state, manifests) {
-                if a.shards().next().is_some() && b.shards().next().is_some() {
-                    let tables = [first, second].map(|run| run.join(name));
-                    (found.changes, found.columns) = compare_rows(&tables, ignored)?;
-                }
+            if let (State::Different, [Some(a), Some(b)]) = (found.state, manifests)
+                && a.shards().next().is_some()
+                && b.shards().next().is_some()
+            {
+                let tables = [first, second].map(|run| run.join(name));
+                (found.changes, found.columns) = compare_rows(&tables, ignored)?;
             }
             Ok(found)
         })

@@ -4,6 +4,7 @@ mod clusters;
 mod comparison;
 mod duplicates;
 mod generated;
+mod learning;
 mod mixture;
 mod outputs;
 pub mod plot;
@@ -14,7 +15,6 @@ mod topics;
 mod training;
 
 use std::fmt::Write;
-use std::path::Path;
 
 use serde_json::Value as Json;
 
@@ -23,7 +23,7 @@ use crate::runner::Summary;
 use crate::runner::progress::{group, size};
 use crate::workflow::{StageNode, Workflow};
 use outputs::Outputs;
-use plot::{Bar, bars, line};
+use plot::{Bar, bars};
 
 const STYLE: &str = include_str!("report.css");
 
@@ -129,7 +129,7 @@ async fn write_stage(
         "compare_models" => comparison::write(page, folder)?,
         "scaling_law" => scaling_law::write(page, folder)?,
         "train_classifier" => training::write(page, folder)?,
-        "pretrain" | "sft" | "dpo" => loss_curve(page, folder),
+        "pretrain" | "sft" | "dpo" => learning::write(page, folder),
         _ => {}
     }
     if !manifest.metrics.is_empty() {
@@ -165,21 +165,6 @@ async fn histogram(page: &mut String, outputs: &Outputs, stage: &str, column: &s
             counts.into_iter().map(|(label, rows)| Bar { label, value: rows as f64 }).collect();
         page.push_str(&format!("<h3>{}</h3>", escape(title)));
         page.push_str(&bars(&counts));
-    }
-}
-
-fn loss_curve(page: &mut String, folder: &Path) {
-    let text = std::fs::read_to_string(folder.join(model::pretrain::LOSS_FILE)).unwrap_or_default();
-    let points: Vec<(f64, f64)> = text
-        .lines()
-        .filter_map(|line| {
-            let row: Json = serde_json::from_str(line).ok()?;
-            Some((row.get("step")?.as_f64()?, row.get("loss")?.as_f64()?))
-        })
-        .collect();
-    if points.len() > 1 {
-        page.push_str("<h3>Loss by step</h3>");
-        page.push_str(&line(&points));
     }
 }
 

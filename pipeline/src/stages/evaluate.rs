@@ -1,10 +1,11 @@
 //! `evaluate`: held-out perplexity and cloze accuracy of a trained model.
 
-use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use model::evaluate::{ModelScorer, SAMPLE_ITEMS, cloze, parse_cloze, perplexity, read_cloze};
+use model::evaluate::{EngineGenerator, ModelScorer};
+use model::infer::EngineOptions;
 use model::language_model::LanguageModel;
 use model::pretrain::FINAL_FOLDER;
 use model::tokenizer::{Encoder, TOKENIZER_FILE};
@@ -13,16 +14,17 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::corpus::documents;
+use super::measures::{self, Answers, Measures, TaskConfig};
 use super::mix::HELD_OUT;
 use super::{External, InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind};
 use crate::durable;
 use crate::runner::context::StageContext;
-use crate::runner::error::StageError;
+use crate::runner::error::{StageError, chain};
 
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "evaluate",
-    summary: "Measures a model: perplexity on held-out texts, accuracy on cloze items.",
+    summary: "Measures a model: perplexity on held-out texts, cloze items, benchmarks.",
     version: 1,
     inputs: &[
         InputRole {
@@ -38,9 +40,9 @@ pub const KIND: StageKind = StageKind {
     build: super::build_from::<EvaluateConfig>,
 };
 
-/// Measures a model. Leaves `evaluation.json`: perplexity by subset, `acc` and `acc_norm`
-/// [huggingface/lighteval].
-#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+/// Measures a model. Leaves `evaluation.json`: perplexity by subset, `acc` and `acc_norm` of cloze items
+/// [huggingface/lighteval], and what it does on benchmarks; `answers.jsonl` has what it wrote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluateConfig {
     /// Held-out texts read at most, by subset.
@@ -48,13 +50,21 @@ pub struct EvaluateConfig {
     /// A JSONL file of cloze items (`context`, `choices`, `answer`); the ones that ship with the
     /// program when left out.
     pub cloze: Option<PathBuf>,
+    /// Benchmarks, from files as the Hub has them.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tasks: Vec<TaskConfig>,
 }
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self { max_texts: 1000, cloze: None }
+        Self { max_texts: 1000, cloze: None, tasks: Vec::new() }
     }
 }
+
+/// Name of the file with the figures.
+const EVALUATION_FILE: &str = "evaluation.json";
+/// Name of the file with what the model wrote: a line of JSON an item.
+const ANSWERS_FILE: &str = "answers.jsonl";
 
 #[async_trait]
 impl Stage for EvaluateConfig {
@@ -71,57 +81,51 @@ impl Stage for EvaluateConfig {
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
-        match &self.cloze {
-            Some(path) => Ok(vec![super::file_external(ctx, path)?]),
-            None => {
-                let digest = blake3::hash(SAMPLE_ITEMS.as_bytes()).to_hex().to_string();
-                Ok(vec![External { name: "cloze".to_owned(), digest }])
-            }
-        }
+        measures::externals(ctx, self)
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
-        let mut texts = documents(ctx, inputs.table(ctx, "corpus")?, HELD_OUT).await?;
+        let texts = documents(ctx, inputs.table(ctx, "corpus")?, HELD_OUT).await?;
         let model = inputs.folder(ctx, "model")?.join(FINAL_FOLDER);
         let tokenizer = inputs.folder(ctx, "tokenizer")?.join(TOKENIZER_FILE);
         let (config, ctx, out) = (self.clone(), ctx.clone(), out.to_owned());
         let evaluate = move || {
-            let input = |error: &dyn std::error::Error| ctx.input(error.to_string());
-            let model = LanguageModel::load(&model).map_err(|error| input(&error))?;
+            let input = |error: &(dyn std::error::Error + 'static)| ctx.input(chain(error));
             let encoder = Encoder::load(&tokenizer).map_err(|error| input(&error))?;
-            let mut scorer = ModelScorer::new(&model, &encoder).map_err(|error| input(&error))?;
-            let items = match &config.cloze {
-                Some(path) => read_cloze(path),
-                None => parse_cloze(SAMPLE_ITEMS, Path::new("the built-in cloze items")),
+            let measures = Measures::read(&ctx, &config, Some(texts))?;
+            let mut progress = |rows| {
+                ctx.progress.add_rows(rows);
+                if ctx.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let items = items.map_err(|error| input(&error))?;
-            let mut by_subset: BTreeMap<String, Vec<String>> = BTreeMap::new();
-            while let Some(document) = texts.blocking_recv() {
-                let document = document?;
-                let kept = by_subset.entry(document.subset).or_default();
-                if kept.len() < config.max_texts {
-                    kept.push(document.text);
-                }
+            let stopped = || StageError::stopped(&ctx.stage);
+            let mut measured = {
+                let model = LanguageModel::load(&model).map_err(|error| input(&error))?;
+                let mut scorer = ModelScorer::new(&model, &encoder).map_err(|error| input(&error))?;
+                let scored = measures.score(&mut scorer, &mut progress);
+                scored.map_err(|error| ctx.failed(&error))?.ok_or_else(stopped)?
+            };
+            if measures.written().is_some() {
+                let engine = EngineOptions { threads: ctx.env.threads, ..EngineOptions::default() };
+                let generator = EngineGenerator::of_checkpoint(&model, encoder.folder(), &engine);
+                let mut generator = generator.map_err(|error| input(&error))?;
+                let asked = measures.ask(&mut generator, &mut measured, &mut progress);
+                let answers = asked.map_err(|error| ctx.failed(&error))?.ok_or_else(stopped)?;
+                write(&ctx, &out.join(ANSWERS_FILE), &lines(&answers))?;
             }
-            let mut heldout = BTreeMap::new();
-            let mut read = 0;
-            for (subset, texts) in &by_subset {
-                let figures = perplexity(&mut scorer, texts).map_err(|error| ctx.failed(&error))?;
-                read += figures.texts;
-                ctx.progress.add_rows(figures.texts);
-                heldout.insert(subset.clone(), json!(figures));
-            }
-            let answered = cloze(&mut scorer, &items).map_err(|error| ctx.failed(&error))?;
-            let report = json!({"heldout": heldout, "cloze": answered});
-            durable::write_file(&out.join("evaluation.json"), format!("{report:#}\n").as_bytes())
-                .map_err(|error| ctx.write_error(&error))?;
-            Ok(Outcome {
-                rows_in: None,
-                rows_out: read + answered.items as u64,
-                metrics: [("heldout".to_owned(), json!(heldout)), ("cloze".to_owned(), json!(answered))]
-                    .into(),
-            })
+            write(&ctx, &out.join(EVALUATION_FILE), &format!("{:#}\n", json!(measured)))?;
+            Ok(Outcome { rows_in: None, rows_out: measured.rows(), metrics: measured.metrics() })
         };
         super::blocking(KIND.name, evaluate).await
     }
+}
+
+fn write(ctx: &StageContext, path: &Path, text: &str) -> Result<(), StageError> {
+    durable::write_file(path, text.as_bytes()).map_err(|error| ctx.write_error(&error))
+}
+
+fn lines(answers: &Answers) -> String {
+    let lines = answers.iter().flat_map(|(task, items)| {
+        items.iter().map(move |item| format!("{}\n", json!({"task": task, "item": item})))
+    });
+    lines.collect()
 }

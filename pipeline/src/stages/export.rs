@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use async_trait::async_trait;
-use model::export::{ExportOptions, GgufFormat, export, export_gguf};
+use model::export::{ExportOptions, GgufFormat, export, export_gguf, export_onnx};
 use model::pretrain::FINAL_FOLDER;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -18,7 +18,7 @@ use crate::runner::error::StageError;
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "export",
-    summary: "Exports a model and its tokenizer as safetensors that transformers loads, and as GGUF.",
+    summary: "Exports a model and its tokenizer: safetensors that transformers loads, GGUF, ONNX.",
     version: 2,
     inputs: &[
         InputRole {
@@ -34,7 +34,8 @@ pub const KIND: StageKind = StageKind {
 };
 
 /// Exports a model: `model/` with model.safetensors, config.json, generation_config.json and the
-/// tokenizer's files, and `gguf/model-<format>.gguf` for llama.cpp and `pipeline llm serve`.
+/// tokenizer's files, `model/onnx/model.onnx` for ONNX Runtime and transformers.js, and
+/// `gguf/model-<format>.gguf` for llama.cpp and `pipeline llm serve`.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ExportConfig {
@@ -43,6 +44,9 @@ pub struct ExportConfig {
     pub options: ExportOptions,
     /// Formats of GGUF files: `f32`, `f16`, `q8_0`, `q4_0`, `q4_1`, `q4_k_m`.
     pub gguf: Vec<GgufFormat>,
+    /// Whether an ONNX graph with a cache of keys and values is written, too, in 32 bits.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub onnx: bool,
 }
 
 #[async_trait]
@@ -71,17 +75,22 @@ impl Stage for ExportConfig {
                 .map(|metadata| metadata.len())
                 .sum();
             let mut metrics = BTreeMap::from([("bytes".to_owned(), json!(bytes))]);
+            if config.onnx {
+                let bytes = export_onnx(&model, &folder.join("onnx")).map_err(|error| ctx.failed(&error))?;
+                metrics.insert("onnx_bytes".to_owned(), json!(bytes));
+            }
             if !config.gguf.is_empty() {
                 durable::make_folder(&gguf).map_err(|error| ctx.write_error(&error))?;
             }
             for &format in &config.gguf {
-                let name = super::config_json(&format).as_str().unwrap_or_default().to_owned();
+                let name = format.name();
                 let path = gguf.join(format!("model-{name}.gguf"));
                 let bytes = export_gguf(&config.options, format, &model, &tokenizer, &path);
                 let bytes = bytes.map_err(|error| ctx.failed(&error))?;
                 metrics.insert(format!("{name}_bytes"), json!(bytes));
             }
-            Ok(Outcome { rows_in: None, rows_out: 1 + config.gguf.len() as u64, metrics })
+            let files = 1 + u64::from(config.onnx) + config.gguf.len() as u64;
+            Ok(Outcome { rows_in: None, rows_out: files, metrics })
         };
         super::blocking(KIND.name, write).await
     }

@@ -1,20 +1,23 @@
 //! `language`: tells the language of pages and keeps those of some languages.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, Float64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use async_trait::async_trait;
-use classifiers::rules::{Detected, Rejected, detect};
+use classifiers::FastText;
+use classifiers::rules::{Detected, LanguageDetector, Rejected};
 use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use tokio::sync::OnceCell;
 
 use super::columns::{require, schema_of, text_column};
 use super::rules::{self, Judged, judge_each, judged_rows};
-use super::{Inputs, OutputKind, Shape, Stage, StageKind, Task};
+use super::{External, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 
@@ -31,8 +34,8 @@ pub const KIND: StageKind = StageKind {
 
 /// Writes the columns `language` (two letters) and `language_score` (0–1), in place of those that are
 /// there, and drops the rows of other languages or of a lower score (reason `language`; datatrove's filter
-/// gives none). The detector is the `whatlang` crate; FineWeb's is fastText's lid.176, whose scores are
-/// other numbers.
+/// gives none). The detector is the `whatlang` crate, or the model that `model` names: FineWeb's is fastText's
+/// lid.176 (Creative Commons BY-SA 3.0), whose scores are other numbers.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LanguageConfig {
@@ -41,10 +44,16 @@ pub struct LanguageConfig {
     /// Scores up to this one are too low, 0–1 (FineWeb; datatrove `language_filter.py`, release 0.10.1).
     #[schemars(range(min = 0.0, max = 1.0))]
     pub language_threshold: f64,
+    /// A supervised fastText model whose labels are languages: a file such as `lid.176.bin` or
+    /// `lid.176.ftz`.
+    pub model: Option<PathBuf>,
     /// The column with the text.
     pub text_column: String,
     /// The column that names a row.
     pub id_column: String,
+    /// Loaded once, by the first task that needs it.
+    #[serde(skip)]
+    detector: Arc<OnceCell<Arc<LanguageDetector>>>,
 }
 
 impl Default for LanguageConfig {
@@ -52,8 +61,10 @@ impl Default for LanguageConfig {
         Self {
             languages: vec!["en".to_owned()],
             language_threshold: 0.65,
+            model: None,
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
+            detector: Arc::default(),
         }
     }
 }
@@ -64,28 +75,64 @@ const SCORE: &str = "language_score";
 #[async_trait]
 impl Stage for LanguageConfig {
     fn config(&self) -> Json {
-        super::config_json(self)
+        // Where the model is is not what it holds: the fingerprint has its digest.
+        let mut config = super::config_json(self);
+        if let Some(fields) = config.as_object_mut() {
+            fields.remove("model");
+        }
+        config
     }
 
     fn shape(&self) -> Shape {
         Shape::PerShard
     }
 
+    async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
+        let model = self.model.iter().map(|path| {
+            let External { digest, .. } = super::file_external(ctx, path)?;
+            Ok(External { name: "model".to_owned(), digest })
+        });
+        model.collect()
+    }
+
+    fn needs(&self) -> Needs {
+        let model = self.model.as_ref().and_then(|path| Some(path.metadata().ok()?.len()));
+        Needs { memory_bytes: (64 << 20) + model.unwrap_or(0) }
+    }
+
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let rows = inputs.table(ctx, "rows")?;
         require(ctx, &rows, "rows", &[&self.id_column, &self.text_column])?;
         let schema = with_language(&schema_of(&rows));
-        let (config, out_schema) = (self.clone(), schema.clone());
+        let (config, detector, out_schema) = (self.clone(), self.detector(ctx).await?, schema.clone());
         judged_rows(ctx, rows, "language", &self.id_column, schema, move |batch| {
-            config.judge(&batch, &out_schema)
+            config.judge(&detector, &batch, &out_schema)
         })
     }
 }
 
 impl LanguageConfig {
-    fn judge(&self, batch: &RecordBatch, schema: &SchemaRef) -> Result<Judged, ArrowError> {
+    async fn detector(&self, ctx: &StageContext) -> Result<Arc<LanguageDetector>, StageError> {
+        let load = || async {
+            let Some(path) = self.model.clone() else { return Ok(Arc::default()) };
+            let wrong = ctx.clone();
+            super::blocking(&ctx.stage.clone(), move || {
+                let model = FastText::load(&path).map_err(|error| wrong.input(error.to_string()))?;
+                Ok(Arc::new(LanguageDetector::FastText(Box::new(model))))
+            })
+            .await
+        };
+        self.detector.get_or_try_init(load).await.cloned()
+    }
+
+    fn judge(
+        &self,
+        detector: &LanguageDetector,
+        batch: &RecordBatch,
+        schema: &SchemaRef,
+    ) -> Result<Judged, ArrowError> {
         let texts = text_column(batch, &self.text_column)?;
-        let found = judge_each(&texts, |text, _words| detect(text));
+        let found = judge_each(&texts, |text, _words| detector.detect(text));
         let rejected = found.iter().map(|found| self.check(*found).err()).collect();
         let languages = found.iter().map(|found| found.map(|found| found.language));
         let scores = found.iter().map(|found| found.map(|found| found.score));
@@ -100,7 +147,7 @@ impl LanguageConfig {
         Ok(Judged { rows: RecordBatch::try_new(schema.clone(), columns)?, rejected })
     }
 
-    fn check(&self, found: Option<Detected>) -> Result<(), Rejected> {
+    fn check(&self, found: Option<Detected<'_>>) -> Result<(), Rejected> {
         let Some(Detected { language, score }) = found else {
             return Err(Rejected::new("language", "no language is recognised"));
         };
@@ -156,6 +203,25 @@ mod tests {
         let all = LanguageConfig { languages: Vec::new(), ..LanguageConfig::default() };
         let (rows, _) = testing::plan(&all, "rows", batch).await.unwrap();
         assert_eq!(testing::strings(&rows, LANGUAGE), ["en", "de"]);
+    }
+
+    #[tokio::test]
+    async fn a_fasttext_model_tells_the_language_in_place_of_whatlang() {
+        let batch = testing::batch(json!([
+            {"id": "a", "text": "the sea was calm\nand ships lay in harbour"},
+            {"id": "b", "text": "das meer war ruhig"},
+            {"id": "c", "text": " \n"},
+        ]));
+        let fixtures = concat!(env!("CARGO_MANIFEST_DIR"), "/../classifiers/tests/fixtures");
+        let model = |name: &str| Some(PathBuf::from(fixtures).join(name));
+        let config = LanguageConfig { model: model("quantised.ftz"), ..LanguageConfig::default() };
+        let (rows, ctx) = testing::plan(&config, "rows", batch.clone()).await.unwrap();
+        assert_eq!(testing::strings(&rows, "id"), ["a"]);
+        let details: Vec<String> = ctx.ledger.dropped().into_iter().map(|row| row.detail).collect();
+        assert_eq!(details, ["de, 1.00", "no language is recognised"]);
+        let config = LanguageConfig { model: model("fasttext.json"), ..LanguageConfig::default() };
+        let error = testing::plan(&config, "rows", batch).await.unwrap_err().to_string();
+        assert!(error.contains("fasttext.json, byte 4") && error.contains("lid.176.bin"), "{error}");
     }
 
     #[test]

@@ -37,6 +37,7 @@ mod language;
 mod license;
 pub(crate) mod llm;
 mod llm_session;
+mod measures;
 pub mod minhash;
 mod mix;
 mod outlines;

@@ -5,14 +5,22 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use model::pretrain::{Ending, PretrainOptions, StepReport, pretrain};
+use model::evaluate::{EvaluateError, ModelScorer};
+use model::network::Network;
+use model::pretrain::{Ending, Evaluation, PretrainOptions, StepReport, pretrain_measured};
 use model::shards::{Source, TokenDataset, Verify};
+use model::tokenizer::{Encoder, TOKENIZER_FILE};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value as Json, json};
 
+use super::corpus::documents;
+use super::evaluate::EvaluateConfig;
+use super::measures::{self, Measures};
+use super::mix::HELD_OUT;
 use super::{
-    ConfigMistake, InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind,
+    ConfigMistake, External, InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage,
+    StageKind,
 };
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
@@ -30,6 +38,16 @@ pub const KIND: StageKind = StageKind {
             about: "a `pretrain` stage, one of whose checkpoints this one goes on from",
             count: InputCount::Optional,
         },
+        InputRole {
+            role: "tokenizer",
+            about: "the tokenizer of the tokens, where the model is measured as training goes",
+            count: InputCount::Optional,
+        },
+        InputRole {
+            role: "corpus",
+            about: "the corpus on whose held-out part the model is measured as training goes",
+            count: InputCount::Optional,
+        },
     ],
     output: OutputKind::Folder,
     schema: super::schema_of::<PretrainConfig>,
@@ -39,7 +57,8 @@ pub const KIND: StageKind = StageKind {
 /// What training gets out of one H100: 40 % of its 989 bf16 TFLOP/s (NVIDIA's data sheet, dense).
 const GPU_OPERATIONS_PER_SECOND: f64 = 0.4 * 989e12;
 
-/// Trains a model. Leaves `final/`, the newest checkpoints `step-…/` and `loss.jsonl`.
+/// Trains a model. Leaves `final/`, the newest checkpoints `step-…/`, `loss.jsonl`, `evaluations.jsonl` where the
+/// model is measured as training goes, and both as TensorBoard events.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PretrainConfig {
@@ -55,6 +74,18 @@ pub struct PretrainConfig {
     /// The step of the trunk's checkpoint; it must be kept (`checkpoint_every_steps`, `keep_checkpoints`).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trunk_step: Option<u64>,
+    /// Steps after which the model is measured, again and again, and at the end; needs the input `tokenizer`, and
+    /// `corpus` for perplexity. Not at all when left out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub evaluate_every_steps: Option<u64>,
+    /// What it is measured by then.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub evaluation: EvaluateConfig,
+}
+
+fn is_default(evaluation: &EvaluateConfig) -> bool {
+    *evaluation == EvaluateConfig::default()
 }
 
 impl PretrainConfig {
@@ -73,6 +104,29 @@ impl PretrainConfig {
             "its checkpoints are {}; raise its `keep_checkpoints`, or lower `checkpoint_every_steps`",
             kept.join(", ")
         )))
+    }
+
+    async fn evaluator(&self, ctx: &StageContext, inputs: &Inputs) -> Result<Option<Evaluator>, StageError> {
+        let Some(every_steps) = self.evaluate_every_steps else { return Ok(None) };
+        let tokenizer = inputs.folder(ctx, "tokenizer")?.join(TOKENIZER_FILE);
+        let texts = match inputs.optional_folder("corpus") {
+            Some(_) => Some(documents(ctx, inputs.table(ctx, "corpus")?, HELD_OUT).await?),
+            None => None,
+        };
+        let (ctx, config) = (ctx.clone(), self.evaluation.clone());
+        let read = move || {
+            let encoder = Encoder::load(&tokenizer).map_err(|error| ctx.input(error.to_string()))?;
+            let measures = Measures::read(&ctx, &config, texts)?;
+            match measures.written() {
+                Some(task) => Err(ctx
+                    .input(format!(
+                        "the task {task} asks for written answers, for which training does not wait"
+                    ))
+                    .help("take it into an `evaluate` stage")),
+                None => Ok(Some(Evaluator { every_steps, encoder, measures })),
+            }
+        };
+        super::blocking(KIND.name, read).await
     }
 
     fn dataset(&self, ctx: &StageContext, folder: &Path) -> Result<TokenDataset, StageError> {
@@ -96,6 +150,22 @@ impl PretrainConfig {
     }
 }
 
+/// Measures the model as training goes.
+struct Evaluator {
+    every_steps: u64,
+    encoder: Encoder,
+    measures: Measures,
+}
+
+impl Evaluator {
+    fn measure(&self, network: &Network, parameters: &[f32]) -> Result<BTreeMap<String, f64>, EvaluateError> {
+        let mut scorer = ModelScorer::of_network(network, parameters, &self.encoder)?;
+        // A stop waits for the figures, which take less than the steps between them.
+        let measured = self.measures.score(&mut scorer, &mut |_rows| ControlFlow::Continue(()))?;
+        Ok(measured.map(|measured| measured.figures()).unwrap_or_default())
+    }
+}
+
 fn subsets(folder: &Path) -> Vec<String> {
     let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
     let mut names: Vec<String> = entries
@@ -116,17 +186,33 @@ impl Stage for PretrainConfig {
         Shape::Folder
     }
 
-    fn validate(&self, _inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
+    fn validate(&self, inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {
         let usable = |weight: &f64| weight.is_finite() && *weight >= 0.0;
-        if self.weights.values().all(usable) && self.weights.values().sum::<f64>() > 0.0 {
-            return Vec::new();
+        let mut mistakes = Vec::new();
+        if !self.weights.values().all(usable) || self.weights.values().sum::<f64>() <= 0.0 {
+            mistakes.push(ConfigMistake {
+                field: "weights",
+                message: "the weights must be numbers of 0 or more, one of them above 0".to_owned(),
+                help: "for example weights = { \"fineweb-edu-dedup\" = 0.7, \"cosmopedia-v2\" = 0.15 }"
+                    .to_owned(),
+            });
         }
-        vec![ConfigMistake {
-            field: "weights",
-            message: "the weights must be numbers of 0 or more, one of them above 0".to_owned(),
-            help: "for example weights = { \"fineweb-edu-dedup\" = 0.7, \"cosmopedia-v2\" = 0.15 }"
-                .to_owned(),
-        }]
+        let has_tokenizer = inputs.get("tokenizer").is_some_and(|stages| !stages.is_empty());
+        if self.evaluate_every_steps.is_some() && !has_tokenizer {
+            mistakes.push(ConfigMistake {
+                field: "evaluate_every_steps",
+                message: "the model cannot be measured without its tokenizer".to_owned(),
+                help: "name the stage in inputs = { tokens = …, tokenizer = \"tokenizer\", corpus = \"corpus\" }".to_owned(),
+            });
+        }
+        mistakes
+    }
+
+    async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
+        match self.evaluate_every_steps {
+            Some(_) => measures::externals(ctx, &self.evaluation),
+            None => Ok(Vec::new()),
+        }
     }
 
     fn needs(&self) -> Needs {
@@ -162,6 +248,7 @@ impl Stage for PretrainConfig {
         if let Some(trunk) = inputs.optional_folder("trunk") {
             options.branch_from = Some(self.branch(ctx, trunk)?);
         }
+        let evaluator = self.evaluator(ctx, inputs).await?;
         let (ctx, out) = (ctx.clone(), out.to_owned());
         ctx.progress.set_total(options.steps);
         let train = move || {
@@ -177,8 +264,15 @@ impl Stage for PretrainConfig {
                 losses.push((step, report.line.loss));
                 if ctx.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let summary =
-                pretrain(&options, &dataset, &out, &mut progress).map_err(|error| ctx.failed(&error))?;
+            let mut measure = |network: &Network, parameters: &[f32]| match &evaluator {
+                Some(evaluator) => evaluator.measure(network, parameters),
+                None => Ok(BTreeMap::new()),
+            };
+            let evaluation = evaluator
+                .as_ref()
+                .map(|found| Evaluation { every_steps: found.every_steps, measure: &mut measure });
+            let trained = pretrain_measured(&options, &dataset, &out, &mut progress, evaluation);
+            let summary = trained.map_err(|error| ctx.failed(&error))?;
             if summary.ending == Ending::Stopped {
                 return Err(StageError::stopped(&ctx.stage));
             }

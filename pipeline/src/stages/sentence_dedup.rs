@@ -360,7 +360,7 @@ mod tests {
         let copied = "the quick brown fox jumps over the lazy dog";
         let rows = [
             format!("Once upon a time {copied} and slept."),
-            format!("(Again: The Quick, brown fox - jumps over the lazy dog!) ran off."),
+            "(Again: The Quick, brown fox - jumps over the lazy dog!) ran off.".to_owned(),
             "the quick brown fox jumps over the cat".to_owned(),
         ];
         let (texts, _) = run(&config, &rows.each_ref().map(String::as_str)).await;
