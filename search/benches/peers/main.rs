@@ -33,33 +33,7 @@ fn main() {
     let shards: u32 = setting("CORPUSMITH_BENCH_SHARDS", "4").parse().unwrap();
     let default = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/bench-search");
     let folder = PathBuf::from(setting("CORPUSMITH_BENCH_FOLDER", default));
-    let (corpus_file, text_bytes) = if std::env::var("DEV_KEEP").is_ok() {
-        (folder.join("x"), 235_000_000)
-    } else {
-        corpus::write(&folder, pages)
-    };
-    if let Ok(k) = std::env::var("DEV_K") {
-        let s = Searcher::open(&folder.join("ours")).unwrap();
-        let q: Vec<String> = BufReader::new(File::open(folder.join("queries.txt")).unwrap())
-            .lines()
-            .map(Result::unwrap)
-            .collect();
-        let k = k.parse().unwrap();
-        let r: usize = setting("DEV_REPEAT", "1").parse().unwrap();
-        for _ in 0..4 {
-            let (t, h) = timed(|| {
-                let mut n = 0;
-                for _ in 0..r {
-                    for q in &q {
-                        n += s.rank_text(q, k).unwrap().doc_ids.len();
-                    }
-                }
-                n
-            });
-            println!("{:.1} us a query, {h}", t.cpu_seconds * 1e6 / (r * q.len()) as f64);
-        }
-        return;
-    }
+    let (corpus_file, text_bytes) = corpus::write(&folder, pages);
     let queries: Vec<String> =
         BufReader::new(File::open(folder.join("queries.txt")).unwrap()).lines().map(Result::unwrap).collect();
     let megabytes = text_bytes as f64 / 1e6;
@@ -68,30 +42,20 @@ fn main() {
     let mut figures = Figures { rows: Vec::new() };
 
     let index = folder.join("ours");
-    if !std::env::var("DEV_KEEP").is_ok() {
-        let _ = std::fs::remove_dir_all(&index);
-        let options = IndexOptions { shards, ..IndexOptions::default() };
-        let (taken, summary) = timed(|| {
-            let pages = stream::iter(batches(&corpus_file).map(Ok)).boxed();
-            runtime.block_on(build_index(&index, &options, pages, Arc::new(|_| {}))).unwrap()
-        });
-        figures.add("index", megabytes, taken, "MB/s", summary.index_bytes as f64 / text_bytes as f64);
-    }
+    let _ = std::fs::remove_dir_all(&index);
+    let options = IndexOptions { shards, ..IndexOptions::default() };
+    let (taken, summary) = timed(|| {
+        let pages = stream::iter(batches(&corpus_file).map(Ok)).boxed();
+        runtime.block_on(build_index(&index, &options, pages, Arc::new(|_| {}))).unwrap()
+    });
+    figures.add("index", megabytes, taken, "MB/s", summary.index_bytes as f64 / text_bytes as f64);
 
     let searcher = Arc::new(Searcher::open(&index).unwrap());
     for k in KS {
         let all =
             || queries.iter().map(|query| searcher.rank_text(query, k).unwrap().doc_ids.len()).sum::<usize>();
         all();
-        let r: usize = setting("DEV_REPEAT", "1").parse().unwrap();
-        let (taken, hits) = timed(|| {
-            for _ in 1..r {
-                all();
-            }
-            all()
-        });
-        let taken =
-            Taken { wall_seconds: taken.wall_seconds / r as f64, cpu_seconds: taken.cpu_seconds / r as f64 };
+        let (taken, hits) = timed(all);
         let name = format!("any term, k = {k}, one thread");
         figures.add(&name, queries.len() as f64, taken, "queries/s", hits as f64);
     }

@@ -60,7 +60,7 @@ mod tests {
     use super::*;
 
     fn sum() -> impl Strategy<Value = u32> {
-        prop_oneof![1_u32..9, (1 << 29) - 40..(1 << 29) + 40, Just((1 << 30) - 1)]
+        prop_oneof![1_u32..9, (1_u32 << 29) - 40..(1 << 29) + 40, Just((1_u32 << 30) - 1)]
     }
 
     proptest! {

@@ -116,7 +116,8 @@ impl Window {
     }
 
     /// Hands out the places with a sum of at least `least`, which is above 0, in order, and clears the
-    /// window, which lists none. What `each` returns is the `least` from then on.
+    /// window, which lists none. What `each` returns is the `least` from then on; it never
+    /// falls.
     #[inline(always)]
     pub(super) fn drain<C: Compare>(&mut self, mut least: u32, mut each: impl FnMut(u32, u32) -> u32) {
         let groups = self.sums.as_chunks_mut().0.iter_mut().zip(&mut self.touched);
@@ -209,13 +210,7 @@ mod tests {
         let mut window = Window::default();
         window.expect(WINDOW_PAGES);
         let fill = |window: &mut Window| {
-            window.add(
-                first,
-                &[first, first + 63, first + 64, last],
-                &[1, 1, 3, 1],
-                &lengths,
-                scores.table(),
-            );
+            window.add(first, &[first, first + 63, first + 64, last], &[1, 1, 3, 1], &lengths, &scores);
             window.add(first, &[first + 63, first + 65], &[1, 1], &lengths, &scores);
         };
         fill(&mut window);
@@ -232,9 +227,9 @@ mod tests {
         // After the second the bar is higher.
         window.drain::<C>(1, |place, sum| {
             seen.push((place, sum));
-            if seen.len() == 2 { one + 1 } else { 1 }
+            if seen.len() >= 2 { one + 1 } else { 1 }
         });
-        assert_eq!(seen, [all[0], all[1], all[2], all[3], all[4]]);
+        assert_eq!(seen, all[..3]);
         assert_eq!(places(&window, 1), []);
         fill(&mut window);
         window.drain::<C>(one + 1, |_, _| 2 * one + 1);
