@@ -25,7 +25,7 @@ use crate::runner::error::StageError;
 pub const KIND: StageKind = StageKind {
     name: "retrieve",
     summary: "Finds the best pages of every topic by the published two-step full-text query.",
-    version: 2,
+    version: 3,
     inputs: &[
         InputRole {
             role: "topics",
