@@ -70,3 +70,9 @@ pub(crate) fn assert_same(a: &Path, b: &Path) {
         assert!(bytes == &b[name], "{name} differs");
     }
 }
+
+/// How many cases a property test of a parser tries: so many, or as `PROPTEST_CASES` says.
+pub(crate) fn cases(usual: u32) -> proptest::prelude::ProptestConfig {
+    let asked = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok());
+    proptest::prelude::ProptestConfig::with_cases(asked.unwrap_or(usual))
+}

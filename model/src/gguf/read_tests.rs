@@ -7,6 +7,7 @@ use tempfile::NamedTempFile;
 
 use super::super::{TensorData, write_gguf};
 use super::*;
+use crate::testing::cases;
 
 /// A small valid file with every kind of value.
 fn sample() -> Vec<u8> {
@@ -184,7 +185,7 @@ fn try_all(bytes: &[u8]) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(1024))]
+    #![proptest_config(cases(1024))]
 
     #[test]
     fn damaged_files_never_panic(

@@ -1,5 +1,6 @@
 //! Weights out of a GGUF file, and what the two worlds call a tensor.
 
+use super::read::check_finite;
 use super::{LanguageModel, ModelFileError};
 use crate::config::ModelConfig;
 use crate::gguf::GgufFile;
@@ -49,6 +50,11 @@ pub(super) fn load(path: &Path) -> Result<LanguageModel, ModelFileError> {
             });
         }
         let values = tensor.to_f32();
+        check_finite(&values).map_err(|problem| ModelFileError::Tensor {
+            path: path.to_path_buf(),
+            name: name.clone(),
+            problem,
+        })?;
         let out = &mut parameters[slot.range.clone()];
         match gguf_order(network.config(), slot) {
             None => out.copy_from_slice(&values),

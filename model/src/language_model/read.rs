@@ -67,7 +67,18 @@ fn read_slots<'s>(
     let file = File::open(path).map_err(failed("open", path))?;
     // SAFETY: weight files are written once and renamed into place; nothing changes them afterwards.
     let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
-    let tensors = SafeTensors::deserialize(&map)
+    read_bytes(path, &map, slots, prefix, values)
+}
+
+/// As [`read_slots`], of a file in memory.
+pub(super) fn read_bytes<'s>(
+    path: &Path,
+    bytes: &[u8],
+    slots: impl IntoIterator<Item = &'s TensorSlot>,
+    prefix: &str,
+    values: &mut [f32],
+) -> Result<(), ModelFileError> {
+    let tensors = SafeTensors::deserialize(bytes)
         .map_err(|source| ModelFileError::Format { path: path.to_path_buf(), source })?;
     for slot in slots {
         let name = format!("{prefix}{}", slot.name);
@@ -105,6 +116,15 @@ fn read_slots<'s>(
                 return Err(wrong(format!("is stored as {other:?}, which is not f32, bf16 or f16")));
             }
         }
+        check_finite(out).map_err(wrong)?;
     }
     Ok(())
+}
+
+/// A weight that is no number would make every answer none, without a word.
+pub(super) fn check_finite(values: &[f32]) -> Result<(), String> {
+    match values.iter().position(|value| !value.is_finite()) {
+        Some(at) => Err(format!("has {} at place {at}, the model is damaged or diverged", values[at])),
+        None => Ok(()),
+    }
 }

@@ -1,6 +1,9 @@
+use super::read::read_bytes;
 use super::*;
 use crate::config::ModelConfig;
-use crate::testing::{model_folder, tiny_config};
+use crate::testing::{cases, model_folder, tiny_config};
+use proptest::prelude::*;
+use std::sync::LazyLock;
 
 fn error(folder: &Path) -> String {
     LanguageModel::load(folder).unwrap_err().to_string()
@@ -65,4 +68,57 @@ fn weights_spread_over_files_are_gathered() {
     map.remove("model.norm.weight");
     std::fs::write(&index, serde_json::json!({"weight_map": map}).to_string()).unwrap();
     assert!(error(root.path()).contains("model.norm.weight is in no file"));
+}
+
+#[test]
+fn weights_that_are_no_numbers_are_named() {
+    let root = tempfile::tempdir().unwrap();
+    model_folder(root.path(), tiny_config());
+    let model = LanguageModel::load(root.path()).unwrap();
+    let layout = model.network.layout();
+    let slot = layout.tensors().iter().find(|slot| slot.name.contains("layers.1.mlp.up_proj")).unwrap();
+    let mut parameters = model.parameters.clone();
+    parameters[slot.range.start + 3] = f32::NAN;
+    let path = root.path().join(WEIGHTS_FILE);
+    write_tensors(&path, layout, &[("", &parameters)], Precision::Bfloat16).unwrap();
+    let said = error(root.path());
+    assert!(said.contains("layers.1.mlp.up_proj.weight has NaN at place 3"), "{said}");
+}
+
+/// A small model's weights as a file, and where they belong.
+static WHOLE: LazyLock<(Vec<u8>, ParameterLayout)> = LazyLock::new(|| {
+    let root = tempfile::tempdir().unwrap();
+    model_folder(root.path(), tiny_config());
+    let layout = LanguageModel::load(root.path()).unwrap().network.layout().clone();
+    (std::fs::read(root.path().join(WEIGHTS_FILE)).unwrap(), layout)
+});
+
+proptest! {
+    #![proptest_config(cases(1024))]
+
+    #[test]
+    fn damaged_weights_never_panic(
+        changes in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), any::<bool>()), 1..6),
+        number in prop::option::of((any::<prop::sample::Index>(), any::<u64>())),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (whole, layout) = &*WHOLE;
+        let mut bytes = whole.clone();
+        let header = 8 + u64::from_le_bytes(*bytes.first_chunk().unwrap()) as usize;
+        for (at, byte, anywhere) in changes {
+            // Most of a file are numbers, of which any will do: the header is what can be wrong.
+            let at = at.index(if anywhere { bytes.len() } else { header });
+            bytes[at] = byte;
+        }
+        if let Some((at, number)) = number {
+            let at = at.index(header);
+            bytes[at..at + 8].copy_from_slice(&number.to_le_bytes());
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        let mut values = vec![0.0; layout.total];
+        let _ = read_bytes(Path::new("w"), &bytes, layout.tensors(), "", &mut values);
+        prop_assert!(values.len() == layout.total);
+    }
 }

@@ -32,7 +32,6 @@ struct IndexedText {
     benchmark: usize,
     label: String,
     tokens: String,
-    chars: Vec<char>,
 }
 
 /// An n-gram of a benchmark text.
@@ -64,7 +63,8 @@ impl Hasher for KeyHasher {
 }
 
 /// Which keys there may be: 2 MiB, which a processor's cache holds, so that most n-grams of a page, which no
-/// benchmark has, are done with by one look.
+/// benchmark has, are done with by one look. A key is two bits of one word (Putze et al. 2007, blocked Bloom
+/// filters).
 #[derive(Debug)]
 struct Sieve(Vec<u64>);
 
@@ -73,17 +73,17 @@ impl Sieve {
 
     fn place(key: u64) -> (usize, u64) {
         let bit = key >> (u64::BITS - Self::BITS);
-        ((bit / 64) as usize, 1 << (bit % 64))
+        ((bit / 64) as usize, 1 << (bit % 64) | 1 << (key % 64))
     }
 
     fn add(&mut self, key: u64) {
-        let (word, bit) = Self::place(key);
-        self.0[word] |= bit;
+        let (word, bits) = Self::place(key);
+        self.0[word] |= bits;
     }
 
     fn may_hold(&self, key: u64) -> bool {
-        let (word, bit) = Self::place(key);
-        self.0[word] & bit != 0
+        let (word, bits) = Self::place(key);
+        self.0[word] & bits == bits
     }
 }
 
@@ -117,7 +117,9 @@ impl BenchmarkIndex {
     pub fn add(&mut self, benchmark: &str, texts: Vec<BenchmarkText>) {
         self.benchmarks.push(benchmark.to_owned());
         // A word with its space has six characters in English.
-        self.newest.reserve(texts.iter().map(|text| text.text.len() / 6).sum());
+        let words = texts.iter().map(|text| text.text.len() / 6).sum();
+        self.newest.reserve(words);
+        self.entries.reserve(words);
         for text in texts {
             let tokens = Tokens::of(&text.text);
             let number = self.texts.len() as u32;
@@ -137,8 +139,7 @@ impl BenchmarkIndex {
             self.texts.push(IndexedText {
                 benchmark: self.benchmarks.len() - 1,
                 label: text.label,
-                tokens: tokens.joined().to_owned(),
-                chars: tokens.joined().chars().collect(),
+                tokens: tokens.into_joined(),
             });
         }
     }
@@ -187,7 +188,8 @@ impl BenchmarkIndex {
         let page: Vec<char> = tokens.joined().chars().collect();
         candidates.into_iter().find_map(|(number, (_, ngram))| {
             let text = self.texts.get(number as usize)?;
-            let ratio = covered_share(&page, &text.chars, SHORT_BLOCK_CHARS);
+            let chars: Vec<char> = text.tokens.chars().collect();
+            let ratio = covered_share(&page, &chars, SHORT_BLOCK_CHARS);
             (ratio > max_ratio).then(|| Contamination {
                 benchmark: self.benchmarks[text.benchmark].clone(),
                 label: text.label.clone(),

@@ -76,6 +76,11 @@ impl Tokens {
         &self.joined
     }
 
+    /// The same, without the places of the tokens.
+    pub fn into_joined(self) -> String {
+        self.joined
+    }
+
     /// Every run of `words` consecutive tokens. Its key is found from that of the one before in constant
     /// time (Karp and Rabin 1987).
     pub fn ngrams(&self, words: usize) -> impl Iterator<Item = Ngram<'_>> {
