@@ -9,6 +9,7 @@ mod ifeval;
 mod perplexity;
 mod rows;
 mod task;
+mod templates;
 
 pub use cloze::{
     ChoiceScore, ClozeItem, ClozeOptions, ClozeReport, ContextStart, Normalizer, SAMPLE_ITEMS, cloze, judge,

@@ -4,7 +4,7 @@
 mod gguf;
 mod onnx;
 
-pub use gguf::{GgufFormat, export_gguf};
+pub use gguf::{GgufFormat, export_gguf, inference_model};
 pub use onnx::{ONNX_DATA_FILE, ONNX_FILE, export_onnx};
 
 use crate::chat::CHAT_ML;

@@ -4,7 +4,8 @@ use crate::config::ModelConfig;
 use crate::files::write_whole;
 use crate::kernels::Cpu;
 use crate::language_model::{CONFIG_FILE, Precision, WEIGHTS_FILE, config_json, write_tensors};
-use crate::network::Network;
+use crate::network::{Keep, Network, Workspace};
+use crate::training::{Objective, Pass, Share, StepData};
 use std::collections::BTreeMap;
 use std::net::TcpListener;
 use std::path::Path;
@@ -69,6 +70,19 @@ pub(crate) fn assert_same(a: &Path, b: &Path) {
     for (name, bytes) in &a {
         assert!(bytes == &b[name], "{name} differs");
     }
+}
+
+/// The gradient of an objective's first update, with what its data came to.
+pub(crate) fn gradient<O: Objective>(
+    objective: &mut O,
+    network: &Network,
+    parameters: &[f32],
+) -> (StepData<O::Figures>, Vec<f32>) {
+    let mut grads = vec![0.0; parameters.len()];
+    let mut workspace = Workspace::new(network.config(), Keep::Activations);
+    let share = Share { rank: 0, workers: 1 };
+    let pass = Pass { network, parameters, grads: &mut grads, workspace: &mut workspace, share };
+    (objective.gradient(pass, 0).unwrap(), grads)
 }
 
 /// How many cases a property test of a parser tries: so many, or as `PROPTEST_CASES` says.

@@ -14,8 +14,6 @@ import json
 import pathlib
 import random
 import re
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -23,6 +21,7 @@ import unicodedata
 
 import pyarrow
 import pyarrow.parquet
+from program import run_stage
 
 NGRAM_WORDS, SHORT_BLOCK, MAX_RATIO = 10, 5, 0.5
 
@@ -58,33 +57,19 @@ def dropped_by_python(pages, items):
     return dropped
 
 
-def run(binary, folder, name, stage):
-    """The ids that a stage keeps of the pages, and the processor time of the whole run."""
-    (folder / "workflow.toml").write_text(
-        f'name = "{name}"\n[stage.pages]\nkind = "read"\npaths = ["{folder}/pages.parquet"]\nmaterialize = false\n'
-        f'[stage.kept]\ninput = "pages"\n{stage}\n'
-    )
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    command = [binary, "run", folder / "workflow.toml", "--runs", folder / "runs"]
-    subprocess.run(command, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-    kept = pyarrow.parquet.read_table(folder / f"runs/{name}/sample/kept/data", columns=["id"])["id"].to_pylist()
-    return set(kept), seconds
-
-
 def dropped_by_pipeline(binary, pages, files, folder):
     rows = {"id": [id for id, _ in pages], "text": [text for _, text in pages]}
-    pyarrow.parquet.write_table(pyarrow.table(rows), folder / "pages.parquet")
+    source = folder / "pages.parquet"
+    pyarrow.parquet.write_table(pyarrow.table(rows), source)
     fields = json.dumps([[field] for field in TEXT_FIELDS])
     benchmarks = [
         f'{{ name = "b{at}", path = "{path.absolute()}", format = {{ fields = {{ texts = {fields} }} }} }}'
         for at, path in enumerate(files)
     ]
     stage = f'kind = "decontaminate"\nbenchmarks = [{", ".join(benchmarks)}]'
-    kept, seconds = run(binary, folder, "clean", stage)
-    _, copying = run(binary, folder, "copy", 'kind = "filter"\nkeep = "true"\nreason = "none"')
-    return {id for id, _ in pages} - kept, seconds, copying
+    kept, seconds = run_stage(binary, source, folder, "clean", stage)
+    _, copying = run_stage(binary, source, folder, "copy", 'kind = "filter"\nkeep = "true"\nreason = "none"')
+    return {id for id, _ in pages} - set(kept["id"].to_pylist()), seconds, copying
 
 
 def planted(texts, items, draw):

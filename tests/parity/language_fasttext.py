@@ -13,8 +13,6 @@ small models and golden predictions of `classifiers/tests/fixtures` instead.
 import argparse
 import json
 import random
-import resource
-import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -22,6 +20,7 @@ from pathlib import Path
 import fasttext
 import pyarrow
 import pyarrow.parquet
+from program import run_stage
 
 LINES = {
     "en": "the sea was calm and ships lay in harbour until morning when wind came from north and carried them",
@@ -84,17 +83,9 @@ def compare(pages, model_file, pipeline):
     with tempfile.TemporaryDirectory() as folder:
         folder = Path(folder)
         pyarrow.parquet.write_table(table, folder / "pages.parquet")
-        (folder / "workflow.toml").write_text(
-            f'name = "language"\n[stage.pages]\nkind = "read"\npaths = ["{folder}/pages.parquet"]\n'
-            f'materialize = false\n[stage.found]\nkind = "language"\ninput = "pages"\nlanguages = []\n'
-            f'language_threshold = 0.0\nmodel = "{model_file.resolve()}"\n'
-        )
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [pipeline, "run", folder / "workflow.toml", "--runs", folder / "runs"]
-        subprocess.run(command, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        our_seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-        found = pyarrow.parquet.read_table(folder / "runs/language/sample/found/data").to_pydict()
+        stage = f'kind = "language"\nlanguages = []\nlanguage_threshold = 0.0\nmodel = "{model_file.resolve()}"'
+        found, our_seconds = run_stage(pipeline, folder / "pages.parquet", folder, "language", stage)
+        found = found.to_pydict()
         ours = dict(zip(found["id"], zip(found["language"], found["language_score"])))
     agreed, largest = 0, 0.0
     for row, (their_label, their_score) in enumerate(theirs):

@@ -19,8 +19,6 @@ import collections
 import hashlib
 import json
 import re
-import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -40,6 +38,7 @@ from datatrove.pipeline.formatters import PIIFormatter
 from datatrove.utils import text as datatrove_text
 from datatrove.utils.text import PUNCTUATION_SET, TERMINAL_PUNCTUATION, split_into_sentences, split_into_words
 from datatrove.utils.word_tokenizers import load_word_tokenizer
+from program import processor_seconds
 from spacy.lang import char_classes
 from spacy.pipeline.sentencizer import Sentencizer
 
@@ -113,11 +112,10 @@ def by_pipeline(binary, path, folder):
     (folder / "rules.toml").write_text(workflow)
 
     def run(stage):
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        command = [binary, "run", folder / "rules.toml", "--runs", folder / "runs", "--threads", "1", "--until", stage]
-        subprocess.run(command, check=True, capture_output=True)
-        after = resource.getrusage(resource.RUSAGE_CHILDREN)
-        return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
+        workflow = folder / "rules.toml"
+        return processor_seconds(
+            [binary, "run", workflow, "--runs", folder / "runs", "--threads", "1", "--until", stage]
+        )
 
     run("english")
     seconds = {name: run(name) for name in tables}

@@ -8,10 +8,10 @@ use crate::checkpoint;
 use crate::config::{ModelOptions, Preset};
 use crate::examples::{Example, ExampleWriter};
 use crate::kernels::Cpu;
-use crate::network::{Keep, Network, Workspace};
-use crate::testing::{assert_same, model_folder, tiny_config};
+use crate::network::Network;
+use crate::testing::{assert_same, gradient, model_folder, tiny_config};
 use crate::tokenizer::{Encoder, TokenizerOptions, train};
-use crate::training::{Objective, Pass, Update};
+use crate::training::{Objective, Update};
 use arrow::array::{ArrayRef, Int64Array, ListArray, RecordBatch, StringArray, StructArray};
 use arrow::buffer::OffsetBuffer;
 use arrow::datatypes::{DataType, Field, Fields};
@@ -102,16 +102,7 @@ fn loss_rewards_and_gradients_are_those_of_torch() {
         let options = DpoOptions { micro_batch_tokens, ..options.clone() };
         let mut objective = Preferences::new(&options, &pairs, reference.clone(), "digest");
         let parameters = weights("weight");
-        let mut grads = vec![0.0; parameters.len()];
-        let mut workspace = Workspace::new(network.config(), Keep::Activations);
-        let pass = Pass {
-            network: &network,
-            parameters: &parameters,
-            grads: &mut grads,
-            workspace: &mut workspace,
-            share: crate::training::Share { rank: 0, workers: 1 },
-        };
-        let data = objective.gradient(pass, 0).unwrap();
+        let (data, grads) = gradient(&mut objective, &network, &parameters);
         close("loss", data.loss, golden["loss"][0], 1e-6);
         let line = objective.line(&Update { step: 1, tokens: data.tokens, lr: 0.0, grad_norm: 0.0 }, &data);
         let mean = |column: usize| rows.iter().map(|row| row[column]).sum::<f32>() / 3.0;

@@ -1,6 +1,7 @@
 //! Tasks as data: a file says how rows of a data set become cloze items.
 
 use super::rows::{each_row, rows_of_batch, rows_of_jsonl};
+use super::templates::{check_expression, environment_of};
 use super::{
     ClozeItem, ClozeOptions, ClozeReport, ContextStart, EvaluateError, Normalizer, Scorer, judge,
     judge_groups, score_items,
@@ -139,23 +140,16 @@ impl Task {
     pub fn parse(text: &str, origin: &str) -> Result<Self, EvaluateError> {
         let bad = |problem: String| EvaluateError::Task { task: origin.to_owned(), problem };
         let file: TaskFile = toml::from_str(text).map_err(|error| bad(error.to_string()))?;
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
+        let templates = [("prompt", &file.prompt), ("choice", &file.choice)];
+        let mut environment = environment_of(origin, templates)?;
         let brackets = Regex::new(r"\[.*?\]").map_err(|error| bad(error.to_string()))?;
         environment.add_filter("wikihow", move |text: String| wikihow(&brackets, &text));
-        for (name, template) in [("prompt", &file.prompt), ("choice", &file.choice)] {
-            environment
-                .add_template_owned(name, template.clone())
-                .map_err(|error| bad(format!("{name}: {error}")))?;
+        let expressions =
+            [Some(&file.choices), file.labels.as_ref(), Some(&file.answer), file.group.as_ref()];
+        for expression in expressions.into_iter().flatten() {
+            check_expression(origin, &environment, expression)?;
         }
-        let task = Self { file, environment };
-        let expressions = [Some(&task.file.choices), task.file.labels.as_ref(), Some(&task.file.answer)];
-        for expression in expressions.into_iter().flatten().chain(&task.file.group) {
-            task.environment
-                .compile_expression(expression)
-                .map_err(|error| bad(format!("{expression}: {error}")))?;
-        }
-        Ok(task)
+        Ok(Self { file, environment })
     }
 
     /// What the file says.

@@ -4,7 +4,8 @@ use super::{ExportError, ExportOptions, ModelUse, chat_template, end_token};
 use crate::config::ModelConfig;
 use crate::files::{failed, publish, temporary_name};
 use crate::gguf::{TensorData, TensorKind, Value, ValueKind, write_gguf};
-use crate::language_model::{LanguageModel, gguf_dims, gguf_name, gguf_order};
+use crate::infer::{Model, ModelOptions};
+use crate::language_model::{LanguageModel, ModelFileError, gguf_dims, gguf_name, gguf_order};
 use crate::network::TensorSlot;
 use crate::tokenizer::TOKENIZER_FILE;
 use schemars::JsonSchema;
@@ -104,6 +105,25 @@ fn mixed(slot: &TensorSlot, config: &ModelConfig, output: bool) -> TensorKind {
 const NORMAL: i32 = 1;
 const CONTROL: i32 = 3;
 const UNUSED: i32 = 5;
+
+/// The trained model in `model_dir` with the tokenizer in `tokenizer_dir` as the inference engine reads it: taken over
+/// in 32 bits, by way of a GGUF file in the folder for temporary files, which is gone when this returns.
+///
+/// # Errors
+/// [`ExportError`] if the two cannot be read, or do not belong together.
+pub fn inference_model(
+    model_use: ModelUse,
+    model_dir: &Path,
+    tokenizer_dir: &Path,
+) -> Result<Model, ExportError> {
+    let temporary = std::env::temp_dir();
+    let folder = tempfile::tempdir().map_err(failed("create folder in", &temporary))?;
+    let file = folder.path().join("model.gguf");
+    let options = ExportOptions { model_use, ..ExportOptions::default() };
+    export_gguf(&options, GgufFormat::F32, model_dir, tokenizer_dir, &file)?;
+    // A mapped file stays readable after its name is gone.
+    Ok(Model::load(&file, &ModelOptions::default()).map_err(ModelFileError::from)?)
+}
 
 /// Writes the model in `model_dir` with the tokenizer in `tokenizer_dir` as the GGUF file `out`; its size (bytes).
 ///

@@ -134,11 +134,11 @@ fn a_model_is_measured_as_training_goes() {
                 true => ControlFlow::Break(()),
                 false => ControlFlow::Continue(()),
             };
-            let mut measure = |network: &Network, parameters: &[f32]| {
+            let measure = |network: &Network, parameters: &[f32]| {
                 assert_eq!(parameters.len(), network.layout().total);
                 Ok([("size".to_owned(), f64::from(parameters.iter().map(|x| x * x).sum::<f32>()))].into())
             };
-            let evaluation = Some(Evaluation { every_steps: 7, measure: &mut measure });
+            let evaluation = Some(Evaluation { every_steps: 7, measure: Box::new(measure) });
             pretrain_measured(&options(), &dataset, &out, &mut early, evaluation).unwrap();
         }
         out
@@ -165,8 +165,8 @@ fn a_model_is_measured_as_training_goes() {
     pretrain_measured(&options(), &dataset, &killed, &mut go_on, None).unwrap();
     assert!(std::fs::read_to_string(killed.join(EVALUATIONS_FILE)).unwrap().is_empty());
 
-    let mut fails = |_: &Network, _: &[f32]| Err(EvaluateError::Nothing("the list of texts"));
-    let evaluation = Some(Evaluation { every_steps: 5, measure: &mut fails });
+    let fails = |_: &Network, _: &[f32]| Err(EvaluateError::Nothing("the list of texts"));
+    let evaluation = Some(Evaluation { every_steps: 5, measure: Box::new(fails) });
     let out = root.path().join("failed");
     let error =
         pretrain_measured(&options(), &dataset, &out, &mut go_on, evaluation).unwrap_err().to_string();

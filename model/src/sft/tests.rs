@@ -2,9 +2,9 @@ use super::*;
 use crate::chat::ChatFormat;
 use crate::checkpoint;
 use crate::config::{ModelOptions, Preset};
-use crate::testing::{assert_same, model_folder};
+use crate::testing::{assert_same, gradient, model_folder};
 use crate::tokenizer::{Encoder, TokenizerOptions, train};
-use crate::training::{Ending, FINAL_FOLDER, LOSS_FILE, Objective, Pass};
+use crate::training::{Ending, FINAL_FOLDER, LOSS_FILE};
 use arrow::array::{ArrayRef, LargeStringArray, RecordBatch, StringArray, StringViewArray};
 use std::sync::Arc;
 
@@ -168,17 +168,7 @@ fn the_loss_is_the_mean_over_the_assistants_tokens_alone() {
     for micro_batch_tokens in [1, 10_000] {
         let options = SftOptions { micro_batch_tokens, ..options.clone() };
         let mut objective = AssistantTokens::new(&options, &examples, Packs::new(&options, &examples), "");
-        let mut grads = vec![0.0; parameters.len()];
-        let mut workspace =
-            crate::network::Workspace::new(network.config(), crate::network::Keep::Activations);
-        let pass = Pass {
-            network: &network,
-            parameters: &parameters,
-            grads: &mut grads,
-            workspace: &mut workspace,
-            share: crate::training::Share { rank: 0, workers: 1 },
-        };
-        let data = objective.gradient(pass, 0).unwrap();
+        let (data, grads) = gradient(&mut objective, &network, &parameters);
         assert_eq!(data.figures, count);
         losses.push(data.loss);
         gradients.push(grads);

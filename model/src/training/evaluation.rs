@@ -17,7 +17,7 @@ pub struct Evaluation<'a> {
     /// Steps from one evaluation to the next; there is one at the end, too.
     pub every_steps: u64,
     /// Takes the figures.
-    pub measure: &'a mut Measure<'a>,
+    pub measure: Box<Measure<'a>>,
 }
 
 impl std::fmt::Debug for Evaluation<'_> {

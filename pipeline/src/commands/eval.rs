@@ -12,13 +12,12 @@ use model::evaluate::{
 };
 use model::infer::{EngineOptions, Model, ModelOptions};
 use model::language_model::LanguageModel;
-use model::pretrain::FINAL_FOLDER;
 use model::sandbox::SandboxOptions;
 use model::tokenizer::{Encoder, TOKENIZER_FILE};
 use serde_json::json;
 
 use super::Failure;
-use super::llm::find_model;
+use super::llm::{find_model, trained_folder};
 use crate::benchmarks::Benchmark;
 use crate::cli::EvalArgs;
 use crate::runner::error::chain;
@@ -142,15 +141,14 @@ impl Subject {
     fn load(name: &str, args: &EvalArgs) -> Result<Self, Failure> {
         let failed = |error: AnyError<'_>, help: &str| Failure::message(chain(error), help);
         let engine = EngineOptions { threads: args.threads, ..EngineOptions::default() };
-        let folder = PathBuf::from(name);
+        let folder = Path::new(name);
         if !folder.is_dir() {
             let (path, _) = find_model(name)?;
             let model = Model::load(&path, &ModelOptions::default());
             let model = model.map_err(|error| failed(&error, "give `embedded`, a GGUF file or a folder"))?;
             return Ok(Self::Gguf { model: Arc::new(model), engine, generator: None });
         }
-        let inside = [folder.join(FINAL_FOLDER), folder.join("model")];
-        let folder = inside.into_iter().find(|inside| inside.is_dir()).unwrap_or(folder);
+        let folder = trained_folder(folder);
         let tokenizer = args.tokenizer.clone().unwrap_or_else(|| folder.join(TOKENIZER_FILE));
         let help = "a checkpoint has no tokenizer: give it with --tokenizer <stage's folder>/tokenizer.json";
         let encoder = Encoder::load(&tokenizer).map_err(|error| failed(&error, help))?;

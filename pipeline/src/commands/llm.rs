@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::infer::{Engine, EngineOptions, Model, ModelOptions};
+use model::pretrain::FINAL_FOLDER;
 
 use super::Failure;
 use crate::assets::{Asset, AssetStore};
@@ -72,6 +73,13 @@ pub(super) fn find_model(model: &str) -> Result<(PathBuf, String), Failure> {
     let path = Path::new(model);
     let name = path.file_stem().map_or_else(|| model.to_owned(), |stem| stem.to_string_lossy().into_owned());
     Ok((path.to_owned(), name))
+}
+
+/// Where a trained model is inside a stage's folder: that of a stage that trains, of one that exports, or the folder
+/// itself.
+pub(super) fn trained_folder(folder: &Path) -> PathBuf {
+    let inside = [folder.join(FINAL_FOLDER), folder.join("model")];
+    inside.into_iter().find(|inside| inside.is_dir()).unwrap_or_else(|| folder.to_owned())
 }
 
 /// The key that clients must show. It is named in no message.

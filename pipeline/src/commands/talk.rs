@@ -5,24 +5,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt;
-use model::export::{ExportOptions, GgufFormat, ModelUse, export_gguf};
+use model::export::{ModelUse, inference_model};
 use model::infer::{
     Engine, EngineOptions, GenerateError, GenerateRequest, Message, Model, ModelOptions, Prompt, Role,
     SamplingOptions, StreamItem,
 };
-use model::pretrain::FINAL_FOLDER;
 use model::tokenizer::TOKENIZER_FILE;
-use tempfile::TempDir;
 
 use super::Failure;
-use super::llm::find_model;
+use super::llm::{find_model, trained_folder};
 use crate::cli::{ChatArgs, GenerateArgs, SpeakerArgs};
 use crate::runner::error::chain;
 
-/// A model's engine, and the file it is read from where it had to be made.
+/// A model's engine.
 struct Speaker {
     engine: Engine,
-    _made: Option<TempDir>,
 }
 
 impl Speaker {
@@ -30,23 +27,17 @@ impl Speaker {
         let failed =
             |error: &(dyn std::error::Error + 'static), help: &str| Failure::message(chain(error), help);
         let folder = Path::new(&args.model);
-        let (path, made) = match folder.is_dir() {
-            true => {
-                let made = tempfile::tempdir().map_err(Failure::run)?;
-                let path = made.path().join("model.gguf");
-                let (model, tokenizer) = places(folder, args.tokenizer.as_deref())?;
-                let options = ExportOptions { model_use, ..ExportOptions::default() };
-                export_gguf(&options, GgufFormat::F32, &model, &tokenizer, &path)
-                    .map_err(|error| failed(&error, ""))?;
-                (path, Some(made))
-            }
-            false => (find_model(&args.model)?.0, None),
+        let model = if folder.is_dir() {
+            let (model, tokenizer) = places(folder, args.tokenizer.as_deref())?;
+            inference_model(model_use, &model, &tokenizer).map_err(|error| failed(&error, ""))?
+        } else {
+            let (path, _) = find_model(&args.model)?;
+            Model::load(&path, &ModelOptions::default())
+                .map_err(|error| failed(&error, "give `embedded`, a GGUF file or a folder"))?
         };
-        let model = Model::load(&path, &ModelOptions::default())
-            .map_err(|error| failed(&error, "give `embedded`, a GGUF file or a folder"))?;
         let options = EngineOptions { threads: args.threads, ..EngineOptions::default() };
         let engine = Engine::new(Arc::new(model), &options).map_err(|error| failed(&error, ""))?;
-        Ok(Self { engine, _made: made })
+        Ok(Self { engine })
     }
 
     /// Writes an answer to standard output as it comes; Ctrl-C ends it. Returns what was written.
@@ -78,8 +69,7 @@ impl Speaker {
 /// # Errors
 /// There is no tokenizer.
 pub fn places(folder: &Path, tokenizer: Option<&Path>) -> Result<(PathBuf, PathBuf), Failure> {
-    let inside = [folder.join(FINAL_FOLDER), folder.join("model")];
-    let model = inside.into_iter().find(|inside| inside.is_dir()).unwrap_or_else(|| folder.to_owned());
+    let model = trained_folder(folder);
     let own = [model.as_path(), folder].into_iter().find(|place| place.join(TOKENIZER_FILE).is_file());
     match tokenizer.or(own) {
         Some(tokenizer) => Ok((model.clone(), tokenizer.to_owned())),

@@ -264,13 +264,10 @@ impl Stage for PretrainConfig {
                 losses.push((step, report.line.loss));
                 if ctx.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
-            let mut measure = |network: &Network, parameters: &[f32]| match &evaluator {
-                Some(evaluator) => evaluator.measure(network, parameters),
-                None => Ok(BTreeMap::new()),
-            };
-            let evaluation = evaluator
-                .as_ref()
-                .map(|found| Evaluation { every_steps: found.every_steps, measure: &mut measure });
+            let evaluation = evaluator.as_ref().map(|found| Evaluation {
+                every_steps: found.every_steps,
+                measure: Box::new(|network, parameters| found.measure(network, parameters)),
+            });
             let trained = pretrain_measured(&options, &dataset, &out, &mut progress, evaluation);
             let summary = trained.map_err(|error| ctx.failed(&error))?;
             if summary.ending == Ending::Stopped {

@@ -2,10 +2,8 @@
 
 use super::{AnswerRequest, Form, Generator};
 use crate::evaluate::EvaluateError;
-use crate::export::{ExportOptions, GgufFormat, ModelUse, export_gguf};
-use crate::infer::{
-    Engine, EngineOptions, GenerateRequest, Message, Model, ModelOptions, Prompt, Role, SamplingOptions,
-};
+use crate::export::{ModelUse, inference_model};
+use crate::infer::{Engine, EngineOptions, GenerateRequest, Message, Model, Prompt, Role, SamplingOptions};
 use futures::StreamExt;
 use std::ops::ControlFlow;
 use std::path::Path;
@@ -34,9 +32,8 @@ impl EngineGenerator {
         Ok(Self { engine })
     }
 
-    /// Answers with the trained model in `model_dir` and the tokenizer in `tokenizer_dir`: its weights are taken
-    /// over in 32 bits, by way of a GGUF file in the folder for temporary files. It is asked in chat form where the
-    /// tokenizer brings a chat template.
+    /// Answers with the trained model in `model_dir` and the tokenizer in `tokenizer_dir` (see [`inference_model`]). It
+    /// is asked in chat form where the tokenizer brings a chat template.
     ///
     /// # Errors
     /// [`EvaluateError`] if the model cannot be read, or does not fit the tokenizer.
@@ -45,17 +42,12 @@ impl EngineGenerator {
         tokenizer_dir: &Path,
         options: &EngineOptions,
     ) -> Result<Self, EvaluateError> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| EvaluateError::Scorer(error);
-        let folder = tempfile::tempdir().map_err(|error| failed(Box::new(error)))?;
-        let file = folder.path().join("model.gguf");
         let model_use = match has_chat_template(tokenizer_dir) {
             true => ModelUse::Chat,
             false => ModelUse::Base,
         };
-        let export = ExportOptions { model_use, ..ExportOptions::default() };
-        export_gguf(&export, GgufFormat::F32, model_dir, tokenizer_dir, &file)
-            .map_err(|error| failed(Box::new(error)))?;
-        let model = Model::load(&file, &ModelOptions::default()).map_err(|error| failed(Box::new(error)))?;
+        let model = inference_model(model_use, model_dir, tokenizer_dir)
+            .map_err(|error| EvaluateError::Scorer(Box::new(error)))?;
         Self::new(Arc::new(model), options)
     }
 

@@ -4,6 +4,7 @@ use super::judge::{Gold, Judge, Share, figure, run_programs, shares};
 use super::{AnswerRequest, Form, Generator, NumberRule, final_number, normalize_answer};
 use crate::evaluate::comparison::Figure;
 use crate::evaluate::rows::{each_row, rows_of_batch, rows_of_jsonl};
+use crate::evaluate::templates::{check_expression, environment_of};
 use crate::evaluate::{EvaluateError, IfevalPrompt};
 use crate::files::failed;
 use crate::sandbox::{Sandbox, SandboxOptions};
@@ -159,25 +160,15 @@ impl GenerationTask {
         if file.samples == 0 || file.max_new_tokens == 0 {
             return Err(bad("samples and max_new_tokens must be at least 1".to_owned()));
         }
-        let mut environment = Environment::new();
-        environment.set_undefined_behavior(minijinja::UndefinedBehavior::Strict);
         let judged = match &file.judge {
             Judge::Number { answer } => Some(("answer", answer)),
             Judge::Program { program } => Some(("program", program)),
-            Judge::ExactMatch { answers } => {
-                environment
-                    .compile_expression(answers)
-                    .map_err(|error| bad(format!("{answers}: {error}")))?;
-                None
-            }
-            Judge::Instructions => None,
+            Judge::ExactMatch { .. } | Judge::Instructions => None,
         };
-        for (name, template) in
-            [("prompt", &file.prompt), ("shot_answer", &file.shot_answer)].into_iter().chain(judged)
-        {
-            environment
-                .add_template_owned(name, template.clone())
-                .map_err(|error| bad(format!("{name}: {error}")))?;
+        let templates = [("prompt", &file.prompt), ("shot_answer", &file.shot_answer)];
+        let environment = environment_of(origin, templates.into_iter().chain(judged))?;
+        if let Judge::ExactMatch { answers } = &file.judge {
+            check_expression(origin, &environment, answers)?;
         }
         Ok(Self { file, environment })
     }

@@ -58,7 +58,7 @@ impl<'c> Builder<'c> {
             }
             false => "lm_head.weight".to_owned(),
         };
-        builder.named_op("MatMul", &[&x, &head], "logits");
+        builder.named_op("MatMul", &[&x, &head], "logits", &[]);
         builder.graph
     }
 
@@ -175,7 +175,7 @@ impl<'c> Builder<'c> {
         let [k, v] = [("key", k), ("value", v)].map(|(part, new)| {
             let (past, present) =
                 (format!("past_key_values.{layer}.{part}"), format!("present.{layer}.{part}"));
-            self.named_op_with("Concat", &[&past, &new], &present, &[Attribute::int("axis", 2)]);
+            self.named_op("Concat", &[&past, &new], &present, &[Attribute::int("axis", 2)]);
             self.op("Unsqueeze", &[&present, &second], &[])
         });
         let scale = self.floats("scale", &[], &[1.0 / (size as f32).sqrt()]);
@@ -222,15 +222,11 @@ impl<'c> Builder<'c> {
 
     fn op(&mut self, kind: &str, inputs: &[&str], attributes: &[Attribute]) -> String {
         let output = self.value();
-        self.named_op_with(kind, inputs, &output, attributes);
+        self.named_op(kind, inputs, &output, attributes);
         output
     }
 
-    fn named_op(&mut self, kind: &str, inputs: &[&str], output: &str) {
-        self.named_op_with(kind, inputs, output, &[]);
-    }
-
-    fn named_op_with(&mut self, kind: &str, inputs: &[&str], output: &str, attributes: &[Attribute]) {
+    fn named_op(&mut self, kind: &str, inputs: &[&str], output: &str, attributes: &[Attribute]) {
         self.push(kind, inputs, vec![output.to_owned()], attributes);
     }
 
