@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus test test-web demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint schema clean
+.PHONY: run corpus serve test test-web test-page demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -51,13 +51,25 @@ demo: build
 	$(WEB) --omit=dev
 	node web/serve.mjs $(MODEL)
 
+# The service, with the workflows of this repository: http://127.0.0.1:8420
+serve: build assets
+	$(PIPELINE) serve
+
+CHROMIUM_READY = command -v chromium >/dev/null || [ -n "$$CHROMIUM" ] || { command -v apt-get >/dev/null \
+	  && $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends chromium; } \
+	  || { echo "install Chromium, or name it: make $@ CHROMIUM=…"; exit 1; }
+
 # The page in a headless Chromium, beside `pipeline generate`.
 test-web: run
-	@command -v chromium >/dev/null || [ -n "$$CHROMIUM" ] || { command -v apt-get >/dev/null \
-	  && $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends chromium; } \
-	  || { echo "install Chromium, or name it: make test-web CHROMIUM=…"; exit 1; }
+	@$(CHROMIUM_READY)
 	$(WEB)
 	node web/test.mjs $(MODEL) $(PIPELINE)
+
+# The service's page in a headless Chromium, with real runs behind it, checked by axe-core.
+test-page: build
+	@$(CHROMIUM_READY)
+	$(WEB)
+	node web/service.test.mjs $(PIPELINE)
 
 lint:
 	$(CARGO) fmt --all --check

@@ -294,7 +294,7 @@ fn two_runs_cannot_work_in_one_folder() {
         .arg(runs.path().join("w.toml"))
         .arg("--runs")
         .arg(runs.path().join("runs")));
-    assert_says(&said, 1, &["another `pipeline` is running"]);
+    assert_says(&said, 1, &["another `pipeline` works in"]);
 }
 
 #[test]

@@ -1,10 +1,10 @@
-//! Who may use whom: `pipeline` uses the four domain crates; they know neither DataFusion, nor each
-//! other, nor `pipeline`.
+//! Who may use whom: `pipeline` uses the other crates; they know neither DataFusion, nor each other, nor
+//! `pipeline`, only `net`.
 #![allow(clippy::unwrap_used, reason = "a step that fails is the result of the test")]
 
 mod support;
 
-const DOMAIN: [&str; 4] = ["search", "classifiers", "synth", "model"];
+const DOMAIN: [&str; 5] = ["search", "classifiers", "synth", "model", "service"];
 
 #[test]
 fn domain_crates_stand_alone() {

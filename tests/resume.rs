@@ -8,21 +8,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use support::{
-    copied_run, digests, generate_workflow, pipeline, reference_run, run, run_folder, serve, tiny,
+    copied_run, digests, generate_workflow, outputs, pipeline, reference_run, run, run_folder, serve, tiny,
 };
 
 const KILLS: u32 = 20;
-
-/// Files whose bytes hold measured times: the answers' latency, and the manifests' seconds.
-fn holds_times(path: &str) -> bool {
-    path.starts_with("generate/data") || path.ends_with("manifest.json") || path.contains("/tasks/")
-}
-
-fn outputs(runs: &Path) -> Vec<(String, String)> {
-    let files = digests(&run_folder(runs));
-    let visible = |path: &str| !path.starts_with('.') && path != "report.html";
-    files.into_iter().filter(|(path, _)| visible(path) && !holds_times(path)).collect()
-}
 
 #[test]
 fn killed_at_random_moments_it_ends_with_the_same_bytes() {

@@ -1,6 +1,7 @@
 //! The command line.
 
 mod language_models;
+mod service;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,8 @@ pub use language_models::{
     PromptsCommand, ServeArgs, SpeakerArgs,
 };
 
+pub use service::{LogsArgs, LsArgs, ServiceArgs, TokenCommand};
+
 use crate::units;
 use crate::workflow::Overrides;
 
@@ -18,6 +21,10 @@ use crate::workflow::Overrides;
 #[derive(Debug, Parser)]
 #[command(name = "pipeline", version, propagate_version = true)]
 pub struct Cli {
+    /// Speak with a service instead: `run`, `ls`, `logs`, `cancel`, `pause`, `resume`. The token is
+    /// CORPUSMITH_TOKEN.
+    #[arg(long, global = true, value_name = "URL", env = "CORPUSMITH_SERVER")]
+    pub server: Option<String>,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
@@ -29,7 +36,7 @@ pub enum Command {
     /// Run a workflow; what is up to date is not run again.
     Run(RunArgs),
     /// Check a workflow file and report every problem at once.
-    Check(WorkflowArgs),
+    Check(CheckArgs),
     /// Show a workflow's graph, what is up to date, and what a run would do.
     Plan(PlanArgs),
     /// Ask again for the rows that failed in an earlier run, and only for those.
@@ -43,6 +50,16 @@ pub enum Command {
     },
     /// Print the JSON schema of workflow files.
     Schema,
+    /// Print what a shell needs to complete this program's commands: bash, zsh, fish, elvish or powershell.
+    Completions {
+        /// The shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write the manual pages, a file a command.
+    Man {
+        /// The folder, for example /usr/local/share/man/man1.
+        folder: PathBuf,
+    },
     /// Fetch, list or verify the models and data that workflows use.
     #[command(subcommand)]
     Assets(AssetsCommand),
@@ -54,6 +71,9 @@ pub enum Command {
         run: PathBuf,
         /// The document's id (or topic, prompt or blob id).
         id: String,
+        /// A line of JSON a place.
+        #[arg(long)]
+        json: bool,
     },
     /// Compare two runs: settings, rows added, removed and changed, what was dropped, how values are
     /// distributed.
@@ -82,6 +102,30 @@ pub enum Command {
     /// Look into the answers of language models that a run has kept.
     #[command(subcommand)]
     Answers(AnswersCommand),
+    /// Run the service: schedules, a queue of runs, a web page and an API.
+    Serve(ServiceArgs),
+    /// Make, list and revoke the tokens that a service asks for.
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// List the runs of a service.
+    Ls(LsArgs),
+    /// Print the log of a service's run.
+    Logs(LogsArgs),
+    /// Stop a service's run for good; what is finished stays.
+    Cancel {
+        /// The run's id.
+        run: String,
+    },
+    /// Stop a service's run until it is resumed.
+    Pause {
+        /// The run's id.
+        run: String,
+    },
+    /// Let a paused, failed or cancelled run of a service go on from where it was.
+    Resume {
+        /// The run's id.
+        run: String,
+    },
     /// Ask prompts by way of OpenAI batch files instead of a server.
     #[command(subcommand)]
     Batch(BatchCommand),
@@ -173,12 +217,17 @@ pub struct WorkflowArgs {
     /// Override a value: a dotted path and TOML, for example vars.topics=24. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
+    /// The run's folder under its workflow's; the profile's name by default. Runs of other settings that
+    /// shall stand side by side need folders of their own.
+    #[arg(long = "as", value_name = "NAME", value_parser = parse_run_name)]
+    pub run_name: Option<String>,
 }
 
 impl WorkflowArgs {
     /// What is laid over the file.
     pub fn overrides(&self) -> Overrides {
-        Overrides { profile: self.profile.clone(), set: self.set.clone() }
+        let run_name = self.run_name.clone();
+        Overrides { profile: self.profile.clone(), set: self.set.clone(), run_name }
     }
 }
 
@@ -200,6 +249,17 @@ pub struct ResourceArgs {
     /// Run only this stage and what it reads.
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
+}
+
+/// Arguments of `check`.
+#[derive(Debug, Args)]
+pub struct CheckArgs {
+    /// The workflow.
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// Print what the file holds as JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `plan`.
@@ -231,6 +291,37 @@ pub struct RunArgs {
     /// Say what would be done, and write nothing.
     #[arg(long)]
     pub dry_run: bool,
+    /// Make this stage anew, and what reads it when its content differs.
+    #[arg(long, value_name = "STAGE")]
+    pub from: Option<String>,
+    /// A run for each value of a variable of the workflow, each in a folder of its own, for example
+    /// dump=CC-MAIN-2023-50,CC-MAIN-2024-10. May be repeated: then for each combination. With --server.
+    #[arg(long = "for", value_name = "NAME=A,B")]
+    pub each: Vec<String>,
+    /// Do not wait for the end. With --server.
+    #[arg(short, long)]
+    pub detach: bool,
+    /// End when standard input closes, and wait for a process before this one that has not ended yet:
+    /// what the service says to its runs.
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+}
+
+impl RunArgs {
+    /// The values of `--for` by variable.
+    ///
+    /// # Errors
+    /// One of them is not of the form NAME=A,B.
+    pub fn each(&self) -> Result<std::collections::BTreeMap<String, Vec<String>>, crate::commands::Failure> {
+        let pair = |text: &String| {
+            let (name, values) = text.split_once('=')?;
+            Some((name.to_owned(), values.split(',').map(str::to_owned).collect()))
+        };
+        let wrong = |text: &String| {
+            crate::commands::Failure::message(format!("--for {text} is not of the form NAME=A,B"), "")
+        };
+        self.each.iter().map(|text| pair(text).ok_or_else(|| wrong(text))).collect()
+    }
 }
 
 /// `pipeline assets …`
@@ -261,6 +352,15 @@ pub struct InspectArgs {
     /// Show the first n rows.
     #[arg(long, value_name = "N", conflicts_with_all = ["stats", "schema"])]
     pub sample: Option<usize>,
+    /// Begin the rows here; what lies before is not read.
+    #[arg(long, value_name = "ROW", conflicts_with_all = ["sql", "stats", "schema"])]
+    pub offset: Option<u64>,
+    /// Show the number of rows.
+    #[arg(long, conflicts_with_all = ["sql", "sample", "offset", "stats", "schema"])]
+    pub count: bool,
+    /// Show what the columns hold, from the files' footers and a sample of rows.
+    #[arg(long, conflicts_with_all = ["sql", "sample", "offset", "stats", "schema", "count"])]
+    pub columns: bool,
     /// Show counts, nulls, smallest and largest values and mean lengths by column.
     #[arg(long, conflicts_with = "schema")]
     pub stats: bool,
@@ -361,6 +461,13 @@ pub enum ClassifierCommand {
         #[arg(long)]
         dry_run: bool,
     },
+}
+
+fn parse_run_name(text: &str) -> Result<String, String> {
+    match ::service::submit::is_folder_name(text) {
+        true => Ok(text.to_owned()),
+        false => Err("letters, digits and . _ = @ - only, beginning with a letter or digit".to_owned()),
+    }
 }
 
 fn parse_threads(text: &str) -> Result<usize, String> {

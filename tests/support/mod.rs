@@ -145,3 +145,15 @@ pub fn digests(folder: &Path) -> BTreeMap<String, String> {
     }
     found
 }
+
+/// Files whose bytes hold measured times: the answers' latency, and the manifests' seconds.
+fn holds_times(path: &str) -> bool {
+    path.starts_with("generate/data") || path.ends_with("manifest.json") || path.contains("/tasks/")
+}
+
+/// The outputs of the tiny profile's run that are the same in every run, with their digests.
+pub fn outputs(runs: &Path) -> Vec<(String, String)> {
+    let files = digests(&run_folder(runs));
+    let visible = |path: &str| !path.starts_with('.') && path != "report.html";
+    files.into_iter().filter(|(path, _)| visible(path) && !holds_times(path)).collect()
+}

@@ -20,6 +20,7 @@ use crate::cli::{BatchCommand, BatchTarget};
 use crate::engine::streams::execute;
 use crate::manifest::Manifest;
 use crate::runner::error::{RunError, StageError};
+use crate::runner::lock::Fence;
 use crate::runner::progress::{StageProgress, group, size};
 use crate::runner::stage_run::stage_folder;
 use crate::runner::{self, RunOptions};
@@ -141,7 +142,8 @@ impl Opened {
         let options = self.config()?.options();
         let spill = tempfile::tempdir().map_err(Failure::run)?;
         let spill_folder = spill.path().to_owned();
-        let env = runner::environment(&self.workflow, &self.options, spill_folder, CancellationToken::new())?;
+        let stop = CancellationToken::new();
+        let env = runner::environment(&self.workflow, &self.options, spill_folder, Fence::default(), stop)?;
         let inputs = runner::resolver(&self.workflow, &env, node, &StageProgress::default());
         let failed = |error: StageError| Failure::from(RunError::from(error));
         let mut rows = Rows::default();

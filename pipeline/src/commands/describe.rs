@@ -1,8 +1,13 @@
-//! `pipeline stages`, `explain` and `schema`: the stage table and the config structs' docs.
+//! `pipeline stages`, `explain` and `schema`: the stage table and the config structs' docs. `completions` and
+//! `man`: the command line's own.
 
+use std::path::Path;
+
+use clap::CommandFactory;
 use serde_json::Value as Json;
 
 use super::Failure;
+use crate::cli::Cli;
 use crate::stages::{self, InputCount, OutputKind};
 use crate::workflow::json_schema::{inline_references, workflow_schema};
 use crate::workflow::problem::nearest;
@@ -17,6 +22,24 @@ pub fn stages() -> Result<(), Failure> {
         println!("{:width$}  {}", kind.name, kind.summary);
     }
     Ok(())
+}
+
+/// Prints what a shell needs to complete commands.
+///
+/// # Errors
+/// None.
+pub fn completions(shell: clap_complete::Shell) -> Result<(), Failure> {
+    clap_complete::generate(shell, &mut Cli::command(), "pipeline", &mut std::io::stdout());
+    Ok(())
+}
+
+/// Writes the manual pages.
+///
+/// # Errors
+/// The folder cannot be written.
+pub fn man(folder: &Path) -> Result<(), Failure> {
+    crate::durable::make_folder(folder).map_err(Failure::run)?;
+    clap_mangen::generate_to(Cli::command(), folder).map_err(Failure::run)
 }
 
 /// Explains one kind.

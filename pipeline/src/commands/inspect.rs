@@ -2,9 +2,12 @@
 
 use std::path::Path;
 
+use arrow::array::RecordBatch;
 use arrow::json::LineDelimitedWriter;
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::error::DataFusionError;
+use datafusion::execution::context::SQLOptions;
+use serde_json::json;
 
 use super::{Failure, runtime};
 use crate::cli::InspectArgs;
@@ -34,12 +37,41 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         show_run(&args.path, &stages);
         return Ok(());
     }
+    if args.count {
+        let rows: u64 = files.iter().map(|(_, rows)| rows).sum();
+        if args.json {
+            println!("{}", json!({"rows": rows}))
+        } else {
+            println!("{}", group(rows))
+        }
+        return Ok(());
+    }
+    if args.columns {
+        for page in inspect::page::columns(&files).map_err(|message| Failure::message(message, ""))? {
+            let page = serde_json::to_value(page).map_err(Failure::run)?;
+            if args.json { println!("{page}") } else { println!("{page:#}") }
+        }
+        return Ok(());
+    }
+    if let Some(offset) = args.offset {
+        let rows = args.sample.unwrap_or(DEFAULT_ROWS) as u64;
+        let batches =
+            inspect::page::rows(&files, offset, rows).map_err(|message| Failure::message(message, ""))?;
+        return show_rows(&batches, args.json);
+    }
     let session = inspect::session().map_err(Failure::run)?;
     let frame = inspect::open(&session, &files).map_err(|message| Failure::message(message, ""))?;
     if args.schema {
         for field in frame.schema().fields() {
+            let (name, kind) = (field.name(), field.data_type());
             let null = if field.is_nullable() { "" } else { " not null" };
-            println!("{}: {}{null}", field.name(), field.data_type());
+            match args.json {
+                true => println!(
+                    "{}",
+                    json!({"column": name, "type": kind.to_string(), "nullable": field.is_nullable()})
+                ),
+                false => println!("{name}: {kind}{null}"),
+            }
         }
         return Ok(());
     }
@@ -47,7 +79,9 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
     let wrong = |error: DataFusionError| Failure::input(StageError::plan("inspect", "", &error));
     let frame = if let Some(sql) = &args.sql {
         session.register_table("data", frame.into_view()).map_err(wrong)?;
-        runtime.block_on(session.sql(sql)).map_err(wrong)?
+        let read_only =
+            SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
+        runtime.block_on(session.sql_with_options(sql, read_only)).map_err(wrong)?
     } else if args.stats {
         inspect::statistics(frame).map_err(wrong)?
     } else {
@@ -58,7 +92,11 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         frame.limit(0, Some(args.sample.unwrap_or(DEFAULT_ROWS))).map_err(wrong)?
     };
     let batches = runtime.block_on(frame.collect()).map_err(wrong)?;
-    if args.json {
+    show_rows(&batches, args.json)
+}
+
+fn show_rows(batches: &[RecordBatch], as_json: bool) -> Result<(), Failure> {
+    if as_json {
         let mut writer = LineDelimitedWriter::new(std::io::stdout().lock());
         let written = batches.iter().try_for_each(|batch| writer.write(batch)).and_then(|()| writer.finish());
         return written.map_err(Failure::run);

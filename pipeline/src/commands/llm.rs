@@ -94,7 +94,7 @@ fn read_key(variable: &str) -> Result<String, Failure> {
 }
 
 /// Until Ctrl-C, or the signal that asks a program to end.
-async fn interrupted() {
+pub(super) async fn interrupted() {
     #[cfg(unix)]
     if let Ok(mut ended) = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate()) {
         tokio::select! {

@@ -15,8 +15,10 @@ mod llm;
 mod plan;
 mod prompts;
 mod publish;
+mod remote;
 mod run;
 mod search;
+mod serve;
 mod talk;
 mod trace;
 
@@ -46,6 +48,11 @@ impl Failure {
         Self { report: Report::from_err(error), fault: Fault::Run }
     }
 
+    /// The work failed, in plain words.
+    pub fn failed(message: impl std::fmt::Display) -> Self {
+        Self { report: miette::miette!("{message}"), fault: Fault::Run }
+    }
+
     /// The input was wrong, in plain words.
     pub fn message(message: impl std::fmt::Display, help: &str) -> Self {
         let report = miette::miette!(help = help.to_owned(), "{message}");
@@ -70,17 +77,30 @@ impl From<RunError> for Failure {
 pub fn main(cli: Cli) -> ExitCode {
     let filter = EnvFilter::try_from_env("CORPUSMITH_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let server = cli.server.as_deref();
     let result = match cli.command {
-        Command::Run(args) => run::run(&args),
+        Command::Run(args) => match server {
+            Some(server) => remote::run(server, &args),
+            None => run::run(&args),
+        },
+        Command::Serve(args) => serve::serve(&args),
+        Command::Token(command) => serve::token(&command),
+        Command::Ls(args) => remote::ls(server, &args),
+        Command::Logs(args) => remote::logs(server, &args),
+        Command::Cancel { run } => remote::ask(server, &run, "cancel"),
+        Command::Pause { run } => remote::ask(server, &run, "pause"),
+        Command::Resume { run } => remote::ask(server, &run, "resume"),
         Command::Retry(args) => run::retry(&args),
         Command::Check(args) => check::check(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Stages => describe::stages(),
         Command::Explain { kind } => describe::explain(&kind),
         Command::Schema => describe::schema(),
+        Command::Completions { shell } => describe::completions(shell),
+        Command::Man { folder } => describe::man(&folder),
         Command::Assets(command) => assets::assets(&command),
         Command::Inspect(args) => inspect::inspect(&args),
-        Command::Trace { run, id } => trace::trace(&run, &id),
+        Command::Trace { run, id, json } => trace::trace(&run, &id, json),
         Command::Diff(args) => diff::run(&args),
         Command::Publish(args) => publish::run(&args),
         Command::Search(args) => search::search(&args),

@@ -9,6 +9,7 @@ use super::{Failure, runtime};
 use crate::cli::{PlanArgs, ResourceArgs, WorkflowArgs};
 use crate::forecast::{Forecaster, Outlook, Past};
 use crate::runner::error::{Fault, RunError, StageError};
+use crate::runner::lock::Fence;
 use crate::runner::progress::{StageProgress, count, duration, group, money, size};
 use crate::runner::stage_run::StageRun;
 use crate::runner::{self, RunOptions};
@@ -96,7 +97,8 @@ pub fn show(workflow: &WorkflowArgs, resources: &ResourceArgs, as_json: bool) ->
 /// What a run would do with each stage, in order.
 fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Forecast<'a>>, Failure> {
     let spill = tempfile::tempdir().map_err(Failure::run)?;
-    let env = runner::environment(workflow, options, spill.path().to_owned(), CancellationToken::new())?;
+    let (spill_folder, stop) = (spill.path().to_owned(), CancellationToken::new());
+    let env = runner::environment(workflow, options, spill_folder, Fence::default(), stop)?;
     let nodes = runner::selection(workflow, options.until.as_deref()).map_err(RunError::from)?;
     let runtime = runtime(options.threads)?;
     let mut fresh: Vec<&str> = Vec::new();

@@ -1,5 +1,7 @@
 //! `pipeline run` and `pipeline retry`.
 
+use std::io::Read;
+use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
@@ -9,6 +11,7 @@ use super::plan::{self, run_options};
 use super::{Failure, runtime};
 use crate::cli::RunArgs;
 use crate::runner::error::RunError;
+use crate::runner::lock::{Claim, lock};
 use crate::runner::progress::{ProgressMode, Reporter, emit, group, size};
 use crate::runner::{self, StageStatus, Summary, retry};
 use crate::table;
@@ -20,6 +23,12 @@ use crate::workflow::{self, Workflow};
 /// The workflow has problems, or a stage fails.
 pub fn run(args: &RunArgs) -> Result<(), Failure> {
     let started = Instant::now();
+    if !args.each.is_empty() {
+        return Err(Failure::message(
+            "--for makes several runs, which a service queues",
+            "name one with --server",
+        ));
+    }
     let workflow = workflow::load(&args.workflow.workflow, &args.workflow.overrides())?;
     if args.dry_run {
         return plan::show(&args.workflow, &args.resources, args.json);
@@ -46,7 +55,7 @@ pub fn retry(args: &RunArgs) -> Result<(), Failure> {
     if args.dry_run {
         return Ok(());
     }
-    let lock = runner::lock(&folder)?;
+    let lock = lock(&folder, Claim::Polite)?;
     retry::reopen(&folder, &failed)?;
     drop(lock);
     execute(&workflow, args, started)
@@ -57,11 +66,17 @@ fn execute(workflow: &Workflow, args: &RunArgs, started: Instant) -> Result<(), 
     let stop = CancellationToken::new();
     let mode = if args.json { ProgressMode::Json } else { ProgressMode::Human };
     let folder = runner::run_folder(&options.runs_folder, workflow);
-    let _lock = runner::lock(&folder)?;
+    if args.supervised {
+        end_with_standard_input();
+    }
+    let lock = lock(&folder, if args.supervised { Claim::supervised() } else { Claim::Polite })?;
+    if let Some(stage) = &args.from {
+        start_anew(workflow, &folder, stage)?;
+    }
     // What a killed run spilled is of no use to this one.
     let spill = folder.join(runner::SPILL_FOLDER);
     crate::durable::remove_folder(&spill).map_err(RunError::from)?;
-    let env = runner::environment(workflow, &options, spill, stop.clone())?;
+    let env = runner::environment(workflow, &options, spill, lock.fence(), stop.clone())?;
     // The pool's size is part of how CPU-bound stages share the machine; a second set-up in the
     // same process (tests) keeps the first pool.
     let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
@@ -75,6 +90,29 @@ fn execute(workflow: &Workflow, args: &RunArgs, started: Instant) -> Result<(), 
     runtime.shutdown_background();
     let summary = result?;
     finish(workflow, args, &summary, started)
+}
+
+/// The service holds the other end of standard input. When that closes, the service is gone, and this
+/// process ends at once: whatever is not published does not exist.
+fn end_with_standard_input() {
+    std::thread::spawn(|| {
+        let mut byte = [0];
+        while std::io::stdin().read(&mut byte).is_ok_and(|read| read > 0) {}
+        std::process::exit(1);
+    });
+}
+
+/// Takes a stage's output away, finished or begun, so that it is made again.
+fn start_anew(workflow: &Workflow, folder: &Path, stage: &str) -> Result<(), Failure> {
+    runner::selection(workflow, Some(stage)).map_err(RunError::from)?;
+    let begun = format!(".partial-{stage}-");
+    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+        let name = entry.file_name();
+        if name == *stage || name.to_string_lossy().starts_with(&begun) {
+            crate::durable::remove_folder(&entry.path()).map_err(RunError::from)?;
+        }
+    }
+    Ok(())
 }
 
 /// The first Ctrl-C finishes what is in flight; the second stops at once, which is as safe as a

@@ -10,7 +10,7 @@ use crate::units;
 ///
 /// # Errors
 /// The folder is no run, or the document is nowhere in it.
-pub fn trace(run_folder: &Path, id: &str) -> Result<(), Failure> {
+pub fn trace(run_folder: &Path, id: &str, as_json: bool) -> Result<(), Failure> {
     let session = inspect::session().map_err(Failure::run)?;
     let runtime = runtime(units::machine_threads())?;
     let sightings = runtime.block_on(trace::trace(&session, run_folder, id));
@@ -22,6 +22,13 @@ pub fn trace(run_folder: &Path, id: &str) -> Result<(), Failure> {
         ));
     }
     for sighting in sightings {
+        if as_json {
+            let mut line = serde_json::json!(sighting.row);
+            line["stage"] = sighting.stage.into();
+            line["fate"] = sighting.fate.into();
+            println!("{line}");
+            continue;
+        }
         println!("{} · {}", sighting.stage, sighting.fate);
         for (column, cell) in &sighting.row {
             println!("    {column}: {cell}");

@@ -149,8 +149,6 @@ impl Hub {
     fn new(endpoint: &str, token: Option<&str>) -> Result<Self, HubError> {
         let wrong = || HubError::Endpoint(endpoint.to_owned());
         let endpoint = Url::parse(endpoint).ok().filter(|url| url.has_host()).ok_or_else(wrong)?;
-        // Already installed by another client of this process: the same provider, so no matter.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let mut headers = header::HeaderMap::new();
         if let Some(token) = token {
             let value = header::HeaderValue::from_str(&format!("Bearer {token}"));
@@ -159,7 +157,7 @@ impl Hub {
                 headers.insert(header::AUTHORIZATION, value);
             }
         }
-        let client = reqwest::Client::builder()
+        let client = net::client_builder()
             .default_headers(headers)
             .user_agent(concat!("corpusmith/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(20))

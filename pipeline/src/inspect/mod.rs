@@ -3,6 +3,7 @@
 pub mod diff;
 pub mod distribution;
 pub mod generated;
+pub mod page;
 pub mod rows_diff;
 pub mod trace;
 

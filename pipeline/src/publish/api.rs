@@ -91,9 +91,7 @@ impl HubApi {
         let mut token =
             HeaderValue::from_str(&format!("Bearer {}", token.trim())).map_err(|_| PublishError::Token)?;
         token.set_sensitive(true);
-        // Already installed by another client of this process: the same provider, so no matter.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let client = Client::builder()
+        let client = net::client_builder()
             .user_agent(concat!("corpusmith/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(Duration::from_secs(20))
             .read_timeout(Duration::from_secs(120))

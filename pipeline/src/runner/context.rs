@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::error::{Fault, StageError, chain};
 use super::ledger::Ledger;
+use super::lock::Fence;
 use super::progress::StageProgress;
 use crate::assets::{Asset, AssetStore};
 use crate::durable::{self, WriteError};
@@ -32,6 +33,8 @@ pub struct Environment {
     pub shard_bytes: u64,
     /// The answer logs, servers and budgets of the stages that ask a language model.
     pub llm: LlmSessions,
+    /// Stands before each step that others see: the folder may have been taken over.
+    pub fence: Fence,
     /// Cancelled by the first Ctrl-C: finish the shards in flight, start nothing new.
     pub stop: CancellationToken,
 }

@@ -119,11 +119,13 @@ pub enum RunError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// Another process works in the run's folder.
-    #[error("another `pipeline` is running in {folder}")]
+    #[error("{holder} works in {folder}")]
     #[diagnostic(help("wait for it, or choose another folder with --runs"))]
     Locked {
         /// The run's folder.
         folder: String,
+        /// Who works there.
+        holder: String,
     },
     /// There is no folder for the assets.
     #[error(transparent)]

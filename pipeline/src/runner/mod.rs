@@ -5,13 +5,13 @@ pub mod context;
 pub mod error;
 pub mod inputs;
 pub mod ledger;
+pub mod lock;
 pub mod progress;
 pub mod retry;
 pub mod shards;
 pub mod stage_run;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ use futures::stream::FuturesUnordered;
 use tokio_util::sync::CancellationToken;
 
 use crate::assets::AssetStore;
-use crate::durable::{self, WriteContext};
+use crate::durable;
 use crate::engine;
 use crate::manifest::Manifest;
 use crate::workflow::{OutputMode, StageNode, Workflow};
@@ -28,6 +28,7 @@ use context::{Environment, StageContext};
 use error::{Fault, RunError, StageError};
 use inputs::InputResolver;
 use ledger::Ledger;
+use lock::Fence;
 use progress::{Reporter, StageProgress};
 use stage_run::{StageRun, stage_folder};
 
@@ -83,24 +84,7 @@ pub struct Summary {
 
 /// The folder of a workflow's run.
 pub fn run_folder(runs_folder: &Path, workflow: &Workflow) -> PathBuf {
-    runs_folder.join(&workflow.name).join(&workflow.profile)
-}
-
-/// Keeps other processes out of a run's folder until it is dropped.
-pub struct RunLock(#[allow(dead_code, reason = "holding the file holds the lock")] File);
-
-/// Locks a run's folder.
-///
-/// # Errors
-/// Another process holds it.
-pub fn lock(folder: &Path) -> Result<RunLock, RunError> {
-    durable::make_folder(folder)?;
-    let path = folder.join(".lock");
-    let file = File::create(&path).doing("create", &path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(RunLock(file)),
-        Err(_) => Err(RunError::Locked { folder: folder.display().to_string() }),
-    }
+    runs_folder.join(&workflow.name).join(&workflow.run_name)
 }
 
 /// The environment of a run whose plans spill in a folder of their own. A command that only looks at
@@ -112,6 +96,7 @@ pub fn environment(
     workflow: &Workflow,
     options: &RunOptions,
     spill_folder: PathBuf,
+    fence: Fence,
     stop: CancellationToken,
 ) -> Result<Arc<Environment>, RunError> {
     durable::make_folder(&spill_folder)?;
@@ -124,6 +109,7 @@ pub fn environment(
         threads: options.threads,
         shard_bytes: options.shard_bytes,
         llm: crate::stages::LlmSessions::default(),
+        fence,
         stop,
     }))
 }
@@ -244,6 +230,7 @@ async fn run_stage(
     let folder = stage_folder(&env.run_folder, &node.id);
     let manifest = Manifest::read(&folder).map_err(|error| run.context().failed(&error))?;
     if let Some(manifest) = manifest.filter(|manifest| manifest.fingerprint == fingerprint) {
+        reporter.stage_up_to_date(&manifest);
         return Ok(StageStatus::UpToDate(Box::new(manifest)));
     }
     reporter.stage_started(&node.id, &progress);

@@ -25,6 +25,8 @@ pub enum ProgressMode {
 
 /// How often a plain log line is written for a running stage.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(10);
+/// How often a JSON line is written for a running stage.
+const JSON_INTERVAL: Duration = Duration::from_secs(1);
 const TICK: Duration = Duration::from_millis(200);
 
 #[derive(Default)]
@@ -224,6 +226,17 @@ impl Reporter {
         self.running.lock().unwrap_or_else(PoisonError::into_inner).insert(id.to_owned(), stage);
     }
 
+    /// A stage had nothing to do.
+    pub fn stage_up_to_date(&self, manifest: &Manifest) {
+        if self.mode == ProgressMode::Json {
+            emit(&json!({
+                "event": "stage_up_to_date", "stage": manifest.stage, "rows_in": manifest.rows_in,
+                "rows_out": manifest.rows_out, "dropped": manifest.dropped,
+                "quarantined": manifest.quarantined,
+            }));
+        }
+    }
+
     /// A stage is done (with its manifest) or has failed (with `None`).
     pub fn stage_ended(&self, id: &str, manifest: Option<&Manifest>) {
         let stage = self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
@@ -273,7 +286,8 @@ fn tick(mode: ProgressMode, id: &str, stage: &mut Running) {
         bar.tick();
         return;
     }
-    if stage.spoken.elapsed() < PLAIN_INTERVAL {
+    let interval = if mode == ProgressMode::Json { JSON_INTERVAL } else { PLAIN_INTERVAL };
+    if stage.spoken.elapsed() < interval {
         return;
     }
     stage.spoken = Instant::now();

@@ -151,6 +151,7 @@ impl StageRun<'_> {
     /// folder under the stage's name; a kill there leaves the complete partial folder, which the
     /// next run publishes.
     fn publish(&self, partial: &Path) -> Result<(), WriteError> {
+        self.env.fence.check()?;
         let folder = stage_folder(&self.env.run_folder, &self.node.id);
         let stale = self.env.run_folder.join(format!(".stale-{}", self.node.id));
         durable::remove_folder(&stale)?;
@@ -279,6 +280,7 @@ impl StageRun<'_> {
             seconds: started.elapsed().as_secs_f64(),
         };
         let write = || {
+            self.env.fence.check()?;
             write_side_tables(partial, index, dropped, quarantined)?;
             durable::make_folder(&partial.join("tasks"))?;
             durable::write_file(&record_path, serde_json::json!(record).to_string().as_bytes())

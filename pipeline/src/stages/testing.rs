@@ -35,6 +35,7 @@ pub fn context() -> StageContext {
         threads: 2,
         shard_bytes: 1 << 20,
         llm: super::LlmSessions::default(),
+        fence: crate::runner::lock::Fence::default(),
         stop: CancellationToken::new(),
     };
     StageContext {

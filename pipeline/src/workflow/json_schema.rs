@@ -3,6 +3,8 @@
 
 use serde_json::{Map, Value as Json, json};
 
+use service::schedule::{RunConfig, ScheduleConfig, TriggerConfig};
+
 use crate::stages::{self, InputCount, StageKind};
 
 /// The fields that every stage table has beside its config.
@@ -40,10 +42,25 @@ pub fn workflow_shape() -> Json {
             "description": {"type": "string", "description": "What it makes, in a sentence."},
             "vars": {"type": "object", "description": "Values used as \"${name}\"."},
             "stage": {"type": "object", "description": "The stages by name."},
+            "schedule": service_table::<ScheduleConfig>("When `pipeline serve` runs the workflow by itself."),
+            "trigger": service_table::<TriggerConfig>("What else makes `pipeline serve` run the workflow."),
+            "run": service_table::<RunConfig>("What a run takes of the pools of `pipeline serve`."),
             "profile": {"type": "object",
                 "description": "Tables laid over the file by --profile <name>; `sample` is the default."},
         }
     })
+}
+
+/// The schema of a table for the service.
+fn service_table<T: schemars::JsonSchema>(about: &str) -> Json {
+    let mut schema = Json::from(schemars::schema_for!(T));
+    inline_references(&mut schema);
+    schema["description"] = about.into();
+    if let Some(schema) = schema.as_object_mut() {
+        schema.remove("$schema");
+        schema.remove("title");
+    }
+    schema
 }
 
 /// The whole schema, with every stage kind.

@@ -18,6 +18,7 @@ mod check;
 mod interpolate;
 pub mod json_schema;
 pub mod problem;
+pub mod service_tables;
 pub mod tree;
 
 use std::collections::BTreeMap;
@@ -29,6 +30,9 @@ use miette::NamedSource;
 use crate::dag;
 use crate::stages::{self, InputCount, Stage, StageKind};
 use problem::{Problem, Problems, nearest};
+use service::run::StageShape;
+use service::workflows::WorkflowShape;
+use service_tables::ServiceTables;
 use tree::{Node, Place, Table, Value};
 
 /// The profile that runs when none is named.
@@ -45,6 +49,12 @@ pub struct Workflow {
     pub description: String,
     /// The profile that was laid over the file.
     pub profile: String,
+    /// The profiles that the file has, beside the default.
+    pub profiles: Vec<String>,
+    /// The run's folder under the workflow's; the profile's name by default.
+    pub run_name: String,
+    /// What it says to `pipeline serve`.
+    pub service: ServiceTables,
     /// The stages in an order in which each comes after its inputs.
     pub stages: Vec<StageNode>,
 }
@@ -85,6 +95,28 @@ pub enum OutputMode {
     Fuse,
 }
 
+impl Workflow {
+    /// What the service needs to know of the workflow.
+    pub fn shape(&self) -> WorkflowShape {
+        let stage = |node: &StageNode| StageShape {
+            id: node.id.clone(),
+            kind: node.kind.name.to_owned(),
+            reads: node.upstream().into_iter().map(str::to_owned).collect(),
+        };
+        let ServiceTables { schedule, trigger, run } = self.service.clone();
+        WorkflowShape {
+            name: self.name.clone(),
+            description: self.description.clone(),
+            profile: self.profile.clone(),
+            profiles: self.profiles.clone(),
+            stages: self.stages.iter().map(stage).collect(),
+            schedule,
+            trigger,
+            run,
+        }
+    }
+}
+
 impl StageNode {
     /// All the stages that this one reads, without repeats, in role order.
     pub fn upstream(&self) -> Vec<&str> {
@@ -105,6 +137,8 @@ pub struct Overrides {
     pub profile: Option<String>,
     /// `key=value` texts in order; later ones win.
     pub set: Vec<String>,
+    /// The run's folder under the workflow's; the profile's name when absent.
+    pub run_name: Option<String>,
 }
 
 /// Reads, merges, interpolates and checks a workflow file.
@@ -132,11 +166,17 @@ pub fn load(path: &Path, overrides: &Overrides) -> Result<Workflow, Problems> {
     let source = Arc::new(NamedSource::new(&name, text));
     let mut root = tree::parse(&source).map_err(fail)?;
     let mut problems = Vec::new();
+    let profiles =
+        root.as_table().and_then(|table| table.get("profile")).and_then(|entry| entry.node.as_table());
+    let profiles = profiles.map(|table| table.keys().cloned().collect()).unwrap_or_default();
     let profile = apply_overrides(&mut root, overrides, &mut problems);
     interpolate::interpolate(&mut root, &mut problems);
     let workflow = build(&root, profile, &mut problems);
     match workflow {
-        Some(workflow) if problems.is_empty() => Ok(workflow),
+        Some(workflow) if problems.is_empty() => {
+            let run_name = overrides.run_name.clone().unwrap_or(workflow.run_name);
+            Ok(Workflow { profiles, run_name, ..workflow })
+        }
         _ => Err(fail(problems)),
     }
 }
@@ -219,7 +259,15 @@ fn build(root: &Node, profile: String, problems: &mut Vec<Problem>) -> Option<Wo
             return None;
         }
     };
-    Some(Workflow { name: text("name"), description: text("description"), profile, stages })
+    Some(Workflow {
+        name: text("name"),
+        description: text("description"),
+        run_name: profile.clone(),
+        profile,
+        profiles: Vec::new(),
+        service: service_tables::read(table, problems),
+        stages,
+    })
 }
 
 fn start_of(place: &Place) -> Place {

@@ -43,11 +43,12 @@ fn stages_are_typed_sorted_and_interpolated() {
 
 #[test]
 fn a_profile_and_overrides_are_laid_over_the_file() {
-    let overrides = Overrides { profile: Some("full".into()), set: vec!["vars.low=5".into()] };
+    let overrides =
+        Overrides { profile: Some("full".into()), set: vec!["vars.low=5".into()], run_name: None };
     let workflow = load_text(GOOD, &overrides).ok().unwrap();
     assert_eq!(workflow.profile, "full");
     assert_eq!(workflow.stages[1].config["keep"], "score >= 5");
-    let unknown = Overrides { profile: Some("ful".into()), set: Vec::new() };
+    let unknown = Overrides { profile: Some("ful".into()), set: Vec::new(), run_name: None };
     assert!(load_text(GOOD, &unknown).is_err());
 }
 
@@ -126,7 +127,7 @@ keep = "x > ${lwo}"
 
 #[test]
 fn the_places_of_overrides_are_their_own_texts() {
-    let overrides = Overrides { profile: None, set: vec!["stage.good.kep=1".into()] };
+    let overrides = Overrides { profile: None, set: vec!["stage.good.kep=1".into()], run_name: None };
     let problems = load_text(GOOD, &overrides).err().unwrap();
     let report = format!("{:?}", miette::Report::new(problems));
     assert!(report.contains("--set"), "{report}");

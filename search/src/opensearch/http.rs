@@ -50,24 +50,10 @@ impl Http {
         if !base.path().ends_with('/') {
             base.set_path(&format!("{}/", base.path()));
         }
-        // An error means that a provider stands already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let mut builder = Client::builder()
-            .redirect(reqwest::redirect::Policy::none())
+        let client = net::client_for(&base)
+            .map_err(|error| ServerError::Option { field: "url", why: error.to_string() })?
             .retry(reqwest::retry::never())
-            .timeout(Duration::from_secs_f64(options.timeout_seconds));
-        if base
-            .host_str()
-            .is_some_and(|host| host == "localhost" || host.starts_with("127.") || host == "[::1]")
-        {
-            // A proxy from the environment does not know this machine's own servers.
-            builder = builder.no_proxy();
-        }
-        if base.scheme() == "http" {
-            // Without this, a machine without CA certificates could not even speak to itself.
-            builder = builder.tls_certs_only(std::iter::empty());
-        }
-        let client = builder
+            .timeout(Duration::from_secs_f64(options.timeout_seconds))
             .build()
             .map_err(|error| ServerError::Unreachable { url: base.to_string(), detail: error.to_string() })?;
         let authorization = options.credentials_env.as_deref().map(credentials).transpose()?;

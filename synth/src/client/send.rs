@@ -1,13 +1,11 @@
 //! One HTTP request, sent once, and what came of it.
 
 use std::error::Error as _;
-use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response};
-use url::Url;
 
 use super::options::{self, Address, ClientError, ClientOptions};
 use super::{retry, wire};
@@ -47,13 +45,17 @@ impl Endpoint {
             }
             _ => None,
         };
-        if authorization.is_some() && address.chat.scheme() == "http" && !is_loopback(&address.chat) {
+        if authorization.is_some() && address.chat.scheme() == "http" && !net::is_loopback(&address.chat) {
             tracing::warn!(base_url = %address.base_url, "the API key goes unencrypted over http");
         }
-        let http = http_client(&address.chat, options).map_err(|error| ClientError::Http {
-            url: address.base_url.clone(),
-            detail: innermost(&error),
-        })?;
+        let problem = |detail| ClientError::Http { url: address.base_url.clone(), detail };
+        let http = net::client_for(&address.chat)
+            .map_err(|error| problem(error.to_string()))?
+            .retry(reqwest::retry::never())
+            .read_timeout(Duration::from_secs_f64(options.read_timeout_seconds))
+            .connect_timeout(Duration::from_secs_f64(options.connect_timeout_seconds))
+            .build()
+            .map_err(|error| problem(innermost(&error)))?;
         Ok(Self { address: address.clone(), http, authorization, key, key_env: api_key_env.clone() })
     }
 
@@ -68,8 +70,6 @@ impl Endpoint {
 
 impl Sender {
     pub(super) fn new(options: &ClientOptions, endpoints: &[options::Endpoint]) -> Result<Self, ClientError> {
-        // An error means that a provider stands already, which is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
         let endpoints = endpoints.iter().map(|endpoint| Endpoint::new(endpoint, options));
         Ok(Self {
             endpoints: endpoints.collect::<Result<_, _>>()?,
@@ -180,30 +180,6 @@ fn read_key(name: &str) -> Result<String, ClientError> {
     }
 }
 
-fn http_client(url: &Url, options: &ClientOptions) -> Result<Client, reqwest::Error> {
-    let mut builder = Client::builder()
-        .redirect(reqwest::redirect::Policy::none())
-        .retry(reqwest::retry::never())
-        .read_timeout(Duration::from_secs_f64(options.read_timeout_seconds))
-        .connect_timeout(Duration::from_secs_f64(options.connect_timeout_seconds));
-    if is_loopback(url) {
-        // A proxy from the environment does not know this machine's own servers.
-        builder = builder.no_proxy();
-    }
-    if url.scheme() == "http" {
-        // Without this, a machine without CA certificates could not even speak to itself.
-        builder = builder.tls_certs_only(std::iter::empty());
-    }
-    builder.build()
-}
-
-fn is_loopback(url: &Url) -> bool {
-    url.host_str().is_some_and(|host| {
-        let address = host.trim_start_matches('[').trim_end_matches(']');
-        host == "localhost" || address.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
-    })
-}
-
 /// The words of the error at the bottom, where the network's own reason stands.
 fn innermost(error: &reqwest::Error) -> String {
     let mut text = error.to_string();
@@ -213,22 +189,4 @@ fn innermost(error: &reqwest::Error) -> String {
         source = error.source();
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn loopback_is_known() {
-        for (text, loopback) in [
-            ("http://localhost:1/v1", true),
-            ("http://127.0.0.9/v1", true),
-            ("http://[::1]:8000/v1", true),
-            ("http://example.com/v1", false),
-            ("http://127.0.0.1.example.com/v1", false),
-        ] {
-            assert_eq!(is_loopback(&Url::parse(text).unwrap()), loopback, "{text}");
-        }
-    }
 }

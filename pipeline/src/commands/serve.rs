@@ -1,0 +1,127 @@
+//! `pipeline serve` and `pipeline token`.
+
+use std::io::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use jiff::Timestamp;
+use service::ledger::{Ledger, Scope};
+use service::settings::Settings;
+use service::{Service, ServiceError, ServiceOptions, auth, ledger_path};
+use tokio_util::sync::CancellationToken;
+
+use super::{Failure, runtime};
+use crate::cli::{ServiceArgs, TokenCommand};
+use crate::runner::error::chain;
+use crate::table;
+
+/// Threads of the service itself; runs have their own.
+const THREADS: usize = 2;
+
+/// Runs the service until it is told to stop.
+///
+/// # Errors
+/// A setting is wrong, or port, folder or ledger cannot be had.
+pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
+    let program = std::env::current_exe().map_err(Failure::run)?;
+    let beside = args.data.join("service.toml");
+    let config = args.config.clone().or_else(|| beside.is_file().then_some(beside));
+    let settings = config.map_or_else(|| Ok(Settings::default()), |path| Settings::read(&path));
+    let settings =
+        settings.map_err(|reason| Failure::message(reason, "see \"Run it as a service\" in the README"))?;
+    let host = || sysinfo::System::host_name().unwrap_or_else(|| "service".to_owned());
+    let options = ServiceOptions {
+        workflows: args.workflows.clone(),
+        data: args.data.clone(),
+        address: args.listen,
+        program,
+        name: args.name.clone().unwrap_or_else(host),
+        memory_bytes: args.memory_limit,
+        threads: args.threads as u64,
+        grace: Duration::from_secs(args.grace),
+        behind_proxy: args.behind_proxy,
+        public_url: args.public_url.clone(),
+        settings,
+    };
+    runtime(THREADS)?.block_on(async {
+        let stop = CancellationToken::new();
+        let listening = Service::listen(options, stop.clone()).await.map_err(failure)?;
+        let tokens = if listening.needs_tokens() { "; callers show tokens" } else { "" };
+        // Whether somebody reads it or not, the service serves.
+        let address = listening.address();
+        let _ = writeln!(std::io::stdout(), "Corpusmith serves at http://{address} (Ctrl-C stops){tokens}");
+        tokio::spawn(async move {
+            super::llm::interrupted().await;
+            eprintln!("stopping: runs finish their shards in flight and wait for the next service");
+            stop.cancel();
+            super::llm::interrupted().await;
+            // As safe as a kill: the runs' processes see that their standard input closes.
+            std::process::exit(1);
+        });
+        listening.run().await.map_err(failure)
+    })
+}
+
+fn failure(error: ServiceError) -> Failure {
+    let help = match &error {
+        ServiceError::Listen { .. } => "choose another address with --listen",
+        ServiceError::Locked { .. } => "stop that one first, or choose another folder with --data",
+        ServiceError::Folder { .. } => "choose folders with --workflows and --data",
+        _ => "",
+    };
+    Failure::message(chain(&error), help)
+}
+
+/// Runs a `token` command.
+///
+/// # Errors
+/// The ledger cannot be opened, or the scope or token is unknown.
+pub fn token(command: &TokenCommand) -> Result<(), Failure> {
+    match command {
+        TokenCommand::Create { name, scope, data } => {
+            let scope = Scope::from_name(scope).ok_or_else(|| {
+                Failure::message(format!("there is no scope `{scope}`"), "scopes are read, run and admin")
+            })?;
+            let token =
+                auth::create_token(&open(data)?, name, scope, Timestamp::now()).map_err(Failure::run)?;
+            println!("{token}");
+            eprintln!(
+                "keep it: it is shown this once. A service that runs without tokens asks for them once it is restarted."
+            );
+        }
+        TokenCommand::List { data } => {
+            let tokens = open(data)?.tokens().map_err(Failure::run)?;
+            let row = |token: service::ledger::TokenRecord| {
+                let state = if token.revoked_at.is_some() { "revoked" } else { "" };
+                vec![
+                    token.id,
+                    token.name,
+                    token.scope.name().to_owned(),
+                    token.created_at.to_string(),
+                    state.to_owned(),
+                ]
+            };
+            let header = ["id", "name", "scope", "made", ""];
+            let rows = tokens.into_iter().map(row).map(|row| row.try_into().unwrap_or_default());
+            print!("{}", table::render(&header, rows.collect(), &[0, 1, 2, 3, 4]));
+        }
+        TokenCommand::Revoke { id, data } => {
+            if !open(data)?.revoke_token(id, Timestamp::now()).map_err(Failure::run)? {
+                return Err(Failure::message(
+                    format!("there is no token `{id}` that lets anybody in"),
+                    "`pipeline token list` shows ids",
+                ));
+            }
+            println!("revoked; a running service knows within 30 seconds");
+        }
+    }
+    Ok(())
+}
+
+fn open(data: &Path) -> Result<Ledger, Failure> {
+    let path = ledger_path(data);
+    if let Some(folder) = path.parent() {
+        crate::durable::make_folder(folder).map_err(Failure::run)?;
+    }
+    Ledger::open(&path).map_err(|error| Failure::message(error, "choose the service's folder with --data"))
+}

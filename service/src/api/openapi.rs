@@ -1,0 +1,108 @@
+//! The OpenAPI 3.1 document, made from the table of endpoints and the schemas of their bodies.
+
+use schemars::SchemaGenerator;
+use schemars::generate::SchemaSettings;
+use serde_json::{Map, Value as Json, json};
+
+use super::ENDPOINTS;
+use super::endpoint::{Access, Endpoint, schema_of};
+use super::problem::Problem;
+
+/// The document.
+pub fn document() -> Json {
+    let settings = SchemaSettings::draft2020_12().with(|settings| {
+        settings.definitions_path = "/components/schemas".into();
+    });
+    let mut generator = SchemaGenerator::new(settings);
+    let problem = json!({"application/problem+json": {"schema": schema_of::<Problem>(&mut generator)}});
+    let mut paths: Map<String, Json> = Map::new();
+    for endpoint in ENDPOINTS {
+        let operation = operation(endpoint, &problem, &mut generator);
+        let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
+        path[endpoint.method.as_str().to_lowercase()] = operation;
+    }
+    json!({
+        "openapi": "3.1.0",
+        "info": {
+            "title": "Corpusmith",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": "Runs of data pipelines: start, watch, stop, schedule. All ids and names are texts; \
+                            times are RFC 3339.",
+            "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"},
+        },
+        "servers": [{"url": "/"}],
+        "paths": paths,
+        "components": {
+            "schemas": generator.take_definitions(true),
+            "securitySchemes": {"token": {"type": "http", "scheme": "bearer",
+                "description": "A token of `pipeline token create`."}},
+        },
+    })
+}
+
+fn operation(endpoint: &Endpoint, problem: &Json, generator: &mut SchemaGenerator) -> Json {
+    let in_path = endpoint.path.split(['{', '}']).skip(1).step_by(2);
+    let parameters: Vec<Json> = in_path
+        .map(|name| json!({"name": name, "in": "path", "required": true, "schema": {"type": "string"}}))
+        .chain(endpoint.query.iter().map(|(name, about)| {
+            json!({"name": name, "in": "query", "description": about, "schema": {"type": "string"}})
+        }))
+        .collect();
+    let content = match endpoint.answer {
+        Some(schema) => json!({"application/json": {"schema": schema(generator)}}),
+        None => Json::Null,
+    };
+    let mut good = json!({"description": "Done."});
+    if !content.is_null() {
+        good["content"] = content;
+    }
+    let mut operation = json!({
+        "operationId": endpoint.id,
+        "summary": endpoint.summary,
+        "parameters": parameters,
+        "responses": {
+            endpoint.status.to_string(): good,
+            "default": {"description": "A problem (RFC 9457).", "content": problem},
+        },
+    });
+    if let Some(schema) = endpoint.body {
+        let schema = schema(generator);
+        operation["requestBody"] =
+            json!({"required": true, "content": {"application/json": {"schema": schema}}});
+    }
+    operation["security"] = match endpoint.access {
+        Access::Scoped(scope) => {
+            operation["description"] = format!("Needs the scope `{}`.", scope.name()).into();
+            json!([{"token": []}])
+        }
+        Access::Open | Access::Signed => json!([]),
+    };
+    operation
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_endpoint_and_every_reference_is_there() {
+        let document = document();
+        let ids: BTreeSet<_> = ENDPOINTS.iter().map(|endpoint| endpoint.id).collect();
+        assert_eq!(ids.len(), ENDPOINTS.len());
+        for endpoint in ENDPOINTS {
+            let operation = &document["paths"][endpoint.path][endpoint.method.as_str().to_lowercase()];
+            assert_eq!(operation["operationId"], endpoint.id);
+        }
+        let text = document.to_string();
+        let references = text.split("\"$ref\":\"").skip(1).map(|rest| rest.split('"').next().unwrap());
+        let mut found = 0;
+        for reference in references {
+            let pointer = reference.strip_prefix('#').unwrap();
+            assert!(document.pointer(pointer).is_some(), "{reference} leads nowhere");
+            found += 1;
+        }
+        assert!(found > 5);
+    }
+}

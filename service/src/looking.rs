@@ -1,0 +1,165 @@
+//! Looks into files of the data folder. Each look is a process of its own, `pipeline inspect`, with a limit
+//! of time: a hostile file costs a page, never the service.
+
+use std::path::{Component, Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::Value as Json;
+use tokio::process::Command;
+use tokio::sync::Semaphore;
+
+use crate::api::problem::Problem;
+
+/// A look that takes longer is given up.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Looks at the same time.
+const AT_ONCE: usize = 4;
+/// Most that a look may print.
+const MOST_BYTES: usize = 16 << 20;
+
+/// Looks into files of a folder.
+pub(crate) struct Looking {
+    program: PathBuf,
+    root: PathBuf,
+    slots: Semaphore,
+}
+
+/// An entry of a folder.
+pub(crate) struct Entry {
+    pub(crate) name: String,
+    pub(crate) path: String,
+    pub(crate) is_folder: bool,
+    pub(crate) bytes: u64,
+}
+
+impl Looking {
+    pub(crate) fn new(program: PathBuf, root: PathBuf) -> Self {
+        Self { program, root, slots: Semaphore::new(AT_ONCE) }
+    }
+
+    /// The real path of a relative one, which must lie inside the root: `..`, absolute paths and links that
+    /// lead out are refused, and so is what the service keeps for itself.
+    pub(crate) fn confined(&self, relative: &str) -> Result<PathBuf, Problem> {
+        let refused = || Problem::not_found(format!("there is nothing at `{relative}`"));
+        let path = Path::new(relative);
+        let plain = path.components().all(|part| match part {
+            Component::Normal(name) => !name.to_string_lossy().starts_with(".answers"),
+            Component::CurDir => true,
+            _ => false,
+        });
+        if !plain || path.starts_with("service") || relative.contains('\0') {
+            return Err(refused());
+        }
+        let real = self.root.join(path).canonicalize().map_err(|_| refused())?;
+        if !real.starts_with(&self.root) || real.starts_with(self.root.join("service")) {
+            return Err(refused());
+        }
+        Ok(real)
+    }
+
+    /// The visible entries of a folder, folders first.
+    pub(crate) fn entries(&self, relative: &str) -> Result<Vec<Entry>, Problem> {
+        let folder = self.confined(relative)?;
+        let mut entries = Vec::new();
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let path = if relative.is_empty() { name.clone() } else { format!("{relative}/{name}") };
+            if name.starts_with('.') || self.confined(&path).is_err() {
+                continue;
+            }
+            let Ok(metadata) = entry.metadata() else { continue };
+            entries.push(Entry { name, path, is_folder: metadata.is_dir(), bytes: metadata.len() });
+        }
+        entries.sort_by(|a, b| (b.is_folder, &a.name).cmp(&(a.is_folder, &b.name)));
+        Ok(entries)
+    }
+
+    /// What `pipeline <command> <path> <arguments>` prints with `--json`, a value a line.
+    pub(crate) async fn look(
+        &self,
+        command: &[&str],
+        path: &Path,
+        arguments: &[String],
+    ) -> Result<Vec<Json>, Problem> {
+        let _slot = self.slots.acquire().await.map_err(|error| Problem::internal(error.to_string()))?;
+        let mut process = Command::new(&self.program);
+        process.args(&command[..1]).arg("--json").args(&command[1..]).arg(path).args(arguments);
+        process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        let output = match tokio::time::timeout(PATIENCE, process.output()).await {
+            Err(_) => {
+                let seconds = PATIENCE.as_secs();
+                return Err(Problem::unprocessable(format!("the look took longer than {seconds} seconds")));
+            }
+            Ok(Err(error)) => return Err(Problem::internal(format!("the look cannot be started: {error}"))),
+            Ok(Ok(output)) => output,
+        };
+        if !output.status.success() {
+            let report = String::from_utf8_lossy(&output.stderr);
+            // Where the data lies on this machine is nobody's business.
+            let report = report.replace(&*self.root.to_string_lossy(), "");
+            return Err(Problem::unprocessable(report.trim().to_owned()));
+        }
+        if output.stdout.len() > MOST_BYTES {
+            return Err(Problem::unprocessable("the rows are too large to be shown"));
+        }
+        let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines
+            .map(|line| serde_json::from_slice(line).map_err(|error| Problem::internal(error.to_string())))
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_path_leads_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("data").canonicalize().unwrap_or_else(|_| {
+            std::fs::create_dir_all(folder.path().join("data/runs/a")).unwrap();
+            folder.path().join("data").canonicalize().unwrap()
+        });
+        std::fs::create_dir_all(root.join("service")).unwrap();
+        std::fs::write(root.join("service/ledger.sqlite"), "secret").unwrap();
+        std::fs::write(folder.path().join("outside.txt"), "secret").unwrap();
+        std::fs::write(root.join("runs/a/x.parquet"), "x").unwrap();
+        std::os::unix::fs::symlink(folder.path().join("outside.txt"), root.join("runs/link")).unwrap();
+        std::os::unix::fs::symlink(root.join("service"), root.join("runs/inner")).unwrap();
+        let looking = Looking::new(PathBuf::from("pipeline"), root.clone());
+        for good in ["", "runs", "runs/a/x.parquet", "./runs"] {
+            assert!(looking.confined(good).is_ok(), "{good}");
+        }
+        let mut refused = 0;
+        let outside = folder.path().join("outside.txt").display().to_string();
+        let ups: Vec<String> = (1..=12).map(|n| "../".repeat(n)).collect();
+        let tails = ["etc/passwd", "outside.txt", "service/ledger.sqlite", "proc/self/environ", ""];
+        let starts = ["", "runs/", "runs/a/", "./", "runs/./", "/", "//", "runs//"];
+        for (start, up) in starts.iter().flat_map(|start| ups.iter().map(move |up| (start, up))) {
+            for tail in tails {
+                assert!(looking.confined(&format!("{start}{up}{tail}")).is_err(), "{start}{up}{tail}");
+                refused += 1;
+            }
+        }
+        for wrong in [
+            "runs/link",
+            "runs/inner",
+            "runs/inner/ledger.sqlite",
+            "service",
+            "service/ledger.sqlite",
+            "runs/\0",
+            &outside,
+            "/etc/passwd",
+            "runs/a/.answers",
+            ".answers",
+        ] {
+            assert!(looking.confined(wrong).is_err(), "{wrong:?}");
+            refused += 1;
+        }
+        assert!(refused > 480);
+        let names: Vec<String> =
+            looking.entries("runs").unwrap().into_iter().map(|entry| entry.name).collect();
+        assert_eq!(names, ["a"]);
+    }
+}

@@ -1,0 +1,60 @@
+//! Figures for Prometheus, in its text format.
+
+use std::fmt::Write;
+use std::sync::Arc;
+
+use crate::api::problem::Problem;
+use crate::ledger::RunFilter;
+use crate::run::RunState;
+use crate::service::Service;
+use crate::supervisor::blocking;
+
+/// All figures.
+pub(crate) async fn render(service: &Arc<Service>) -> Result<String, Problem> {
+    let running = RunFilter { states: vec![RunState::Running], limit: 1_000, ..RunFilter::default() };
+    let (counts, running) =
+        blocking(&service.ledger, move |ledger| Ok((ledger.counts()?, ledger.runs(&running)?.runs))).await?;
+    let mut page = Page::default();
+    page.head("corpusmith_runs", "gauge", "Runs in the ledger by state.");
+    for state in RunState::ALL {
+        let count = counts.get(&state).copied().unwrap_or_default();
+        page.line("corpusmith_runs", &[("state", state.name())], count as f64);
+    }
+    page.head("corpusmith_pool_capacity", "gauge", "What there is of each pool (memory in bytes).");
+    let pools = service.pools().await?;
+    for pool in &pools {
+        page.line("corpusmith_pool_capacity", &[("pool", &pool.name)], pool.capacity as f64);
+    }
+    page.head("corpusmith_pool_held", "gauge", "What running runs hold of each pool.");
+    for pool in &pools {
+        page.line("corpusmith_pool_held", &[("pool", &pool.name)], pool.held as f64);
+    }
+    page.head("corpusmith_stage_rows", "gauge", "Rows that a stage of a running run has done.");
+    for run in &running {
+        for (stage, progress) in &run.progress {
+            let labels = [("workflow", run.workflow.as_str()), ("stage", stage)];
+            page.line("corpusmith_stage_rows", &labels, progress.rows as f64);
+        }
+    }
+    page.head("corpusmith_notices_failed_total", "counter", "Notices that could not be delivered.");
+    page.line("corpusmith_notices_failed_total", &[], service.notifier.failures() as f64);
+    Ok(page.0)
+}
+
+#[derive(Default)]
+struct Page(String);
+
+impl Page {
+    fn head(&mut self, name: &str, kind: &str, about: &str) {
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {about}\n# TYPE {name} {kind}");
+    }
+
+    fn line(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let escape = |text: &str| text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+        let labels: Vec<String> =
+            labels.iter().map(|(label, value)| format!("{label}=\"{}\"", escape(value))).collect();
+        let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
+        let _ = writeln!(self.0, "{name}{labels} {value}");
+    }
+}

@@ -1,0 +1,297 @@
+//! One run: what it does, did, lost and cost.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::Path;
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderValue, header};
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::graph::{graph, state_name, timeline};
+use super::runs::{state, trigger};
+use super::{Page, duration, form_of, group, layout, link, moment};
+use crate::api::endpoint::Call;
+use crate::api::problem::Problem;
+use crate::pools::{self, MEMORY};
+use crate::run::{Run, RunId, RunState, Wish};
+use crate::service::Service;
+use crate::supervisor::blocking;
+use crate::web::see_other;
+
+/// Reports bring their styles along, and nothing that runs.
+const REPORT_POLICY: &str =
+    "default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'; sandbox";
+
+/// The end of the log that is shown.
+const SHOWN_LOG_BYTES: u64 = 16 << 10;
+
+pub(super) async fn show(service: Arc<Service>, call: Call) -> Page {
+    let id = call.run();
+    let (run, events) =
+        blocking(&service.ledger, move |ledger| Ok((ledger.run(&id)?, ledger.events(&id)?))).await?;
+    let log = log_end(&service.log_path(&run.id));
+    let folder = service.runs_folder().join(&run.folder);
+    let has_report = folder.join("report.html").is_file();
+    let now = service.clock.now();
+    let kind = if run.state.is_final() { "done" } else { "run" };
+    let body = html! {
+        h1 { (run.folder) " " span.quiet { (run.id) } }
+        div data-live=(kind) data-events={ "/api/v1/runs/" (run.id) "/live" } {
+            (facts(&run))
+            (actions(&run))
+            @if let Some(error) = &run.error { h2 { "Error" } pre.error { (error) } }
+            h2 { "Stages" }
+            (graph(&run))
+            (stages(&run))
+            (lost(&run))
+            h2 { "Timeline" }
+            (timeline(&run, now.as_millisecond()))
+            h2 { "Outputs" }
+            p {
+                a href=(link("/data", &[("path", &format!("runs/{}", run.folder))])) { "Look into the outputs" }
+                @if has_report { " · " a href={ "/runs/" (run.id) "/report" } { "Report" } }
+                " · " a href={ "/runs/" (run.id) "/compare" } { "Compare with another run" }
+            }
+            h2 { "What happened" }
+            table {
+                tbody {
+                    @for (at, text) in &events { tr { td { (moment(*at)) } td { (text) } } }
+                }
+            }
+            h2 { "Log" }
+            pre tabindex="0" aria-label="The end of the log" { (log) }
+        }
+    };
+    Ok(layout(&run.folder, "/runs", &body))
+}
+
+fn facts(run: &Run) -> Markup {
+    html! {
+        dl.facts {
+            dt { "State" } dd { (state(run)) }
+            dt { "File" } dd { (run.spec.file) }
+            dt { "Made by" } dd { (trigger(&run.trigger)) }
+            dt { "Asked for" } dd { (moment(run.created_at)) }
+            @if let Some(started) = run.started_at {
+                dt { "Started" } dd { (moment(started)) @if run.attempt > 1 { ", attempt " (run.attempt) } }
+                @if let Some(ended) = run.ended_at {
+                    dt { "Ended" }
+                    dd { (moment(ended)) ", after " (duration(ended.duration_since(started).as_secs_f64())) }
+                }
+            }
+            @if !run.spec.set.is_empty() { dt { "Set" } dd { code { (run.spec.set.join("  ")) } } }
+            @if let Some(until) = &run.spec.until { dt { "Until" } dd { (until) } }
+            dt { "Takes" }
+            dd {
+                @for (number, (pool, amount)) in run.demands.iter().enumerate() {
+                    @if number > 0 { ", " }
+                    @if pool == MEMORY { (pools::size(*amount)) " of memory" } @else { (amount) " " (pool) }
+                }
+            }
+        }
+    }
+}
+
+fn actions(run: &Run) -> Markup {
+    let button = |action: &str, name: &str, ask: Option<&str>| {
+        html! {
+            form.inline method="post" action={ "/runs/" (run.id) "/" (action) } {
+                button data-ask=[ask] { (name) }
+            }
+        }
+    };
+    html! {
+        p {
+            @match run.state {
+                RunState::Queued | RunState::Running => {
+                    (button("pause", "Pause", None))
+                    (button("cancel", "Cancel", Some("Stop this run for good? What is finished stays.")))
+                }
+                RunState::Paused => {
+                    (button("resume", "Resume", None))
+                    (button("cancel", "Cancel", Some("Stop this run for good? What is finished stays.")))
+                }
+                RunState::Failed | RunState::Cancelled => {
+                    (button("resume", "Go on", None))
+                    (button("again", "Run again", None))
+                    (button("delete", "Delete", Some("Forget this run and its log? Outputs stay.")))
+                }
+                RunState::Succeeded => {
+                    (button("again", "Run again", None))
+                    (button("delete", "Delete", Some("Forget this run and its log? Outputs stay.")))
+                }
+            }
+        }
+        @if run.state.is_final() {
+            form.row method="post" action={ "/runs/" (run.id) "/from" } {
+                label { "Run anew from a stage"
+                    select name="stage" { @for stage in &run.stages { option { (stage.id) } } }
+                }
+                button { "Run" }
+            }
+        }
+    }
+}
+
+fn stages(run: &Run) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label="Stages" {
+            table {
+                thead {
+                    tr {
+                        th { "Stage" } th { "Kind" } th { "Reads" } th { "State" } th.n { "Rows in" } th.n { "Rows out" }
+                        th.n { "Rate" } th.n { "Time" } th.n { "Peak memory" }
+                    }
+                }
+                tbody {
+                    @for stage in &run.stages {
+                        @let progress = run.progress.get(&stage.id).cloned().unwrap_or_default();
+                        @let path = format!("runs/{}/{}", run.folder, stage.id);
+                        tr {
+                            td { a href=(link("/data", &[("path", &path)])) { (stage.id) } }
+                            td { (stage.kind) }
+                            td { (stage.reads.join(", ")) }
+                            td {
+                                span class={ "state " (state_name(progress.state)) } { (state_name(progress.state).replace('_', " ")) }
+                                @if progress.state == crate::run::StageState::Running && progress.total_rows > 0 {
+                                    " " progress max=(progress.total_rows) value=(progress.rows) aria-label={ (progress.rows) " of " (progress.total_rows) " rows" } {}
+                                }
+                            }
+                            td.n { @if progress.rows_in > 0 { (group(progress.rows_in)) } }
+                            td.n { (group(progress.rows_out.max(progress.rows))) }
+                            td.n { @if progress.seconds > 0.0 && progress.rows > 0 { (group((progress.rows as f64 / progress.seconds) as u64)) "/s" } }
+                            td.n { @if progress.seconds > 0.0 { (duration(progress.seconds)) } }
+                            td.n { @if progress.peak_memory_bytes > 0 { (pools::size(progress.peak_memory_bytes)) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn lost(run: &Run) -> Markup {
+    let mut rows: Vec<(&str, &str, &str, u64)> = Vec::new();
+    for (stage, progress) in &run.progress {
+        rows.extend(
+            progress
+                .dropped
+                .iter()
+                .map(|(reason, count)| (stage.as_str(), "dropped", reason.as_str(), *count)),
+        );
+        rows.extend(
+            progress.failed.iter().map(|(reason, count)| (stage.as_str(), "failed", reason.as_str(), *count)),
+        );
+    }
+    html! {
+        @if !rows.is_empty() {
+            h2 { "Rows that left the line" }
+            div.scroll tabindex="0" role="region" aria-label="Lost rows" {
+                table {
+                    thead { tr { th { "Stage" } th { "Reason" } th { "" } th.n { "Rows" } } }
+                    tbody {
+                        @for (stage, what, reason, count) in rows {
+                            tr { td { (stage) } td { (reason) } td { (what) } td.n { (group(count)) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn log_end(path: &Path) -> String {
+    let read = || -> std::io::Result<Vec<u8>> {
+        let mut file = std::fs::File::open(path)?;
+        let bytes = file.seek(SeekFrom::End(0))?;
+        file.seek(SeekFrom::Start(bytes.saturating_sub(SHOWN_LOG_BYTES)))?;
+        let mut end = Vec::new();
+        file.take(SHOWN_LOG_BYTES).read_to_end(&mut end)?;
+        Ok(end)
+    };
+    match read() {
+        Ok(bytes) if !bytes.is_empty() => String::from_utf8_lossy(&bytes).into_owned(),
+        _ => "Nothing was logged.".to_owned(),
+    }
+}
+
+/// A button was pressed.
+pub(super) async fn act(service: Arc<Service>, call: Call) -> Page {
+    let (id, now) = (call.run(), service.clock.now());
+    let here = format!("/runs/{id}");
+    match call.part("action").as_str() {
+        "cancel" => blocking(&service.ledger, move |ledger| ledger.wish(&id, Wish::Cancel, now)).await?,
+        "pause" => blocking(&service.ledger, move |ledger| ledger.wish(&id, Wish::Pause, now)).await?,
+        "resume" => blocking(&service.ledger, move |ledger| ledger.resume(&id, now)).await?,
+        "delete" => {
+            service.forget(id).await?;
+            return Ok(see_other("/runs"));
+        }
+        "again" => return again(&service, &call, id, None).await,
+        "from" => {
+            let stage = form_of(&call).remove("stage");
+            return again(&service, &call, id, stage).await;
+        }
+        other => return Err(Problem::not_found(format!("a run cannot be asked to `{other}`"))),
+    }
+    Ok(see_other(&here))
+}
+
+async fn again(service: &Arc<Service>, call: &Call, id: RunId, from: Option<String>) -> Page {
+    let run = blocking(&service.ledger, move |ledger| ledger.run(&id)).await?;
+    let mut spec = run.spec;
+    spec.from = from;
+    let trigger = crate::run::Trigger::Manual { by: call.caller.name.clone() };
+    let submitted = service.submitter.submit(spec, trigger, None).await?;
+    Ok(see_other(&format!("/runs/{}", submitted.id())))
+}
+
+/// The report that the run left, as it is.
+pub(super) async fn report(service: Arc<Service>, call: Call) -> Page {
+    let id = call.run();
+    let run = blocking(&service.ledger, move |ledger| ledger.run(&id)).await?;
+    let path = service.runs_folder().join(&run.folder).join("report.html");
+    let page =
+        tokio::fs::read(path).await.map_err(|_| Problem::not_found("the run has left no report yet"))?;
+    let mut response = Response::new(Body::from(page));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPORT_POLICY));
+    Ok(response)
+}
+
+/// Two runs side by side, as `pipeline diff` tells.
+pub(super) async fn compare(service: Arc<Service>, call: Call) -> Page {
+    let id = call.run();
+    let (run, others) = blocking(&service.ledger, move |ledger| {
+        let others = crate::ledger::RunFilter { limit: 100, ..Default::default() };
+        Ok((ledger.run(&id)?, ledger.runs(&others)?.runs))
+    })
+    .await?;
+    let mut folders: Vec<&str> =
+        others.iter().map(|other| other.folder.as_str()).filter(|folder| *folder != run.folder).collect();
+    folders.sort_unstable();
+    folders.dedup();
+    let with = call.query("with");
+    let lines = match with {
+        None => Vec::new(),
+        Some(folder) => {
+            let first = service.looking.confined(&format!("runs/{}", run.folder))?;
+            let second = service.looking.confined(&format!("runs/{folder}"))?;
+            service.looking.look(&["diff"], &first, &[second.display().to_string()]).await?
+        }
+    };
+    let body = html! {
+        h1 { (run.folder) " beside another run" }
+        form.row method="get" {
+            label { "The other run's folder"
+                select name="with" { @for folder in folders { option selected[with == Some(folder)] { (folder) } } }
+            }
+            button { "Compare" }
+        }
+        @for line in lines { pre { (serde_json::to_string_pretty(&line).unwrap_or_default()) } }
+    };
+    Ok(layout("Compare", "/runs", &body))
+}

@@ -1,0 +1,117 @@
+//! What every request must pass, and every answer carries.
+
+use std::sync::Arc;
+
+use axum::body::to_bytes;
+use axum::extract::{Request, State};
+use axum::http::{HeaderName, HeaderValue, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+
+use super::peer;
+use super::rate::Rates;
+use crate::api::problem::Problem;
+use crate::service::ServiceOptions;
+
+/// Headers of every answer. No script, style, picture or request from elsewhere; never inside another page.
+const HEADERS: [(HeaderName, &str); 6] = [
+    (
+        header::CONTENT_SECURITY_POLICY,
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; \
+         form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    ),
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+    // With `no-referrer` browsers would not tell either that a form comes from this very site.
+    (header::REFERRER_POLICY, "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+];
+
+/// What is read of the body of a refused request.
+const MOST_REFUSED_BYTES: usize = 64 << 10;
+
+pub(super) struct Guard {
+    /// Names under which the service may be asked; all where a proxy stands in front without a public URL.
+    hosts: Option<Vec<String>>,
+    rates: Rates,
+}
+
+impl Guard {
+    pub(super) fn new(options: &ServiceOptions) -> Self {
+        let public = options.public_url.as_deref().and_then(|url| url::Url::parse(url).ok());
+        let public = public.and_then(|url| url.host_str().map(str::to_owned));
+        let mut hosts: Vec<String> = ["localhost", "127.0.0.1", "[::1]"].map(str::to_owned).to_vec();
+        hosts.push(options.address.ip().to_string());
+        let open = options.behind_proxy && public.is_none();
+        hosts.extend(public);
+        Self { hosts: (!open).then_some(hosts), rates: Rates::default() }
+    }
+
+    fn check(&self, request: &Request) -> Result<(), Problem> {
+        // Another site's name that resolves to this machine must not open the service to that site's scripts.
+        let host =
+            request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        if let Some(hosts) = &self.hosts {
+            let name = match host.rsplit_once(':') {
+                Some((name, port)) if port.chars().all(|c| c.is_ascii_digit()) => name,
+                _ => host,
+            };
+            if !hosts.iter().any(|known| known.eq_ignore_ascii_case(name)) {
+                return Err(Problem::forbidden(format!(
+                    "the service is not asked as `{name}`; see --public-url"
+                )));
+            }
+        }
+        if request.method() != Method::GET && request.method() != Method::HEAD {
+            self.same_origin(request, host)?;
+        }
+        match peer(request) {
+            Some(peer) if !self.rates.admits(peer.ip()) => {
+                Err(Problem::too_many("too many requests from this address; slow down"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Browsers say from which site a request comes. Programs do not, and have tokens.
+    fn same_origin(&self, request: &Request, host: &str) -> Result<(), Problem> {
+        let value = |name: HeaderName| request.headers().get(name).and_then(|value| value.to_str().ok());
+        let site = value(HeaderName::from_static("sec-fetch-site"));
+        let foreign = site.is_some_and(|site| site != "same-origin" && site != "none")
+            || value(header::ORIGIN)
+                .is_some_and(|origin| origin.split_once("://").is_none_or(|(_, at)| at != host));
+        match foreign {
+            true => Err(Problem::forbidden("the request comes from another site")),
+            false => Ok(()),
+        }
+    }
+
+    /// A wrong token costs its sender the right to try many.
+    fn learn(&self, request_peer: Option<std::net::IpAddr>, response: &Response) {
+        if let Some(peer) = request_peer
+            && response.status() == StatusCode::UNAUTHORIZED
+        {
+            self.rates.refused(peer);
+        }
+    }
+}
+
+pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
+    let from = peer(&request).map(|peer| peer.ip());
+    let mut response = match guard.check(&request) {
+        Ok(()) => next.run(request).await,
+        Err(problem) => {
+            // A connection that closes on unread bytes takes the answer with it.
+            let _ = to_bytes(request.into_body(), MOST_REFUSED_BYTES).await;
+            problem.into_response()
+        }
+    };
+    guard.learn(from, &response);
+    for (name, value) in HEADERS {
+        // A page may have a policy of its own.
+        response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    response
+}
