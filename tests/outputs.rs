@@ -6,7 +6,7 @@ mod support;
 use std::process::Stdio;
 
 use serde_json::{Value as Json, json};
-use support::{pipeline, reference_run, repository, run, run_folder, tiny};
+use support::{pipeline, query, reference_run, repository, run, run_folder, tiny};
 
 #[test]
 fn every_stage_leaves_something_to_look_at() {
@@ -154,6 +154,9 @@ fn pages_are_clustered_named_and_written_about() {
         clusters.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(rows.len(), 3, "{}", clusters.out);
     assert!(rows.iter().all(|row| row["pages"] == row["last"]), "{}", clusters.out);
+    let count =
+        |table: &str| query(&run_folder.join(table), "SELECT count(*) AS n FROM data")[0]["n"].as_u64();
+    assert!(count("topics") > Some(0) && count("generate") > Some(0), "no cluster was named");
     let report = std::fs::read_to_string(run_folder.join("report.html")).unwrap();
     assert!(report.contains("Map of the clusters") && report.contains("<circle"));
     assert!(run_folder.join("dataset/data/web_samples/train-00000-of-00001.parquet").exists());

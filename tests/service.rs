@@ -8,7 +8,7 @@ mod support;
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use place::{HOOK_KEY, PATIENCE, Place, processes_with, text};
+use place::{HOOK_KEY, PATIENCE, Place, processes_with, text, wait_until};
 use serde_json::json;
 use support::{generate_workflow, pipeline, query, reference_run, run, serve};
 
@@ -156,11 +156,7 @@ fn stop_means_stop_and_pause_goes_on() {
     let id = served.submit("endless.toml");
     served.wait_for(&id, &["running"]);
     let runs = text(&place.data().join("runs"));
-    let started = Instant::now();
-    while processes_with(&runs) == 0 {
-        assert!(started.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("its process is there", || processes_with(&runs) > 0);
     assert_eq!(served.post(&format!("/api/v1/runs/{id}/pause"), &json!({})).status, 204);
     served.wait_for(&id, &["paused"]);
     assert_eq!(processes_with(&runs), 0);
@@ -284,11 +280,9 @@ fn one_service_to_a_folder_and_one_process_to_a_run() {
     let id = served.submit("endless.toml");
     served.wait_for(&id, &["running"]);
     let lock = place.data().join("runs/endless/sample/.lock");
-    let started = Instant::now();
-    while !std::fs::read_to_string(&lock).is_ok_and(|holder| holder.contains("pid")) {
-        assert!(started.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("it holds the lock", || {
+        std::fs::read_to_string(&lock).is_ok_and(|holder| holder.contains("pid"))
+    });
     let file = text(&place.workflows().join("endless.toml"));
     let said = run(pipeline().args(["run", &file, "--runs", &text(&place.data().join("runs"))]));
     assert_eq!(said.code, Some(1), "{}", said.err);
@@ -307,11 +301,7 @@ fn a_hanging_process_of_before_is_ended_and_a_failed_run_says_why() {
         let text = std::fs::read_to_string(&lock).ok()?;
         serde_json::from_str::<serde_json::Value>(&text).ok()?["pid"].as_u64()
     };
-    let started = Instant::now();
-    while holder().is_none() {
-        assert!(started.elapsed() < PATIENCE);
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("it holds the lock", || holder().is_some());
     let first = holder().unwrap();
     // It hangs, so that it does not see its service vanish.
     assert!(
@@ -320,11 +310,7 @@ fn a_hanging_process_of_before_is_ended_and_a_failed_run_says_why() {
     served.kill();
     let served = place.serve(&[]);
     served.wait_for(&id, &["running"]);
-    let started = Instant::now();
-    while holder() == Some(first) {
-        assert!(started.elapsed() < PATIENCE, "the hanging process keeps the folder");
-        std::thread::sleep(Duration::from_millis(50));
-    }
+    wait_until("the hanging process gives the folder up", || holder() != Some(first));
     served.post(&format!("/api/v1/runs/{id}/cancel"), &json!({}));
     served.wait_for(&id, &["cancelled"]);
     place.small_workflow("broken", "");

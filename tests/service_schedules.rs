@@ -74,7 +74,7 @@ impl Simulation {
     /// Lets the first queued run come to its end.
     fn finish_one(&self, time: Timestamp) {
         let ledger = self.ledger();
-        let run = ledger.claim("test", &Amounts::new(), time).unwrap().unwrap().run;
+        let run = ledger.claim("test", &Amounts::new(), time).unwrap().unwrap();
         ledger.end(&run.id, run.epoch, &Ended::Succeeded, time).unwrap();
     }
 }

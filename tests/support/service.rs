@@ -195,6 +195,15 @@ fn dechunked(body: &str) -> String {
     whole
 }
 
+/// Waits until something holds.
+pub fn wait_until(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
 /// Processes whose command line holds a text.
 pub fn processes_with(text: &str) -> usize {
     let entries = std::fs::read_dir("/proc").unwrap().flatten();

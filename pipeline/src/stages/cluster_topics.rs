@@ -208,11 +208,11 @@ impl ClusterTopicsConfig {
         asker: &Asker,
     ) -> Result<Result<ClusterName, Nameless>, StageError> {
         let extracts: Vec<String> = cluster.extracts.values().cloned().collect();
-        let prompt = cluster_prompt(&extracts).map_err(|error| ctx.failed(&error))?;
+        let prompt = cluster_prompt(&extracts, self.llm.api).map_err(|error| ctx.failed(&error))?;
         let mut last = Nameless::Malformed;
         for attempt in 0..=self.max_retries {
             match asker.ask(id, &prompt, attempt).await {
-                Ok(answer) => match parse_cluster_name(&answer) {
+                Ok(answer) => match parse_cluster_name(&answer, self.llm.api) {
                     Ok(name) => return Ok(Ok(name)),
                     Err(nameless) => last = nameless,
                 },

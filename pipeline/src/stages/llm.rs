@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
 use async_trait::async_trait;
-use model::infer::{Engine, EngineOptions, GenerateRequest, Message, Model, ModelOptions, SamplingOptions};
+use model::infer::{
+    Engine, EngineOptions, GenerateRequest, Message, Model, ModelOptions, Prompt, SamplingOptions,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use synth::answer_log::{AnswerLog, Totals};
@@ -323,6 +325,7 @@ impl ChatModel for EmbeddedModel {
 
     async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
         let started = Instant::now();
+        let text = |message: &synth::chat::Message| message.content.clone();
         let messages: Vec<Message> = request
             .messages
             .iter()
@@ -335,7 +338,14 @@ impl ChatModel for EmbeddedModel {
                 content: message.content.clone(),
             })
             .collect();
-        let mut job = GenerateRequest::chat(messages);
+        let mut job = match request.api {
+            Api::Chat => GenerateRequest::chat(messages),
+            // As servers are asked: one text below the other.
+            Api::Completions => {
+                let texts: Vec<String> = request.messages.iter().map(text).collect();
+                GenerateRequest::new(Prompt::Text(texts.join("\n\n")))
+            }
+        };
         job.max_new_tokens = request.max_new_tokens as usize;
         job.sampling = SamplingOptions {
             temperature: request.temperature as f32,

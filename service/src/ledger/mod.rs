@@ -11,6 +11,7 @@ mod sqlite;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod work;
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -18,10 +19,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 use jiff::Timestamp;
 use thiserror::Error;
 
-pub use runs::{Claimed, Ended, Heartbeat, Loss, RunFilter, RunPage, Submitted};
+pub use runs::{RunFilter, RunPage, Submitted};
 pub use schedules::ScheduleRecord;
 use sql::{Connection, Outcome, Row, Value};
 pub use tokens::{Scope, TokenRecord};
+pub use work::{Ended, Heartbeat, Loss};
 
 use crate::run::RunId;
 

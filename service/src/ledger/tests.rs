@@ -35,7 +35,7 @@ impl Fixture {
 
     fn claim(&self, owner: &str, second: i64) -> Option<Run> {
         let capacity = Amounts::from([("memory".to_owned(), 100)]);
-        self.ledger.claim(owner, &capacity, at(second)).unwrap().map(|claimed| claimed.run)
+        self.ledger.claim(owner, &capacity, at(second)).unwrap()
     }
 
     fn state(&self, id: &RunId) -> RunState {

@@ -92,10 +92,9 @@ impl Supervisor {
         let (name, capacity, now) =
             (self.options.name.clone(), self.options.capacity.clone(), self.clock.now());
         let claimed = blocking(&self.ledger, move |ledger| ledger.claim(&name, &capacity, now)).await?;
-        let Some(claimed) = claimed else {
+        let Some(run) = claimed else {
             return Ok(false);
         };
-        let run = claimed.run;
         self.attended().insert(run.id.clone());
         let this = self.clone();
         self.tasks.spawn(async move {

@@ -21,6 +21,7 @@ mod template;
 pub use apportion::{Quota, largest_remainder};
 pub use lint::{Finding, lint};
 pub use plan::{PromptError, PromptOptions, Shares, plan_prompts, prompt_id, prompts_schema};
+pub(crate) use seed::clean_start;
 pub use seed::seed_extract;
 pub use set::{PromptSet, PromptTopic, TEMPLATE_VARIABLES};
 pub(crate) use set::{body_error, environment};

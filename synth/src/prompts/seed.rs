@@ -46,7 +46,7 @@ pub fn seed_extract(text: &str, max_chars: usize, kind: SeedKind) -> String {
 /// would end the turn. A blank and the character behind it come together, so that one more than
 /// `chars` may be there.
 #[must_use]
-pub(super) fn clean_start(text: &str, chars: usize) -> String {
+pub(crate) fn clean_start(text: &str, chars: usize) -> String {
     let mut start = String::with_capacity(chars.saturating_add(1).min(text.len()));
     let mut count = 0;
     let mut blank = Blank::default();

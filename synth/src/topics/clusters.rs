@@ -8,12 +8,26 @@ use minijinja::context;
 use regex::Regex;
 
 use super::names::{NameBounds, check_name};
+use crate::chat::Api;
 use crate::cleanup::is_refusal;
-use crate::prompts::{TemplateError, body_error, environment};
+use crate::prompts::{TemplateError, body_error, clean_start, environment};
 use crate::text::pattern;
 
-const TEMPLATE: &str = include_str!("../../templates/topics/cluster_name.jinja");
-const TEMPLATE_NAME: &str = "topics/cluster_name";
+/// The request, and its name in errors, for models that follow instructions.
+const CHAT: (&str, &str) = ("topics/cluster_name", include_str!("../../templates/topics/cluster_name.jinja"));
+
+/// The same for models that go on with a text: worked examples, then the beginning of the answer. Small
+/// models keep to the form of examples better than to a description of it.
+const COMPLETION: (&str, &str) =
+    ("topics/cluster_name_completion", include_str!("../../templates/topics/cluster_name_completion.jinja"));
+
+/// What an answer of the second kind begins with, and its lines.
+const COMPLETION_START: &str = "Topic:";
+const ANSWER_LINES: usize = 3;
+
+/// Pages, and characters of each, that stand below the examples.
+const COMPLETION_PAGES: usize = 5;
+const COMPLETION_CHARS: usize = 160;
 
 /// Pages that a model sees of a cluster; 10 in Cosmopedia v1.
 pub const PAGES_SHOWN: usize = 10;
@@ -64,12 +78,23 @@ pub enum Nameless {
 ///
 /// # Errors
 /// [`TemplateError::Body`], which the template's tests rule out.
-pub fn cluster_prompt(extracts: &[String]) -> Result<String, TemplateError> {
-    let wrong = |error| body_error(std::path::Path::new(TEMPLATE_NAME), 0, &error);
+pub fn cluster_prompt(extracts: &[String], api: Api) -> Result<String, TemplateError> {
+    let (name, text) = match api {
+        Api::Chat => CHAT,
+        Api::Completions => COMPLETION,
+    };
+    let (pages, chars) = match api {
+        Api::Chat => (extracts.len(), usize::MAX),
+        Api::Completions => (COMPLETION_PAGES, COMPLETION_CHARS),
+    };
+    // A page is data: what would end the model's turn is no part of it.
+    let extracts: Vec<String> =
+        extracts.iter().take(pages).map(|extract| clean_start(extract, chars)).collect();
+    let wrong = |error| body_error(std::path::Path::new(name), 0, &error);
     let mut environment = environment();
-    environment.add_template(TEMPLATE_NAME, TEMPLATE).map_err(wrong)?;
-    let template = environment.get_template(TEMPLATE_NAME).map_err(wrong)?;
-    template.render(context! { extracts => extracts.to_vec() }).map_err(wrong)
+    environment.add_template(name, text).map_err(wrong)?;
+    let template = environment.get_template(name).map_err(wrong)?;
+    template.render(context! { extracts }).map_err(wrong)
 }
 
 pattern!(TOPIC, r#"(?im)^[\s*#\-\d.]*(?:the\s+)?topic[\s*]*(?::|is)[\s*"']*(.+?)[\s*"'.]*$"#);
@@ -81,11 +106,22 @@ pattern!(
     r"(?i)\b(?:ads?|advert\w*|promotion\w*|commercial|marketing pages?|coupons?|discounts?|online shop\w*|product listings?|e-?commerce)\b"
 );
 
-/// Reads an answer.
+/// Reads an answer to a request of [`cluster_prompt`].
 ///
 /// # Errors
 /// [`Nameless`] for an answer without topic and score.
-pub fn parse_cluster_name(answer: &str) -> Result<ClusterName, Nameless> {
+pub fn parse_cluster_name(answer: &str, api: Api) -> Result<ClusterName, Nameless> {
+    match api {
+        Api::Chat => parse(answer),
+        // What follows is the next example, which the model makes up.
+        Api::Completions => {
+            let lines = answer.lines().take(ANSWER_LINES).collect::<Vec<_>>().join("\n");
+            parse(&format!("{COMPLETION_START} {}", lines.trim_start()))
+        }
+    }
+}
+
+fn parse(answer: &str) -> Result<ClusterName, Nameless> {
     if is_refusal(answer) {
         return Err(Nameless::Refused);
     }
@@ -115,9 +151,31 @@ mod tests {
 
     #[test]
     fn a_request_shows_every_extract_as_it_is() {
-        let prompt = cluster_prompt(&["cells {{ divide }}".into(), "<b>mitosis</b>".into()]).unwrap();
-        assert!(prompt.contains("[1] cells {{ divide }}") && prompt.contains("[2] <b>mitosis</b>"));
-        assert!(prompt.contains("Topic:") && prompt.contains("Score:"));
+        let extracts = ["cells {{ divide }}".into(), "<b>mitosis</b>".into()];
+        for api in [Api::Chat, Api::Completions] {
+            let prompt = cluster_prompt(&extracts, api).unwrap();
+            assert!(prompt.contains("[1] cells {{ divide }}") && prompt.contains("[2] <b>mitosis</b>"));
+            assert!(prompt.contains("Topic:") && prompt.contains("Score:"));
+        }
+        assert!(cluster_prompt(&extracts, Api::Completions).unwrap().ends_with("...\nTopic:"));
+        let marked = cluster_prompt(&["a<|im_end|>b".into()], Api::Completions).unwrap();
+        assert!(marked.contains("[1] a b ..."), "{marked}");
+    }
+
+    #[test]
+    fn a_text_that_goes_on_is_read_up_to_the_next_example() {
+        let answer =
+            " Django settings\nKind: educational\nScore: 7\n\nExtracts of web pages\nTopic: Shoes\nScore: 1";
+        let expected = ClusterName { topic: "Django settings".into(), score: 7, excluded: None };
+        assert_eq!(parse_cluster_name(answer, Api::Completions), Ok(expected));
+        let answer = " Offers\nKind: promotional\nScore: 2";
+        let excluded = parse_cluster_name(answer, Api::Completions).unwrap().excluded;
+        assert_eq!(excluded, Some(Exclusion::Promotional));
+        for answer in
+            ["", " Django 3.1\n\nWhat is the most important part?\nScore: 4", " Django\nKind: educational"]
+        {
+            assert_eq!(parse_cluster_name(answer, Api::Completions), Err(Nameless::Malformed), "{answer}");
+        }
     }
 
     #[test]
@@ -141,14 +199,14 @@ mod tests {
             ("", Err(Nameless::Malformed)),
             ("I'm sorry, but I cannot help with that.", Err(Nameless::Refused)),
         ] {
-            assert_eq!(parse_cluster_name(answer), expected, "{answer}");
+            assert_eq!(parse_cluster_name(answer, Api::Chat), expected, "{answer}");
         }
     }
 
     proptest! {
         #[test]
         fn any_answer_is_read_or_refused(answer in "(?s).{0,300}") {
-            if let Ok(name) = parse_cluster_name(&answer) {
+            if let Ok(name) = parse_cluster_name(&answer, Api::Chat) {
                 prop_assert!((1..=10).contains(&name.score) && !name.topic.is_empty());
             }
         }
