@@ -26,7 +26,7 @@ fn nothing_is_answered_without_a_token_and_scopes_hold() {
     let mut guarded = 0;
     for (path, operations) in document["paths"].as_object().unwrap() {
         for (method, operation) in operations.as_object().unwrap() {
-            let real = path.replace('{', "").replace('}', "");
+            let real = path.replace(['{', '}'], "");
             let (method, closed) =
                 (method.to_uppercase(), !operation["security"].as_array().unwrap().is_empty());
             let status = served.ask(&method, &real, "", "{}").status;
