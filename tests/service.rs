@@ -94,6 +94,22 @@ fn a_query_of_the_page_changes_nothing_and_reads_nothing_else() {
         assert!(!page.contains("root:"), "{query}");
     }
     assert!(!target.exists());
+    // An answer without end costs neither memory nor time: it is cut off.
+    let endless = "SELECT repeat('x', 100000) AS a FROM data a, data b, data c, data d, data e, data f";
+    let encoded: String = endless.bytes().map(|byte| format!("%{byte:02X}")).collect();
+    let started = Instant::now();
+    let page = served.get(&format!("/data?path=runs/small/sample/kept&view=sql&q={encoded}")).body;
+    assert!(page.contains("there is too much to be shown"), "{page}");
+    assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
+}
+
+#[test]
+fn a_run_is_made_here_whatever_service_the_caller_speaks_with() {
+    let place = Place::new();
+    place.small_workflow("small", "");
+    let served = place.serve_with(&[], &[("CORPUSMITH_SERVER", "http://127.0.0.1:9")]);
+    let id = served.submit("small.toml");
+    served.wait_for(&id, &["succeeded"]);
 }
 
 #[test]

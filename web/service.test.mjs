@@ -74,7 +74,6 @@ try {
   page.on("console", (message) => message.type() === "error" && !/status of 404|status of 422/.test(message.text()) && faults.push(message.text()));
   page.on("dialog", (dialog) => dialog.accept());
   page.on("request", (request) => request.url().startsWith(address) || request.url().startsWith("data:") || faults.push(`a request to ${request.url()}`));
-  await page.setBypassCSP(false);
 
   // Started by the keyboard alone: the first stop leads to the content.
   await page.goto(`${address}/workflows`);

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use ring::digest;
 use ring::rand::{SecureRandom, SystemRandom};
 
+use crate::hex::hex;
 use crate::ledger::{Ledger, LedgerError, Scope, TokenRecord};
 
 /// What all tokens begin with, so that a leaked one is recognised.
@@ -138,7 +139,7 @@ fn random_digits(count: usize) -> Result<String, LedgerError> {
     let mut bytes = vec![0; count];
     let filled = SystemRandom::new().fill(&mut bytes);
     filled.map_err(|_| LedgerError::Database("the system gives no random numbers".to_owned()))?;
-    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&bytes))
 }
 
 fn sha256(text: &str) -> [u8; 32] {

@@ -8,6 +8,7 @@ pub mod api;
 pub mod auth;
 pub mod client;
 pub mod clock;
+mod hex;
 pub mod ledger;
 mod looking;
 mod metrics;

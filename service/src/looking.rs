@@ -6,6 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value as Json;
+use tokio::io::AsyncReadExt;
 use tokio::process::Command;
 use tokio::sync::Semaphore;
 
@@ -15,8 +16,9 @@ use crate::api::problem::Problem;
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Looks at the same time.
 const AT_ONCE: usize = 4;
-/// Most that a look may print.
-const MOST_BYTES: usize = 16 << 20;
+/// Most that a look may print; one that prints more is ended.
+const MOST_BYTES: u64 = 16 << 20;
+const MOST_ERROR_BYTES: u64 = 64 << 10;
 
 /// Looks into files of a folder.
 pub(crate) struct Looking {
@@ -86,28 +88,59 @@ impl Looking {
         let mut process = Command::new(&self.program);
         process.args(&command[..1]).arg("--json").args(&command[1..]).arg(path).args(arguments);
         process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
-        let output = match tokio::time::timeout(PATIENCE, process.output()).await {
+        let printed = match tokio::time::timeout(PATIENCE, printed(process)).await {
             Err(_) => {
                 let seconds = PATIENCE.as_secs();
                 return Err(Problem::unprocessable(format!("the look took longer than {seconds} seconds")));
             }
             Ok(Err(error)) => return Err(Problem::internal(format!("the look cannot be started: {error}"))),
-            Ok(Ok(output)) => output,
+            Ok(Ok(printed)) => printed,
         };
-        if !output.status.success() {
-            let report = String::from_utf8_lossy(&output.stderr);
+        if printed.out.len() as u64 > MOST_BYTES {
+            return Err(Problem::unprocessable(
+                "there is too much to be shown: ask for fewer rows or columns",
+            ));
+        }
+        if !printed.success {
+            let report = String::from_utf8_lossy(&printed.err);
             // Where the data lies on this machine is nobody's business.
             let report = report.replace(&*self.root.to_string_lossy(), "");
             return Err(Problem::unprocessable(report.trim().to_owned()));
         }
-        if output.stdout.len() > MOST_BYTES {
-            return Err(Problem::unprocessable("the rows are too large to be shown"));
-        }
-        let lines = output.stdout.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        let lines = printed.out.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
         lines
             .map(|line| serde_json::from_slice(line).map_err(|error| Problem::internal(error.to_string())))
             .collect()
     }
+}
+
+/// What a process printed.
+struct Printed {
+    out: Vec<u8>,
+    err: Vec<u8>,
+    success: bool,
+}
+
+/// Reads what a process prints, up to a little more than is shown. Then the pipe closes, and the process ends.
+async fn printed(mut command: Command) -> std::io::Result<Printed> {
+    let mut child = command.spawn()?;
+    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (mut out, mut err) = (Vec::new(), Vec::new());
+    let read_out = async {
+        match stdout {
+            Some(stdout) => stdout.take(MOST_BYTES + 1).read_to_end(&mut out).await.map(drop),
+            None => Ok(()),
+        }
+    };
+    let read_err = async {
+        match stderr {
+            Some(stderr) => stderr.take(MOST_ERROR_BYTES).read_to_end(&mut err).await.map(drop),
+            None => Ok(()),
+        }
+    };
+    tokio::try_join!(read_out, read_err)?;
+    let success = child.wait().await?.success();
+    Ok(Printed { out, err, success })
 }
 
 #[cfg(test)]

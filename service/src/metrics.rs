@@ -21,7 +21,7 @@ pub(crate) async fn render(service: &Arc<Service>) -> Result<String, Problem> {
         page.line("corpusmith_runs", &[("state", state.name())], count as f64);
     }
     page.head("corpusmith_pool_capacity", "gauge", "What there is of each pool (memory in bytes).");
-    let pools = service.pools().await?;
+    let pools = service.pools_beside(&running);
     for pool in &pools {
         page.line("corpusmith_pool_capacity", &[("pool", &pool.name)], pool.capacity as f64);
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use ring::hmac;
 use serde::Serialize;
 
+use crate::hex::hex;
 use crate::ledger::{Ended, Ledger, RunFilter};
 use crate::run::{Run, RunState};
 use crate::settings::NotifySettings;
@@ -189,6 +190,5 @@ fn failed_stage(run: &Run) -> Option<String> {
 
 /// `sha256=` and the HMAC of a body, in hexadecimal digits.
 pub(crate) fn signature(key: &hmac::Key, body: &[u8]) -> String {
-    let digits = hmac::sign(key, body).as_ref().iter().map(|byte| format!("{byte:02x}")).collect::<String>();
-    format!("sha256={digits}")
+    format!("sha256={}", hex(hmac::sign(key, body).as_ref()))
 }

@@ -19,7 +19,7 @@ use crate::ledger::{Ledger, LedgerError, Loss, RunFilter};
 use crate::looking::Looking;
 use crate::notify::Notifier;
 use crate::pools::{MEMORY, THREADS};
-use crate::run::{Amounts, RunId, RunState};
+use crate::run::{Amounts, Run, RunId, RunState};
 use crate::schedule::Scheduler;
 use crate::settings::Settings;
 use crate::submit::Submitter;
@@ -208,11 +208,14 @@ impl Service {
     pub(crate) async fn pools(&self) -> Result<Vec<PoolUse>, LedgerError> {
         let filter = RunFilter { states: vec![RunState::Running], limit: 1_000, ..RunFilter::default() };
         let running = blocking(&self.ledger, move |ledger| ledger.runs(&filter)).await?.runs;
+        Ok(self.pools_beside(&running))
+    }
+
+    /// What there is of each pool, and what these running runs hold.
+    pub(crate) fn pools_beside(&self, running: &[Run]) -> Vec<PoolUse> {
         let held = |pool: &str| running.iter().filter_map(|run| run.demands.get(pool)).sum();
         let pools = self.capacity.iter();
-        Ok(pools
-            .map(|(name, all)| PoolUse { name: name.clone(), capacity: *all, held: held(name) })
-            .collect())
+        pools.map(|(name, all)| PoolUse { name: name.clone(), capacity: *all, held: held(name) }).collect()
     }
 
     /// Forgets a run that has ended, and its log.

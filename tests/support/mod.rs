@@ -23,7 +23,10 @@ pub fn workflow() -> PathBuf {
 /// A command of the program, without the caller's overrides.
 pub fn pipeline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pipeline"));
-    command.env_remove("CORPUSMITH_SET").env_remove("CORPUSMITH_RUNS").env("NO_COLOR", "1");
+    for variable in ["CORPUSMITH_SET", "CORPUSMITH_RUNS", "CORPUSMITH_SERVER", "CORPUSMITH_TOKEN"] {
+        command.env_remove(variable);
+    }
+    command.env("NO_COLOR", "1");
     command.current_dir(repository());
     command
 }

@@ -7,10 +7,12 @@ use arrow::json::LineDelimitedWriter;
 use arrow::util::pretty::pretty_format_batches;
 use datafusion::error::DataFusionError;
 use datafusion::execution::context::SQLOptions;
+use futures::StreamExt;
 use serde_json::json;
 
 use super::{Failure, runtime};
 use crate::cli::InspectArgs;
+use crate::engine::streams::execute;
 use crate::inspect;
 use crate::manifest::Manifest;
 use crate::runner::error::StageError;
@@ -91,15 +93,29 @@ pub fn inspect(args: &InspectArgs) -> Result<(), Failure> {
         }
         frame.limit(0, Some(args.sample.unwrap_or(DEFAULT_ROWS))).map_err(wrong)?
     };
+    if args.json {
+        // Row by row: whoever reads may have enough of them early, and there may be more than fit in memory.
+        return runtime.block_on(async {
+            let mut rows = execute(frame).await.map_err(wrong)?;
+            while let Some(batch) = rows.next().await {
+                show_rows(&[batch.map_err(wrong)?], true)?;
+            }
+            Ok(())
+        });
+    }
     let batches = runtime.block_on(frame.collect()).map_err(wrong)?;
-    show_rows(&batches, args.json)
+    show_rows(&batches, false)
 }
 
 fn show_rows(batches: &[RecordBatch], as_json: bool) -> Result<(), Failure> {
     if as_json {
         let mut writer = LineDelimitedWriter::new(std::io::stdout().lock());
         let written = batches.iter().try_for_each(|batch| writer.write(batch)).and_then(|()| writer.finish());
-        return written.map_err(Failure::run);
+        return match written {
+            // Whoever read has seen enough.
+            Err(error) if error.to_string().contains("Broken pipe") => std::process::exit(0),
+            written => written.map_err(Failure::run),
+        };
     }
     let shortened: Vec<_> = batches.iter().map(inspect::shorten).collect();
     println!("{}", pretty_format_batches(&shortened).map_err(Failure::run)?);

@@ -93,17 +93,12 @@ pub fn token(command: &TokenCommand) -> Result<(), Failure> {
             let tokens = open(data)?.tokens().map_err(Failure::run)?;
             let row = |token: service::ledger::TokenRecord| {
                 let state = if token.revoked_at.is_some() { "revoked" } else { "" };
-                vec![
-                    token.id,
-                    token.name,
-                    token.scope.name().to_owned(),
-                    token.created_at.to_string(),
-                    state.to_owned(),
-                ]
+                let (scope, made) = (token.scope.name().to_owned(), token.created_at.to_string());
+                [token.id, token.name, scope, made, state.to_owned()]
             };
             let header = ["id", "name", "scope", "made", ""];
-            let rows = tokens.into_iter().map(row).map(|row| row.try_into().unwrap_or_default());
-            print!("{}", table::render(&header, rows.collect(), &[0, 1, 2, 3, 4]));
+            let rows = tokens.into_iter().map(row).collect();
+            print!("{}", table::render(&header, rows, &[0, 1, 2, 3, 4]));
         }
         TokenCommand::Revoke { id, data } => {
             if !open(data)?.revoke_token(id, Timestamp::now()).map_err(Failure::run)? {

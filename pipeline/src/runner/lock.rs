@@ -41,12 +41,16 @@ pub struct Holder {
 impl Holder {
     fn this(epoch: u64) -> Self {
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        Self { pid: std::process::id(), host: sysinfo::System::host_name().unwrap_or_default(), epoch, since }
+        Self { pid: std::process::id(), host: this_host(), epoch, since }
     }
 
     fn describe(&self) -> String {
         format!("process {} on {}", self.pid, self.host)
     }
+}
+
+fn this_host() -> String {
+    sysinfo::System::host_name().unwrap_or_default()
 }
 
 /// Whether a process that finds the folder held gives up or insists.
@@ -150,7 +154,7 @@ pub fn lock(folder: &Path, claim: Claim) -> Result<RunLock, RunError> {
             return held(holder);
         };
         if let Some(holder) = holder.as_ref().filter(|holder| holder.epoch < epoch && holder.epoch > 0) {
-            let here = sysinfo::System::host_name().unwrap_or_default() == holder.host;
+            let here = this_host() == holder.host;
             if here && started.elapsed() >= KILL_AFTER {
                 kill(holder.pid);
             } else if !here && started.elapsed() >= PATIENCE {

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::endpoint::{Call, json, nothing, text};
 use super::problem::Problem;
 use crate::auth;
+use crate::hex::{hex, unhex};
 use crate::ledger::{Scope, Submitted};
 use crate::run::{RunId, RunSpec, Trigger};
 use crate::schedule::ScheduleConfig;
@@ -58,9 +59,9 @@ pub(crate) struct TokenView {
 #[serde(deny_unknown_fields)]
 pub(crate) struct TokenRequest {
     /// What people call it.
-    name: String,
+    pub(crate) name: String,
     /// What it allows.
-    scope: Scope,
+    pub(crate) scope: Scope,
 }
 
 /// A new token.
@@ -105,16 +106,26 @@ pub(crate) fn resume_schedule(service: Arc<Service>, call: Call) -> Answer {
 
 fn set_paused(service: Arc<Service>, call: Call, paused: bool) -> Answer {
     Box::pin(async move {
-        let view = find_schedule(&service, &call.part("name")).await?;
-        let now = service.clock.now();
-        blocking(&service.ledger, move |ledger| {
-            // Times that passed while it rested are not caught up with.
-            ledger.schedule_seen(&view.name, now)?;
-            ledger.set_schedule_paused(&view.name, paused)
-        })
-        .await?;
+        set_schedule_paused(&service, &call.part("name"), paused).await?;
         Ok(nothing())
     })
+}
+
+/// Lets a schedule rest, or go on.
+pub(crate) async fn set_schedule_paused(
+    service: &Arc<Service>,
+    name: &str,
+    paused: bool,
+) -> Result<(), Problem> {
+    let view = find_schedule(service, name).await?;
+    let now = service.clock.now();
+    blocking(&service.ledger, move |ledger| {
+        // Times that passed while it rested are not caught up with.
+        ledger.schedule_seen(&view.name, now)?;
+        ledger.set_schedule_paused(&view.name, paused)
+    })
+    .await?;
+    Ok(())
 }
 
 async fn find_schedule(service: &Arc<Service>, name: &str) -> Result<ScheduleView, Problem> {
@@ -141,27 +152,36 @@ pub(crate) async fn token_views(service: &Arc<Service>) -> Result<Vec<TokenView>
 
 pub(crate) fn create_token(service: Arc<Service>, call: Call) -> Answer {
     Box::pin(async move {
-        let TokenRequest { name, scope } = call.json()?;
-        if name.is_empty() || name.len() > 100 {
-            return Err(Problem::bad_request("a token's name has 1 to 100 bytes"));
-        }
-        let now = service.clock.now();
-        let token =
-            blocking(&service.ledger, move |ledger| auth::create_token(ledger, &name, scope, now)).await?;
+        let token = make_token(&service, call.json()?).await?;
         json(StatusCode::CREATED, &NewToken { token })
     })
 }
 
+/// Makes a token.
+pub(crate) async fn make_token(service: &Arc<Service>, request: TokenRequest) -> Result<String, Problem> {
+    let TokenRequest { name, scope } = request;
+    if name.is_empty() || name.len() > 100 {
+        return Err(Problem::bad_request("a token's name has 1 to 100 bytes"));
+    }
+    let now = service.clock.now();
+    Ok(blocking(&service.ledger, move |ledger| auth::create_token(ledger, &name, scope, now)).await?)
+}
+
 pub(crate) fn revoke_token(service: Arc<Service>, call: Call) -> Answer {
     Box::pin(async move {
-        let (id, now) = (call.part("id"), service.clock.now());
-        let name = id.clone();
-        if !blocking(&service.ledger, move |ledger| ledger.revoke_token(&id, now)).await? {
-            return Err(Problem::not_found(format!("there is no token `{name}` that lets anybody in")));
-        }
-        service.gate.forget();
+        end_token(&service, call.part("id")).await?;
         Ok(nothing())
     })
+}
+
+/// Lets a token in no more.
+pub(crate) async fn end_token(service: &Arc<Service>, id: String) -> Result<(), Problem> {
+    let (name, now) = (id.clone(), service.clock.now());
+    if !blocking(&service.ledger, move |ledger| ledger.revoke_token(&id, now)).await? {
+        return Err(Problem::not_found(format!("there is no token `{name}` that lets anybody in")));
+    }
+    service.gate.forget();
+    Ok(())
 }
 
 pub(crate) fn pools(service: Arc<Service>, _: Call) -> Answer {
@@ -204,9 +224,8 @@ pub(crate) fn hook(service: Arc<Service>, call: Call) -> Answer {
         let key = hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes());
         hmac::verify(&key, &call.body, &shown).map_err(|_| refused())?;
         let digest = ring::digest::digest(&ring::digest::SHA256, &call.body);
-        let digest: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         let spec = RunSpec { file, ..RunSpec::default() };
-        let key = format!("hook:{name}:{digest}");
+        let key = format!("hook:{name}:{}", hex(digest.as_ref()));
         let submitted = service.submitter.submit(spec, Trigger::Webhook, Some(key)).await?;
         let status = match submitted {
             Submitted::New(_) => StatusCode::CREATED,
@@ -214,14 +233,6 @@ pub(crate) fn hook(service: Arc<Service>, call: Call) -> Answer {
         };
         json(status, submitted.id())
     })
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let bytes = text.as_bytes();
-    if !bytes.len().is_multiple_of(2) || !text.is_ascii() {
-        return None;
-    }
-    (0..bytes.len()).step_by(2).map(|at| u8::from_str_radix(text.get(at..at + 2)?, 16).ok()).collect()
 }
 
 pub(crate) fn health(_: Arc<Service>, _: Call) -> Answer {

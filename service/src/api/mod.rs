@@ -6,7 +6,9 @@ pub mod openapi;
 pub mod problem;
 mod runs;
 
-pub(crate) use admin::{schedule_views, token_views};
+pub(crate) use admin::{
+    TokenRequest, end_token, make_token, schedule_views, set_schedule_paused, token_views,
+};
 pub(crate) use runs::{combinations, filter_of};
 
 use axum::http::Method;

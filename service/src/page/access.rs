@@ -10,11 +10,9 @@ use maud::html;
 use super::{Page, error_page, form_of, layout, moment};
 use crate::api::endpoint::Call;
 use crate::api::problem::Problem;
-use crate::api::{openapi, token_views};
-use crate::auth::create_token;
+use crate::api::{TokenRequest, end_token, make_token, openapi, token_views};
 use crate::ledger::Scope;
 use crate::service::Service;
-use crate::supervisor::blocking;
 use crate::web::{COOKIE, call_of, see_other};
 
 pub(super) async fn tokens(service: Arc<Service>, _: Call) -> Page {
@@ -57,18 +55,13 @@ pub(super) async fn create(service: Arc<Service>, call: Call) -> Page {
     let fields = form_of(&call);
     let name = fields.get("name").map(|name| name.trim().to_owned()).unwrap_or_default();
     let scope = fields.get("scope").and_then(|scope| Scope::from_name(scope));
-    let (false, Some(scope)) = (name.is_empty(), scope) else {
-        return Err(Problem::bad_request("a token needs a name and a scope"));
-    };
-    let now = service.clock.now();
-    let token = blocking(&service.ledger, move |ledger| create_token(ledger, &name, scope, now)).await?;
+    let scope = scope.ok_or_else(|| Problem::bad_request("a token needs a scope"))?;
+    let token = make_token(&service, TokenRequest { name, scope }).await?;
     show(&service, Some(token)).await
 }
 
 pub(super) async fn revoke(service: Arc<Service>, call: Call) -> Page {
-    let (id, now) = (call.part("id"), service.clock.now());
-    blocking(&service.ledger, move |ledger| ledger.revoke_token(&id, now)).await?;
-    service.gate.forget();
+    end_token(&service, call.part("id")).await?;
     Ok(see_other("/tokens"))
 }
 

@@ -16,15 +16,14 @@ use std::future::Future;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderValue, StatusCode, header};
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use axum::routing::{get, post};
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
 
-use crate::api::endpoint::Call;
+use crate::api::endpoint::{Call, text as answer};
 use crate::api::problem::Problem;
 use crate::ledger::Scope;
 use crate::service::Service;
@@ -32,6 +31,9 @@ use crate::web::{authorized, call_of, see_other};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
+
+/// The type of pages.
+const HTML: &str = "text/html; charset=utf-8";
 
 /// What a page answers with.
 type Page = Result<Response, Problem>;
@@ -94,10 +96,8 @@ where
 }
 
 fn asset(kind: &'static str, text: &'static str) -> Response {
-    let mut response = Response::new(Body::from(text));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
+    let mut response = answer(kind, text);
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("max-age=300"));
     response
 }
 
@@ -146,10 +146,7 @@ fn layout(title: &str, place: &str, body: &Markup) -> Response {
             }
         }
     };
-    let mut response = Response::new(Body::from(page.into_string()));
-    let kind = HeaderValue::from_static("text/html; charset=utf-8");
-    response.headers_mut().insert(header::CONTENT_TYPE, kind);
-    response.into_response()
+    answer(HTML, page.into_string())
 }
 
 /// The fields of a form.

@@ -4,15 +4,13 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
-use axum::body::Body;
 use axum::http::{HeaderValue, header};
-use axum::response::Response;
 use maud::{Markup, html};
 
 use super::graph::{graph, state_name, timeline};
 use super::runs::{state, trigger};
-use super::{Page, duration, form_of, group, layout, link, moment};
-use crate::api::endpoint::Call;
+use super::{HTML, Page, duration, form_of, group, layout, link, moment};
+use crate::api::endpoint::{Call, text};
 use crate::api::problem::Problem;
 use crate::pools::{self, MEMORY};
 use crate::run::{Run, RunId, RunState, Wish};
@@ -255,10 +253,9 @@ pub(super) async fn report(service: Arc<Service>, call: Call) -> Page {
     let path = service.runs_folder().join(&run.folder).join("report.html");
     let page =
         tokio::fs::read(path).await.map_err(|_| Problem::not_found("the run has left no report yet"))?;
-    let mut response = Response::new(Body::from(page));
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(REPORT_POLICY));
+    let mut response = text(HTML, page);
+    let policy = HeaderValue::from_static(REPORT_POLICY);
+    response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);
     Ok(response)
 }
 

@@ -7,10 +7,9 @@ use maud::html;
 use super::{Page, layout};
 use crate::api::endpoint::Call;
 use crate::api::problem::Problem;
-use crate::api::schedule_views;
+use crate::api::{schedule_views, set_schedule_paused};
 use crate::pools::{MEMORY, size};
 use crate::service::Service;
-use crate::supervisor::blocking;
 use crate::web::see_other;
 
 pub(super) async fn list(service: Arc<Service>, _: Call) -> Page {
@@ -57,11 +56,6 @@ pub(super) async fn act(service: Arc<Service>, call: Call) -> Page {
         "resume" => false,
         other => return Err(Problem::not_found(format!("a schedule cannot be asked to `{other}`"))),
     };
-    let (name, now) = (call.part("name"), service.clock.now());
-    blocking(&service.ledger, move |ledger| {
-        ledger.schedule_seen(&name, now)?;
-        ledger.set_schedule_paused(&name, paused)
-    })
-    .await?;
+    set_schedule_paused(&service, &call.part("name"), paused).await?;
     Ok(see_other("/schedules"))
 }

@@ -15,6 +15,9 @@ use crate::run::Run;
 /// The variable that tells the process its epoch.
 const EPOCH_VARIABLE: &str = "CORPUSMITH_EPOCH";
 
+/// The variable by which `pipeline run` is sent to a service.
+const SERVER_VARIABLE: &str = "CORPUSMITH_SERVER";
+
 /// The variable that tells the process what to log.
 const LOG_VARIABLE: &str = "CORPUSMITH_LOG";
 
@@ -73,6 +76,8 @@ impl RunProcess {
             }
         }
         command.env(EPOCH_VARIABLE, run.epoch.to_string());
+        // It does the work itself, wherever its service's caller sends runs to.
+        command.env_remove(SERVER_VARIABLE);
         if std::env::var_os(LOG_VARIABLE).is_none() {
             command.env(LOG_VARIABLE, "info");
         }

@@ -76,11 +76,7 @@ async fn dispatch(
         Access::Scoped(scope) => Call { caller: authorized(&service, &call.headers, scope).await?, ..call },
         Access::Open | Access::Signed => call,
     };
-    let mut response = (endpoint.handler)(service, call).await?;
-    if response.status() == StatusCode::OK && endpoint.status != 200 && endpoint.status != 201 {
-        *response.status_mut() = StatusCode::from_u16(endpoint.status).unwrap_or(StatusCode::OK);
-    }
-    Ok(response)
+    (endpoint.handler)(service, call).await
 }
 
 /// Reads a request, from anybody so far. The body is read even of one that will be refused: a connection that
