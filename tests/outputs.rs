@@ -163,6 +163,22 @@ fn pages_are_clustered_named_and_written_about() {
 }
 
 #[test]
+fn shells_complete_every_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let said = run(pipeline().args(["completions", shell]));
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        assert!(said.out.contains("serve") && said.out.contains("cancel"), "{shell}");
+    }
+    // A reader that goes away at once.
+    let mut child = pipeline().args(["completions", "bash"]).stdout(Stdio::piped()).spawn().unwrap();
+    drop(child.stdout.take());
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    let folder = tempfile::tempdir().unwrap();
+    assert_eq!(run(pipeline().arg("man").arg(folder.path())).code, Some(0));
+    assert!(folder.path().join("pipeline-serve.1").is_file());
+}
+
+#[test]
 fn every_kind_is_listed_and_explained() {
     let listed = run(pipeline().arg("stages")).out;
     assert!(listed.lines().count() > 15);
