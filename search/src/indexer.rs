@@ -42,11 +42,14 @@ pub struct IndexOptions {
     /// Pages of one shard after which what is indexed is written, even if memory is left: an
     /// interrupted build repeats at most this many pages a shard.
     pub run_pages: u32,
+    /// Runs that a shard keeps side by side; of more, one is made. Merging them costs a pass over all that was
+    /// indexed, searching a run more than nothing (`docs/PERFORMANCE.md`). The answers do not depend on it.
+    pub max_runs: u32,
 }
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        Self { shards: 4, memory_bytes: 1 << 30, run_pages: 1_000_000 }
+        Self { shards: 4, memory_bytes: 1 << 30, run_pages: 1_000_000, max_runs: 8 }
     }
 }
 
@@ -61,8 +64,10 @@ impl IndexOptions {
             let why = "must lie between 1 and 99,999".to_owned();
             return Err(invalid("shards", self.shards.into(), why));
         }
-        if self.run_pages == 0 {
-            return Err(invalid("run_pages", 0, "must be at least 1".to_owned()));
+        for (field, value) in [("run_pages", self.run_pages), ("max_runs", self.max_runs)] {
+            if value == 0 {
+                return Err(invalid(field, 0, "must be at least 1".to_owned()));
+            }
         }
         let per_shard = self.memory_bytes / u64::from(self.shards);
         if per_shard < MIN_SHARD_MEMORY_BYTES {
@@ -73,6 +78,7 @@ impl IndexOptions {
         Ok(RunLimits {
             memory_bytes: usize::try_from(per_shard).unwrap_or(usize::MAX),
             pages: self.run_pages as usize,
+            runs: self.max_runs as usize,
         })
     }
 }
@@ -278,9 +284,11 @@ fn publish(root: &Path, shards: u32, mut summary: IndexSummary) -> Result<IndexS
         let place = ShardPlace::new(root, shard, shards);
         layout::remove(&place.partial())?;
         let folder = place.finished();
-        layout::remove(&folder.join(RUN_FILE))?;
         let path: PathBuf = folder.join(SHARD_FILE);
         if let Some(record) = layout::read_record::<ShardRecord>(&path)? {
+            for (segment, _) in record.segments(&folder) {
+                layout::remove(&segment.join(RUN_FILE))?;
+            }
             summary.index_bytes += record.files.values().sum::<u64>();
         }
     }

@@ -3,6 +3,7 @@
 //! ```text
 //! index.json                    last: the whole index is there
 //! shard-00000/                  a finished shard: Tantivy files, ids.bin, lengths.bin, shard.json
+//! shard-00002/                  one whose runs were not merged: shard.json, and a folder a run with the rest
 //! .partial-shard-00001/         a shard in the making
 //!     run-00000/                pages indexed and synced; an interrupted build goes on after it
 //!     run-00001.tmp/            being written
@@ -19,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::IndexError;
 
 /// Version of this layout. Raised when an older index can no longer be read.
-pub(crate) const FORMAT_VERSION: u32 = 3;
+pub(crate) const FORMAT_VERSION: u32 = 4;
 /// Name of the text analysis; terms of different analyses do not match each other.
 pub(crate) const ANALYZER: &str = "english-1";
 
@@ -66,6 +67,8 @@ pub(crate) struct ShardRecord {
     pub(crate) text_terms: u64,
     pub(crate) duplicate_pages: u64,
     pub(crate) read: StreamMark,
+    /// Folders of its segments, in the order of their pages; none where the folder itself is the only one.
+    pub(crate) runs: Vec<String>,
     /// Name and bytes of every file, to notice a truncated copy.
     pub(crate) files: BTreeMap<String, u64>,
     /// blake3 of the files that are not Tantivy's, which carry their own checksums.
@@ -110,8 +113,12 @@ impl ShardPlace {
     }
 
     pub(crate) fn run(&self, run: usize) -> PathBuf {
-        self.partial().join(format!("run-{run:05}"))
+        self.partial().join(run_name(run))
     }
+}
+
+pub(crate) fn run_name(run: usize) -> String {
+    format!("run-{run:05}")
 }
 
 pub(crate) fn shard_name(shard: u32) -> String {
@@ -182,6 +189,16 @@ pub(crate) fn publish_folder(from: &Path, to: &Path) -> Result<(), IndexError> {
     sync_folder(from)?;
     fs::rename(from, to).map_err(IndexError::io(to))?;
     sync_folder(to.parent().unwrap_or(Path::new(".")))
+}
+
+impl ShardRecord {
+    /// The folders of its segments, each with what names of its files begin with in `files` and `digests`.
+    pub(crate) fn segments(&self, shard: &Path) -> Vec<(PathBuf, String)> {
+        match self.runs.is_empty() {
+            true => vec![(shard.to_owned(), String::new())],
+            false => self.runs.iter().map(|run| (shard.join(run), format!("{run}/"))).collect(),
+        }
+    }
 }
 
 /// The plain files of a folder, sorted by name.

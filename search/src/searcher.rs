@@ -29,7 +29,7 @@ const REMEMBERED_PLACES: usize = 1 << 19;
 /// One or several opened indexes. Cheap to share between threads behind an `Arc`; files are
 /// memory-mapped.
 pub struct Searcher {
-    /// The shards that hold pages, those of the first index first.
+    /// The segments of the shards, those of the first index first.
     shards: Vec<ShardReader>,
     summary: IndexSummary,
     text: Field,
@@ -88,9 +88,9 @@ impl Searcher {
             let index = read_summary(dir)?;
             for shard in 0..index.shards {
                 let place = ShardPlace::new(dir, shard, index.shards);
-                if let Some(reader) = ShardReader::open(&place, &fields)? {
+                for reader in ShardReader::open(&place, &fields)? {
                     shards.push(reader);
-                    places.push(place);
+                    places.push(place.clone());
                 }
             }
             add_summary(&mut summary, &index);

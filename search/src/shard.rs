@@ -25,6 +25,9 @@ use crate::{OnReject, Reject};
 /// Segment name of a merged shard; runs are numbered from 1.
 const MERGED_SEGMENT: u32 = 0;
 
+/// Where runs are merged.
+const MERGED_FOLDER: &str = "merged.tmp";
+
 /// What a shard's thread is sent.
 pub(crate) enum Feed {
     /// Rows of a batch that belong to the shard.
@@ -33,11 +36,12 @@ pub(crate) enum Feed {
     End,
 }
 
-/// When a run is full.
+/// When a run is full, and how many may stay as they are.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct RunLimits {
     pub(crate) memory_bytes: usize,
     pub(crate) pages: usize,
+    pub(crate) runs: usize,
 }
 
 /// The indexing of one shard.
@@ -153,14 +157,17 @@ impl ShardWorker {
             self.close_run(writer)?;
         }
         let (folder, mut record) = self.merge()?;
-        if record.pages > 0 {
-            for name in [IDS_FILE, LENGTHS_FILE] {
-                let path = folder.join(name);
-                let digest = layout::digest(&path).map_err(IndexError::io(&path))?;
-                record.digests.insert(name.to_owned(), digest);
+        for (segment, prefix) in record.segments(&folder) {
+            if record.pages > 0 {
+                for name in [IDS_FILE, LENGTHS_FILE] {
+                    let path = segment.join(name);
+                    let digest = layout::digest(&path).map_err(IndexError::io(&path))?;
+                    record.digests.insert(format!("{prefix}{name}"), digest);
+                }
             }
+            let files = index_files(&segment)?;
+            record.files.extend(files.into_iter().map(|(name, bytes)| (format!("{prefix}{name}"), bytes)));
         }
-        record.files = index_files(&folder)?;
         layout::write_record(&folder.join(SHARD_FILE), &record)?;
         layout::publish_folder(&folder, &self.place.finished())?;
         layout::remove(&self.place.partial())?;
@@ -173,7 +180,8 @@ impl ShardWorker {
         Ok(record)
     }
 
-    /// Brings all runs into one segment without duplicates; the folder it lies in.
+    /// Leaves few runs as they are, if no page stands in them twice, and brings others into one segment; the
+    /// folder of the shard.
     fn merge(&self) -> Result<(PathBuf, ShardRecord), IndexError> {
         let mut record = ShardRecord {
             format_version: FORMAT_VERSION,
@@ -185,6 +193,7 @@ impl ShardWorker {
             text_terms: 0,
             duplicate_pages: 0,
             read: self.read.mark(),
+            runs: Vec::new(),
             files: BTreeMap::new(),
             digests: BTreeMap::new(),
         };
@@ -220,7 +229,14 @@ impl ShardWorker {
         if segments.len() == 1 && keep[0].is_none() {
             return Ok((self.place.run(0), record));
         }
-        let folder = self.place.partial().join("merged.tmp");
+        let folder = self.place.partial().join(MERGED_FOLDER);
+        if (2..=self.limits.runs).contains(&segments.len()) && keep.iter().all(Option::is_none) {
+            record.runs = (0..segments.len()).map(layout::run_name).collect();
+            // What a killed build may have left between the runs.
+            layout::remove(&folder)?;
+            layout::remove(&self.run_in_the_making())?;
+            return Ok((self.place.partial(), record));
+        }
         let directory = run::fresh_directory(&folder)?;
         if !segments.is_empty() {
             let (segments, alive) =

@@ -1,4 +1,4 @@
-//! One shard, opened for searching.
+//! One shard, or a run of a shard that keeps several, opened for searching.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use crate::query::Postings;
 use crate::run;
 use crate::schema::{Fields, ID, INT_SCORE, LANGUAGE, LANGUAGE_SCORE, TOKEN_COUNT, URL};
 
-/// A shard that holds pages. Its files are memory-mapped.
+/// A segment that holds pages. Its files are memory-mapped.
 pub(crate) struct ShardReader {
     pub(crate) folder: PathBuf,
     pub(crate) segment: SegmentReader,
@@ -49,8 +49,8 @@ struct Hidden {
 }
 
 impl ShardReader {
-    /// `None` if the shard holds no page.
-    pub(crate) fn open(place: &ShardPlace, fields: &Fields) -> Result<Option<Self>, SearchError> {
+    /// The segments of a shard, in the order of their pages; none if it holds no page.
+    pub(crate) fn open(place: &ShardPlace, fields: &Fields) -> Result<Vec<Self>, SearchError> {
         let folder = place.finished();
         let path = folder.join(SHARD_FILE);
         let record = layout::read_record::<ShardRecord>(&path).map_err(damaged)?.ok_or_else(|| {
@@ -58,18 +58,21 @@ impl ShardReader {
         })?;
         check_format(&path, record.format_version, &record.analyzer)?;
         check_files(&folder, &record)?;
-        match record.pages {
-            0 => Ok(None),
-            _ => {
-                let id_table = IdTable::open(&folder).map_err(|error| SearchError::Damaged {
-                    path: folder.join(IDS_FILE),
-                    problem: error.to_string(),
-                })?;
-                Self::open_segment(&folder, fields, id_table, record.digests)
-                    .map(Some)
-                    .map_err(SearchError::tantivy(&folder))
-            }
+        if record.pages == 0 {
+            return Ok(Vec::new());
         }
+        let open = |(folder, prefix): (PathBuf, String)| {
+            let id_table = IdTable::open(&folder).map_err(|error| SearchError::Damaged {
+                path: folder.join(IDS_FILE),
+                problem: error.to_string(),
+            })?;
+            let own = |(name, digest): (&String, &String)| {
+                Some((name.strip_prefix(&prefix)?.to_owned(), digest.clone()))
+            };
+            let digests = record.digests.iter().filter_map(own).collect();
+            Self::open_segment(&folder, fields, id_table, digests).map_err(SearchError::tantivy(&folder))
+        };
+        record.segments(&folder).into_iter().map(open).collect()
     }
 
     fn open_segment(

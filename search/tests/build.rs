@@ -80,7 +80,7 @@ fn duplicates_across_runs_leave_the_index_of_the_pages_without_them() {
 #[test]
 fn same_pages_leave_the_same_bytes_whatever_the_batches() {
     let pages = random_pages(300, 2);
-    for options in [options(2), small_runs()] {
+    for options in [options(2), small_runs(), IndexOptions { max_runs: 1, ..small_runs() }] {
         let (one, two) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         build(one.path(), &options, page_stream(&pages, 300)).result.unwrap();
         build(two.path(), &options, page_stream(&pages, 7)).result.unwrap();
@@ -91,7 +91,11 @@ fn same_pages_leave_the_same_bytes_whatever_the_batches() {
         for (one, two) in one.iter().zip(&two) {
             assert_eq!(one, two, "{}", one.0);
         }
-        assert!(one.iter().all(|(name, _)| !name.contains("run") && !name.contains("partial")));
+        assert!(one.iter().all(|(name, _)| !name.ends_with("run.json") && !name.contains("partial")));
+        assert_eq!(
+            one.iter().any(|(name, _)| name.contains("run-00002/")),
+            options.max_runs > 1 && options.run_pages == 40
+        );
     }
 }
 
@@ -183,7 +187,7 @@ fn a_foreign_or_damaged_folder_is_named() {
 
     let record = dir.path().join("index.json");
     let text = fs::read_to_string(&record).unwrap();
-    fs::write(&record, text.replace("\"format_version\": 3", "\"format_version\": 9")).unwrap();
+    fs::write(&record, text.replace("\"format_version\": 4", "\"format_version\": 9")).unwrap();
     let error = Searcher::open(dir.path()).err().unwrap().to_string();
     assert!(error.contains("format 9"), "{error}");
     fs::write(&record, "{").unwrap();
@@ -198,6 +202,7 @@ fn options_and_columns_that_cannot_work_are_named() {
         (IndexOptions { shards: 0, ..options(1) }, "shards"),
         (IndexOptions { memory_bytes: 1_000, ..options(1) }, "memory_bytes"),
         (IndexOptions { run_pages: 0, ..options(1) }, "run_pages"),
+        (IndexOptions { max_runs: 0, ..options(1) }, "max_runs"),
     ] {
         let error = build(dir.path(), &wrong, stream::empty().boxed()).result.unwrap_err();
         assert!(error.to_string().contains(says), "{error}");
@@ -216,18 +221,22 @@ fn a_small_memory_makes_more_runs_and_the_same_answers() {
             page(&format!("p{n}"), &format!("{cats} {}", own.join(" ")))
         })
         .collect();
-    let (roomy, tight) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
-    let one_shard = |memory_bytes| IndexOptions { memory_bytes, ..options(1) };
-    for (dir, memory_bytes) in [(&roomy, 1 << 30), (&tight, 16 << 20)] {
-        build(dir.path(), &one_shard(memory_bytes), page_stream(&pages, 500)).result.unwrap();
+    let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    for (dir, (memory_bytes, max_runs)) in dirs.iter().zip([(1 << 30, 8), (16 << 20, 100), (16 << 20, 1)]) {
+        let options = IndexOptions { memory_bytes, max_runs, ..options(1) };
+        build(dir.path(), &options, page_stream(&pages, 500)).result.unwrap();
+        verify_index(dir.path()).unwrap();
     }
     // A shard of one run keeps the run's segment, number 1; merged runs become segment 0.
-    let segment = |number: u32| format!("shard-00000/{number:032x}.idx");
-    let has = |dir: &tempfile::TempDir, name: &str| files(dir.path()).iter().any(|f| f.0 == name);
-    assert!(has(&roomy, &segment(1)) && has(&tight, &segment(0)));
-    let (roomy, tight) = (Searcher::open(roomy.path()).unwrap(), Searcher::open(tight.path()).unwrap());
-    assert_eq!(
-        roomy.search_text("cats own77x5", 100).unwrap(),
-        tight.search_text("cats own77x5", 100).unwrap()
-    );
+    let segments = [(1, ""), (2, "run-00001/"), (0, "")];
+    for (dir, (number, run)) in dirs.iter().zip(segments) {
+        let name = format!("shard-00000/{run}{number:032x}.idx");
+        assert!(files(dir.path()).iter().any(|file| file.0 == name), "{name}");
+    }
+    let answer = |dir: &tempfile::TempDir| {
+        Searcher::open(dir.path()).unwrap().search_text("cats own77x5", 100).unwrap()
+    };
+    assert_eq!(answer(&dirs[0]).len(), 100);
+    assert_eq!(answer(&dirs[0]), answer(&dirs[1]));
+    assert_eq!(answer(&dirs[0]), answer(&dirs[2]));
 }

@@ -5,8 +5,8 @@ mod common;
 
 use std::collections::{BTreeMap, HashSet};
 
-use common::{Hit, Page, Random, TopicRow, hits, index_of, indexes_of, page, random_pages};
-use search::{PageFilters, RetrieveOptions, analyze, clean_query};
+use common::{Hit, Page, Random, TopicRow, hits, index_of, index_with, indexes_of, page, random_pages};
+use search::{IndexOptions, PageFilters, RetrieveOptions, analyze, clean_query};
 use tantivy::fieldnorm::FieldNormReader;
 
 /// BM25 by the book over all pages at once. Three things it shares with the index, on purpose: the
@@ -201,7 +201,13 @@ fn equals_the_exhaustive_twin_for_every_sharding() {
     let twin = Twin::new(&pages);
     let topics = topics(40, 450);
     let topics = rows(&topics);
-    let indexes = [1, 3, 4].map(|shards| index_of(&pages, shards));
+    let several_runs = IndexOptions { run_pages: 250, ..common::options(2) };
+    let indexes: Vec<_> = [1, 3, 4]
+        .map(common::options)
+        .iter()
+        .chain([&several_runs])
+        .map(|options| index_with(options, &pages))
+        .collect();
     for options in &variants() {
         let expected: Vec<Hit> = topics.iter().flat_map(|topic| twin.two_step(topic, options)).collect();
         assert!(expected.len() > 20, "the test would be empty");

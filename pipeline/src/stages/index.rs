@@ -20,7 +20,7 @@ use crate::runner::error::StageError;
 pub const KIND: StageKind = StageKind {
     name: "index",
     summary: "Builds a full-text index of pages: a sharded Tantivy index, or one on a search server.",
-    version: 3,
+    version: 4,
     inputs: &[InputRole {
         role: "pages",
         about: "pages with `id` and `text`; `url`, `language`, `language_score`, `token_count` and `int_score` for filters",
@@ -42,9 +42,12 @@ pub struct IndexConfig {
     pub shards: u32,
     /// Memory of all shard writers together, in bytes.
     pub memory_bytes: u64,
+    /// Runs (what fits into a shard's share of the memory) that a shard keeps side by side; of more, one is
+    /// made, which costs a pass over all that was indexed. Answers do not depend on it.
+    pub max_runs: u32,
     /// Where the index lies: `"local"`, or `{ opensearch = { url = "http://…", index = "pages" } }`
-    /// for a server with the API of OpenSearch or Elasticsearch; `shards` above and `memory_bytes`
-    /// do not count there. Several dumps may be loaded into one index of a server.
+    /// for a server with the API of OpenSearch or Elasticsearch; `shards` above, `memory_bytes`
+    /// and `max_runs` do not count there. Several dumps may be loaded into one index of a server.
     pub backend: IndexBackend,
 }
 
@@ -61,7 +64,7 @@ pub enum IndexBackend {
 
 impl Default for IndexConfig {
     fn default() -> Self {
-        Self { shards: 4, memory_bytes: 256 << 20, backend: IndexBackend::Local }
+        Self { shards: 4, memory_bytes: 256 << 20, max_runs: 8, backend: IndexBackend::Local }
     }
 }
 
@@ -107,6 +110,7 @@ impl Stage for IndexConfig {
                 let options = IndexOptions {
                     shards: self.shards,
                     memory_bytes: self.memory_bytes,
+                    max_runs: self.max_runs,
                     ..IndexOptions::default()
                 };
                 let summary = build_index(&folder, &options, pages, on_reject).await;

@@ -75,20 +75,25 @@ pub fn build(dir: &Path, options: &IndexOptions, pages: Batches) -> Built {
 }
 
 pub fn index_of(pages: &[Page], shards: u32) -> (tempfile::TempDir, Arc<Searcher>) {
+    index_with(&options(shards), pages)
+}
+
+pub fn index_with(options: &IndexOptions, pages: &[Page]) -> (tempfile::TempDir, Arc<Searcher>) {
     let dir = tempfile::tempdir().unwrap();
-    build(dir.path(), &options(shards), page_stream(pages, 7)).result.unwrap();
+    build(dir.path(), options, page_stream(pages, 7)).result.unwrap();
     let searcher = Arc::new(Searcher::open(dir.path()).unwrap());
     (dir, searcher)
 }
 
-/// The pages of each group as an index of its own, opened as one.
+/// The pages of each group as an index of its own, in shards of several runs, opened as one.
 pub fn indexes_of(groups: &[&[Page]], shards: &[u32]) -> (Vec<tempfile::TempDir>, Arc<Searcher>) {
     let dirs: Vec<_> = groups
         .iter()
         .zip(shards)
         .map(|(pages, &shards)| {
             let dir = tempfile::tempdir().unwrap();
-            build(dir.path(), &options(shards), page_stream(pages, 7)).result.unwrap();
+            let options = IndexOptions { run_pages: 1 + pages.len() as u32 / 9, ..options(shards) };
+            build(dir.path(), &options, page_stream(pages, 7)).result.unwrap();
             dir
         })
         .collect();
