@@ -8,6 +8,8 @@
 //! - `CORPUSMITH_BENCH_PAGES`: pages, 200000 by default
 //! - `CORPUSMITH_BENCH_FOLDER`: where the files go, `target/bench-search` by default
 //! - `CORPUSMITH_BENCH_SHARDS`: shards of our index, 4 by default
+//! - `CORPUSMITH_BENCH_MEMORY`: bytes of all shard writers, 2^30 by default
+//! - `CORPUSMITH_BENCH_MAX_RUNS`: runs that a shard keeps, the library's default if not given
 #![allow(clippy::unwrap_used, reason = "a benchmark that cannot go on stops")]
 
 #[path = "../common/mod.rs"]
@@ -43,7 +45,10 @@ fn main() {
 
     let index = folder.join("ours");
     let _ = std::fs::remove_dir_all(&index);
-    let options = IndexOptions { shards, ..IndexOptions::default() };
+    let mut options = IndexOptions { shards, ..IndexOptions::default() };
+    let number = |name, default: u64| setting(name, &default.to_string()).parse::<u64>().unwrap();
+    options.memory_bytes = number("CORPUSMITH_BENCH_MEMORY", options.memory_bytes);
+    options.max_runs = number("CORPUSMITH_BENCH_MAX_RUNS", options.max_runs.into()) as u32;
     let (taken, summary) = timed(|| {
         let pages = stream::iter(batches(&corpus_file).map(Ok)).boxed();
         runtime.block_on(build_index(&index, &options, pages, Arc::new(|_| {}))).unwrap()

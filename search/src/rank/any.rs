@@ -7,7 +7,7 @@ use tantivy::{DocId, TERMINATED};
 use super::cursor::Cursor;
 use super::top::{Admit, ShardTop};
 #[cfg(target_arch = "x86_64")]
-use super::window::Avx2;
+use super::window::{Avx2, Avx512};
 use super::window::{Compare, Portable, Window};
 
 /// Postings that can be read through in the time that looking up one page takes, by measurement.
@@ -26,18 +26,31 @@ pub(super) fn rank(cursors: Vec<Cursor>, best: &mut ShardTop, admit: Admit) {
 
 fn rank_fast(cursors: Vec<Cursor>, window: &mut Window, best: &mut ShardTop, admit: Admit) {
     #[cfg(target_arch = "x86_64")]
-    if is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") {
-        // SAFETY: the processor has what the function is compiled for.
-        return unsafe { rank_avx2(cursors, window, best, admit) };
+    if is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("popcnt") {
+        if is_x86_feature_detected!("avx512f") {
+            // SAFETY: the processor has what the function is compiled for.
+            return unsafe { rank_avx512(cursors, window, best, admit) };
+        }
+        if is_x86_feature_detected!("avx2") {
+            // SAFETY: as above.
+            return unsafe { rank_avx2(cursors, window, best, admit) };
+        }
     }
     rank_windows::<Portable>(cursors, window, best, admit);
 }
 
 /// The same, compiled for wider vectors.
 #[cfg(target_arch = "x86_64")]
-#[target_feature(enable = "avx2,bmi1")]
+#[target_feature(enable = "avx2,bmi1,popcnt")]
 fn rank_avx2(cursors: Vec<Cursor>, window: &mut Window, best: &mut ShardTop, admit: Admit) {
     rank_windows::<Avx2>(cursors, window, best, admit);
+}
+
+/// The same again.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,bmi1,popcnt")]
+fn rank_avx512(cursors: Vec<Cursor>, window: &mut Window, best: &mut ShardTop, admit: Admit) {
+    rank_windows::<Avx512>(cursors, window, best, admit);
 }
 
 /// The terms with the smallest bounds whose bounds together stay below the floor are *optional*: a
@@ -74,8 +87,9 @@ fn rank_windows<C: Compare>(
         let mut left = optional;
         // The greatest bound first: it decides soonest.
         while let Some(cursor) = left.checked_sub(1).map(|last| &mut optional_terms[last]) {
-            window.places::<C>(best.least() - bounds[left], &mut wanted);
-            if wanted.len() * POSTINGS_PER_LOOK_UP <= cursor.in_window {
+            let least = best.least() - bounds[left];
+            if window.count::<C>(least) * POSTINGS_PER_LOOK_UP <= cursor.in_window {
+                window.places::<C>(least, &mut wanted);
                 break;
             }
             // Pages with optional terms alone get a sum too, but one below the floor.

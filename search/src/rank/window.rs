@@ -10,6 +10,7 @@ pub(super) const WINDOW_PAGES: usize = 4_096;
 /// Pages that are looked at together.
 const GROUP: usize = 64;
 const GROUPS: usize = WINDOW_PAGES / GROUP;
+const _: () = assert!(GROUPS <= u64::BITS as usize, "`Window::touched` has a bit for each");
 
 /// Most sums that are listed: a group is looked through in the time that two or three take.
 const LISTED: usize = 2 * GROUPS;
@@ -17,15 +18,15 @@ const LISTED: usize = 2 * GROUPS;
 /// What the terms so far add to each page of a window; 0 where none does.
 pub(super) struct Window {
     sums: Box<[u32; WINDOW_PAGES]>,
-    /// Groups that may have a sum, but for the places listed.
-    touched: [bool; GROUPS],
+    /// A bit for every group that may have a sum, but for the places listed.
+    touched: u64,
     /// Places with a sum, while few are expected; some more than once.
     listed: Option<Vec<u32>>,
 }
 
 impl Default for Window {
     fn default() -> Self {
-        Self { sums: Box::new([0; WINDOW_PAGES]), touched: [false; GROUPS], listed: None }
+        Self { sums: Box::new([0; WINDOW_PAGES]), touched: 0, listed: None }
     }
 }
 
@@ -49,11 +50,11 @@ impl Window {
             return;
         }
         let group = |page: &DocId| (page - first) as usize / GROUP % GROUPS;
-        let groups = group(start)..=group(end);
-        if pages.len() >= groups.end() - groups.start() {
-            self.touched[groups].fill(true);
+        let (low, high) = (group(start), group(end));
+        if pages.len() >= high - low {
+            self.touched |= (u64::MAX >> (u64::BITS as usize - 1 - (high - low))) << low;
         } else {
-            pages.iter().for_each(|page| self.touched[group(page)] = true);
+            self.touched |= pages.iter().fold(0, |touched, page| touched | 1 << group(page));
         }
     }
 
@@ -75,7 +76,7 @@ impl Window {
     /// Goes over to more sums than were expected.
     pub(super) fn stop_listing(&mut self) {
         for place in self.listed.take().unwrap_or_default() {
-            self.touched[place as usize / GROUP % GROUPS] = true;
+            self.touched |= 1 << (place as usize / GROUP % GROUPS);
         }
     }
 
@@ -89,11 +90,26 @@ impl Window {
             found.dedup();
             return;
         }
-        for (number, (group, touched)) in self.sums.as_chunks().0.iter().zip(&self.touched).enumerate() {
-            if *touched {
-                for_each_bit(C::at_least(group, least), |place| found.push((number * GROUP + place) as u32));
+        let groups = self.sums.as_chunks().0;
+        for number in Ones(self.touched) {
+            for place in Ones(C::at_least(&groups[number], least)) {
+                found.push((number * GROUP + place) as u32);
             }
         }
+    }
+
+    /// How many places [`Window::places`] would find, or more.
+    #[inline(always)]
+    pub(super) fn count<C: Compare>(&self, least: u32) -> usize {
+        if let Some(listed) = &self.listed {
+            return listed.iter().filter(|place| self.sum(**place) >= least).count();
+        }
+        let groups = self.sums.as_chunks().0;
+        let mut count = 0;
+        for number in Ones(self.touched) {
+            count += C::at_least(&groups[number], least).count_ones() as usize;
+        }
+        count
     }
 
     #[inline(always)]
@@ -108,10 +124,9 @@ impl Window {
             listed.drain(..).for_each(|place| self.sums[place as usize % WINDOW_PAGES] = 0);
             return;
         }
-        for (group, touched) in self.sums.as_chunks_mut::<GROUP>().0.iter_mut().zip(&mut self.touched) {
-            if std::mem::take(touched) {
-                group.fill(0);
-            }
+        let groups = self.sums.as_chunks_mut::<GROUP>().0;
+        for number in Ones(std::mem::take(&mut self.touched)) {
+            groups[number].fill(0);
         }
     }
 
@@ -120,25 +135,35 @@ impl Window {
     /// falls.
     #[inline(always)]
     pub(super) fn drain<C: Compare>(&mut self, mut least: u32, mut each: impl FnMut(u32, u32) -> u32) {
-        let groups = self.sums.as_chunks_mut().0.iter_mut().zip(&mut self.touched);
-        for (number, (group, touched)) in groups.enumerate() {
-            if std::mem::take(touched) {
-                for_each_bit(C::at_least(group, least), |place| {
-                    if group[place] >= least {
-                        least = each((number * GROUP + place) as u32, group[place]);
-                    }
-                });
-                group.fill(0);
+        let groups = self.sums.as_chunks_mut().0;
+        for number in Ones(std::mem::take(&mut self.touched)) {
+            let group = &mut groups[number];
+            for place in Ones(C::at_least(group, least)) {
+                if group[place] >= least {
+                    least = each((number * GROUP + place) as u32, group[place]);
+                }
             }
+            group.fill(0);
         }
     }
 }
 
-#[inline(always)]
-fn for_each_bit(mut bits: u64, mut each: impl FnMut(usize)) {
-    while bits != 0 {
-        each(bits.trailing_zeros() as usize);
-        bits &= bits - 1;
+/// The places of the ones among the bits of a number.
+struct Ones(u64);
+
+impl Iterator for Ones {
+    type Item = usize;
+
+    // Always in the loop itself: a function of its own would not have the instructions that the loop is
+    // compiled for.
+    #[inline(always)]
+    fn next(&mut self) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let place = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        Some(place)
     }
 }
 
@@ -167,17 +192,46 @@ impl Compare for Avx2 {
     #[inline(always)]
     fn at_least(sums: &[u32; GROUP], least: u32) -> u64 {
         use std::arch::x86_64::{
-            __m256i, _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_loadu_si256, _mm256_movemask_ps,
-            _mm256_set1_epi32,
+            __m256i, _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_loadu_si256, _mm256_max_epi32,
+            _mm256_movemask_ps, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_testz_si256,
         };
         let mut bits = 0;
         // SAFETY: reads the eight numbers of an array each; who names the type has the instructions.
         unsafe {
+            let eights =
+                || sums.as_chunks::<8>().0.iter().map(|e| _mm256_loadu_si256(e.as_ptr().cast::<__m256i>()));
             let below = _mm256_set1_epi32(least as i32 - 1);
-            for (number, eight) in sums.as_chunks::<8>().0.iter().enumerate() {
-                let eight = _mm256_loadu_si256(eight.as_ptr().cast::<__m256i>());
+            // In most groups no sum is large enough.
+            let most = eights().fold(_mm256_setzero_si256(), |most, eight| _mm256_max_epi32(most, eight));
+            let above = _mm256_cmpgt_epi32(most, below);
+            if _mm256_testz_si256(above, above) != 0 {
+                return 0;
+            }
+            for (number, eight) in eights().enumerate() {
                 let above = _mm256_castsi256_ps(_mm256_cmpgt_epi32(eight, below));
                 bits |= u64::from(_mm256_movemask_ps(above) as u32) << (8 * number);
+            }
+        }
+        bits
+    }
+}
+
+/// For processors with AVX-512F only.
+#[cfg(target_arch = "x86_64")]
+pub(super) struct Avx512;
+
+#[cfg(target_arch = "x86_64")]
+impl Compare for Avx512 {
+    #[inline(always)]
+    fn at_least(sums: &[u32; GROUP], least: u32) -> u64 {
+        use std::arch::x86_64::{_mm512_cmpge_epu32_mask, _mm512_loadu_si512, _mm512_set1_epi32};
+        let mut bits = 0;
+        // SAFETY: reads the sixteen numbers of an array each; who names the type has the instructions.
+        unsafe {
+            let least = _mm512_set1_epi32(least as i32);
+            for (number, sixteen) in sums.as_chunks::<16>().0.iter().enumerate() {
+                let sixteen = _mm512_loadu_si512(sixteen.as_ptr().cast());
+                bits |= u64::from(_mm512_cmpge_epu32_mask(sixteen, least)) << (16 * number);
             }
         }
         bits
@@ -197,6 +251,10 @@ mod tests {
         #[cfg(target_arch = "x86_64")]
         if is_x86_feature_detected!("avx2") {
             check::<Avx2>();
+        }
+        #[cfg(target_arch = "x86_64")]
+        if is_x86_feature_detected!("avx512f") {
+            check::<Avx512>();
         }
     }
 
