@@ -42,14 +42,15 @@ pub struct IndexOptions {
     /// Pages of one shard after which what is indexed is written, even if memory is left: an
     /// interrupted build repeats at most this many pages a shard.
     pub run_pages: u32,
-    /// Runs that a shard keeps side by side; of more, one is made. Merging them costs a pass over all that was
-    /// indexed, searching a run more than nothing (`docs/PERFORMANCE.md`). The answers do not depend on it.
+    /// Runs that a shard keeps side by side; of more, one is made. Merging takes time and memory, many runs
+    /// make the index larger and slower to search: four lose little of either (`docs/PERFORMANCE.md`). The
+    /// answers do not depend on it.
     pub max_runs: u32,
 }
 
 impl Default for IndexOptions {
     fn default() -> Self {
-        Self { shards: 4, memory_bytes: 1 << 30, run_pages: 1_000_000, max_runs: 8 }
+        Self { shards: 4, memory_bytes: 1 << 30, run_pages: 1_000_000, max_runs: 4 }
     }
 }
 

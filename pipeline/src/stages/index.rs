@@ -64,7 +64,7 @@ pub enum IndexBackend {
 
 impl Default for IndexConfig {
     fn default() -> Self {
-        Self { shards: 4, memory_bytes: 256 << 20, max_runs: 8, backend: IndexBackend::Local }
+        Self { shards: 4, memory_bytes: 256 << 20, max_runs: 4, backend: IndexBackend::Local }
     }
 }
 
