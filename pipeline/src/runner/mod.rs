@@ -2,6 +2,7 @@
 //! fingerprint.
 
 pub mod context;
+pub mod curve;
 pub mod error;
 pub mod inputs;
 pub mod ledger;

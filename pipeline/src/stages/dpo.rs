@@ -17,6 +17,7 @@ use super::fine_tuning::{self, ExampleSink, encode, finished, start};
 use super::{Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind, blocking};
 use crate::engine::Plan;
 use crate::runner::context::StageContext;
+use crate::runner::curve::Curve;
 use crate::runner::error::{StageError, chain};
 
 /// The registry's entry.
@@ -99,7 +100,7 @@ impl Stage for DpoConfig {
         let (ctx, out) = (ctx.clone(), out.to_owned());
         let stage = ctx.stage.clone();
         let train = move || {
-            let mut last: Option<DpoLine> = None;
+            let (mut last, mut losses): (Option<DpoLine>, _) = (None, Curve::default());
             let mut progress = |report: DpoReport| {
                 match report {
                     DpoReport::Reference { done, answers } => {
@@ -109,7 +110,8 @@ impl Stage for DpoConfig {
                         let seen = last.as_ref().map_or(0, |line| line.step);
                         ctx.progress.add_rows(report.line.step.saturating_sub(seen));
                         let DpoLine { loss, margin, .. } = report.line;
-                        ctx.progress.set_note(format!("loss {loss:.3}, margin {margin:.3}"));
+                        losses.push(loss);
+                        ctx.progress.set_note(format!("loss {loss:.3} {losses}, margin {margin:.3}"));
                         last = Some(report.line);
                     }
                 }

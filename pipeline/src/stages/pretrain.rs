@@ -24,6 +24,7 @@ use super::{
 };
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
+use crate::runner::curve::Curve;
 use crate::runner::error::StageError;
 
 /// The registry's entry.
@@ -254,14 +255,15 @@ impl Stage for PretrainConfig {
         let train = move || {
             let batch_tokens = (options.batch_sequences * options.context_tokens) as u64;
             let mut steps_seen = 0;
-            let mut losses: Vec<(u64, f64)> = Vec::new();
+            let (mut losses, mut last) = (Curve::default(), None);
             let mut progress = |report: StepReport| {
                 let step = report.line.step;
                 ctx.progress.add_rows(step.saturating_sub(steps_seen));
                 ctx.progress.add_tokens(step.saturating_sub(steps_seen) * batch_tokens);
-                ctx.progress.set_note(format!("loss {:.3}", report.line.loss));
+                losses.push(report.line.loss);
+                ctx.progress.set_note(format!("loss {:.3} {losses}", report.line.loss));
                 steps_seen = step;
-                losses.push((step, report.line.loss));
+                last = Some(report.line.loss);
                 if ctx.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             };
             let evaluation = evaluator.as_ref().map(|found| Evaluation {
@@ -279,7 +281,6 @@ impl Stage for PretrainConfig {
                 .into_iter()
                 .map(|part| (part.name.clone(), json!({"tokens": part.tokens, "epochs": part.epochs})))
                 .collect();
-            let last = losses.last().map(|(_, loss)| *loss);
             Ok(Outcome {
                 rows_in: None,
                 rows_out: summary.step,

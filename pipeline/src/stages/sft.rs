@@ -13,6 +13,7 @@ use serde_json::{Value as Json, json};
 use super::fine_tuning::{self, ExampleSink, encode, finished, start};
 use super::{Inputs, Needs, Outcome, OutputKind, Shape, Stage, StageKind, blocking};
 use crate::runner::context::StageContext;
+use crate::runner::curve::Curve;
 use crate::runner::error::{StageError, chain};
 
 /// The registry's entry.
@@ -80,10 +81,11 @@ impl Stage for SftConfig {
         let (ctx, out) = (ctx.clone(), out.to_owned());
         let stage = ctx.stage.clone();
         let train = move || {
-            let (mut seen, mut last) = (0, None);
+            let (mut seen, mut last, mut losses) = (0, None, Curve::default());
             let mut progress = |report: SftReport| {
                 ctx.progress.add_rows(report.line.step.saturating_sub(seen));
-                ctx.progress.set_note(format!("loss {:.3}", report.line.loss));
+                losses.push(report.line.loss);
+                ctx.progress.set_note(format!("loss {:.3} {losses}", report.line.loss));
                 seen = report.line.step;
                 last = Some(report.line.loss);
                 if ctx.stopping() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
