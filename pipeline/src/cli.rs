@@ -22,7 +22,7 @@ use crate::workflow::Overrides;
 #[command(name = "pipeline", version, propagate_version = true)]
 pub struct Cli {
     /// Speak with a service instead: `run`, `ls`, `logs`, `cancel`, `pause`, `resume`. The token is
-    /// CORPUSMITH_TOKEN.
+    /// CORPUSMITH_TOKEN; CORPUSMITH_CA_FILE names the certificate of a private authority.
     #[arg(long, global = true, value_name = "URL", env = "CORPUSMITH_SERVER")]
     pub server: Option<String>,
     /// What to do.

@@ -21,6 +21,7 @@ pub mod service;
 pub mod settings;
 pub mod submit;
 pub mod supervisor;
+pub mod tls;
 mod web;
 pub mod workflows;
 

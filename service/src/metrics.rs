@@ -38,6 +38,11 @@ pub(crate) async fn render(service: &Arc<Service>) -> Result<String, Problem> {
     }
     page.head("corpusmith_notices_failed_total", "counter", "Notices that could not be delivered.");
     page.line("corpusmith_notices_failed_total", &[], service.notifier.failures() as f64);
+    if let Some(certificates) = &service.certificates {
+        let name = "corpusmith_tls_certificate_expires_timestamp_seconds";
+        page.head(name, "gauge", "When the served certificate expires, in seconds since 1970.");
+        page.line(name, &[], certificates.expires().as_second() as f64);
+    }
     Ok(page.0)
 }
 

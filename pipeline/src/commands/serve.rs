@@ -7,6 +7,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use service::ledger::{Ledger, Scope};
 use service::settings::Settings;
+use service::tls::TlsFiles;
 use service::{Service, ServiceError, ServiceOptions, auth, ledger_path};
 use tokio_util::sync::CancellationToken;
 
@@ -40,6 +41,7 @@ pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
         threads: args.threads as u64,
         grace: Duration::from_secs(args.grace),
         behind_proxy: args.behind_proxy,
+        tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| TlsFiles { certificate, key }),
         public_url: args.public_url.clone(),
         settings,
     };
@@ -48,8 +50,8 @@ pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
         let listening = Service::listen(options, stop.clone()).await.map_err(failure)?;
         let tokens = if listening.needs_tokens() { "; callers show tokens" } else { "" };
         // Whether somebody reads it or not, the service serves.
-        let address = listening.address();
-        let _ = writeln!(std::io::stdout(), "Corpusmith serves at http://{address} (Ctrl-C stops){tokens}");
+        let url = listening.url();
+        let _ = writeln!(std::io::stdout(), "Corpusmith serves at {url} (Ctrl-C stops){tokens}");
         tokio::spawn(async move {
             super::llm::interrupted().await;
             eprintln!("stopping: runs finish their shards in flight and wait for the next service");

@@ -91,7 +91,7 @@ pub(super) async fn login(State(service): State<Arc<Service>>, request: Request)
     if !matches!(caller, Ok(Ok(Some(_)))) {
         return error_page(&Problem::unauthorized("this token lets nobody in"));
     }
-    let secure = if service.options.behind_proxy { "; Secure" } else { "" };
+    let secure = if service.options.is_secure() { "; Secure" } else { "" };
     with_cookie(
         &format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000{secure}"),
         "/runs",
