@@ -13,6 +13,7 @@ pub mod ledger;
 mod looking;
 mod metrics;
 pub mod notify;
+mod oidc;
 mod page;
 pub mod pools;
 pub mod run;

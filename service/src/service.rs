@@ -19,6 +19,7 @@ use crate::clock::{Clock, SystemClock};
 use crate::ledger::{Ledger, LedgerError, Loss, RunFilter};
 use crate::looking::Looking;
 use crate::notify::Notifier;
+use crate::oidc::Oidc;
 use crate::pools::{MEMORY, THREADS};
 use crate::run::{Amounts, Run, RunId, RunState};
 use crate::schedule::Scheduler;
@@ -145,6 +146,7 @@ pub struct Service {
     pub(crate) capacity: Amounts,
     pub(crate) stop: CancellationToken,
     pub(crate) certificates: Option<Arc<Certificates>>,
+    pub(crate) oidc: Option<Oidc>,
     _lock: File,
 }
 
@@ -187,7 +189,7 @@ impl Service {
         let ledger = Ledger::open(&ledger_path(&options.data))?;
         take_back_own(&ledger, &options.name)?;
         let has_tokens = ledger.tokens()?.iter().any(|token| token.revoked_at.is_none());
-        check_address(&options, has_tokens)?;
+        check_address(&options, has_tokens || options.settings.oidc.is_some())?;
         let certificates = options.tls.clone().map(Certificates::read).transpose()?;
         let listen = |source| ServiceError::Listen { address: options.address, source };
         let listener = TcpListener::bind(options.address).await.map_err(listen)?;
@@ -201,11 +203,14 @@ impl Service {
         let base = options.public_url.clone().unwrap_or_else(|| format!("{}://{address}", scheme(&options)));
         let client = net::client_builder().redirect(reqwest::redirect::Policy::none()).build();
         let client = client.map_err(|error| ServiceError::Setting(error.to_string()))?;
+        let oidc = options.settings.oidc.as_ref().map(|settings| Oidc::new(settings, &base));
+        let oidc = oidc.transpose().map_err(ServiceError::Setting)?;
+        let is_guarded = has_tokens || oidc.is_some() || !options.address.ip().is_loopback();
         let notifier = Notifier::new(&options.settings.notify, base, client, ledger.clone())
             .map_err(ServiceError::Setting)?;
         let submitter = Submitter::new(ledger.clone(), workflows.clone(), clock.clone(), capacity.clone());
         let service = Self {
-            gate: Gate::new(ledger.clone(), has_tokens || !options.address.ip().is_loopback()),
+            gate: Gate::new(ledger.clone(), is_guarded),
             looking: Looking::new(options.program.clone(), options.data.clone()),
             notifier: Arc::new(notifier),
             submitter: Arc::new(submitter),
@@ -216,6 +221,7 @@ impl Service {
             options,
             stop,
             certificates,
+            oidc,
             _lock: lock,
         };
         Ok(Listening { service: Arc::new(service), listener, address })
@@ -319,6 +325,12 @@ impl Listening {
             Scheduler::new(service.submitter.clone(), service.notifier.clone(), options.data.clone());
         let scheduling = tokio::spawn(scheduler.run(SCHEDULE_TICK, service.stop.clone()));
         let tidying = tokio::spawn(service.clone().keep_tidy());
+        let greeted = service.clone();
+        tokio::spawn(async move {
+            if let Some(oidc) = &greeted.oidc {
+                oidc.greet().await;
+            }
+        });
         let stop = service.stop.clone();
         let certificates = service.certificates.clone();
         let router = web::router(service).into_make_service_with_connect_info::<SocketAddr>();
@@ -371,7 +383,7 @@ fn take_back_own(ledger: &Ledger, name: &str) -> Result<(), LedgerError> {
 }
 
 /// On a public address tokens must not travel in the clear, nor be missing.
-fn check_address(options: &ServiceOptions, has_tokens: bool) -> Result<(), ServiceError> {
+fn check_address(options: &ServiceOptions, is_guarded: bool) -> Result<(), ServiceError> {
     if options.address.ip().is_loopback() {
         return Ok(());
     }
@@ -383,10 +395,11 @@ fn check_address(options: &ServiceOptions, has_tokens: bool) -> Result<(), Servi
              --behind-proxy, or listen on 127.0.0.1"
         )));
     }
-    if !has_tokens {
+    if !is_guarded {
         return Err(ServiceError::Unsafe(format!(
             "{address} can be reached from other machines, and there is no token: \
-             make one first with `pipeline token create <name> --scope admin --data {}`",
+             make one first with `pipeline token create <name> --scope admin --data {}`, or let people sign in \
+             with [oidc] of service.toml",
             options.data.display()
         )));
     }

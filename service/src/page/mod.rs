@@ -4,6 +4,7 @@
 mod access;
 mod data;
 mod graph;
+mod login;
 mod run;
 mod runs;
 mod schedules;
@@ -26,6 +27,7 @@ use maud::{DOCTYPE, Markup, html};
 use crate::api::endpoint::{Call, text as answer};
 use crate::api::problem::Problem;
 use crate::ledger::Scope;
+use crate::oidc::CALLBACK;
 use crate::service::Service;
 use crate::web::{authorized, call_of, see_other};
 
@@ -59,8 +61,10 @@ pub(crate) fn router() -> Router<Arc<Service>> {
         .route("/tokens", get(page(Scope::Admin, access::tokens)).post(page(Scope::Admin, access::create)))
         .route("/tokens/{id}/revoke", post(page(Scope::Admin, access::revoke)))
         .route("/api", get(page(Scope::Read, access::api)))
-        .route("/login", get(access::login_form).post(access::login))
-        .route("/logout", post(access::logout))
+        .route("/login", get(login::form).post(login::show_token))
+        .route("/login/provider", get(login::begin))
+        .route(CALLBACK, get(login::finish))
+        .route("/logout", post(login::sign_out))
         .route("/assets/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/assets/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
 }

@@ -209,15 +209,10 @@ fn key_of(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 }
 
 /// When the certificate expires, if it holds now.
-fn check_times(
-    path: &Path,
-    chain: &[CertificateDer<'_>],
-    now: Timestamp,
-) -> Result<Timestamp, TlsError> {
+fn check_times(path: &Path, chain: &[CertificateDer<'_>], now: Timestamp) -> Result<Timestamp, TlsError> {
     let broken = |reason: String| TlsError::NotFound { path: path.to_owned(), what: "certificate", reason };
     let first = chain.first().ok_or_else(|| broken("it is empty".to_owned()))?;
-    let certificate =
-        x509_cert::Certificate::from_der(first).map_err(|error| broken(error.to_string()))?;
+    let certificate = x509_cert::Certificate::from_der(first).map_err(|error| broken(error.to_string()))?;
     let validity = certificate.tbs_certificate.validity;
     let time = |time: x509_cert::time::Time| {
         let seconds = i64::try_from(time.to_unix_duration().as_secs()).unwrap_or(i64::MAX);
