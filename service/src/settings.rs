@@ -32,6 +32,27 @@ pub struct NotifySettings {
     /// The environment variable that holds a key: notices are signed with it (HMAC-SHA256, header
     /// `X-Corpusmith-Signature: sha256=…`).
     pub webhook_key_env: Option<String>,
+    /// People who get each notice by e-mail.
+    pub email: Option<EmailSettings>,
+}
+
+/// A mail server, and who gets notices by it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct EmailSettings {
+    /// The server: `smtps://host` (TLS, port 465), `smtp://host` (STARTTLS, port 587), or
+    /// `smtp://host?tls=none` (port 25), which takes a password on this machine only.
+    pub server: String,
+    /// This service's name at the server, where it asks for one.
+    #[serde(default)]
+    pub user: Option<String>,
+    /// The environment variable that holds the password.
+    #[serde(default)]
+    pub password_env: Option<String>,
+    /// The sender: `Corpusmith <corpusmith@example.org>`.
+    pub from: String,
+    /// The receivers.
+    pub to: Vec<String>,
 }
 
 /// What is forgotten when.

@@ -191,9 +191,13 @@ pub(crate) fn pools(service: Arc<Service>, _: Call) -> Answer {
     })
 }
 
-pub(crate) fn test_notice(service: Arc<Service>, _: Call) -> Answer {
+pub(crate) fn channels(service: Arc<Service>, _: Call) -> Answer {
+    Box::pin(async move { json(StatusCode::OK, &service.notifier.channels()) })
+}
+
+pub(crate) fn test_notice(service: Arc<Service>, call: Call) -> Answer {
     Box::pin(async move {
-        service.notifier.test().await.map_err(Problem::conflict)?;
+        service.notifier.test(call.query("channel")).await.map_err(Problem::conflict)?;
         Ok(nothing())
     })
 }

@@ -69,7 +69,7 @@ pub(super) async fn api(_: Arc<Service>, _: Call) -> Page {
     let paths = document["paths"].as_object().unwrap_or(&empty);
     let body = html! {
         h1 { "API" }
-        p { a href="/api/openapi.json" { "The OpenAPI 3.1 document" } " · " a href="/tokens" { "Tokens" } }
+        p { a href="/api/openapi.json" { "The OpenAPI 3.1 document" } " · " a href="/tokens" { "Tokens" } " · " a href="/notices" { "Notices" } }
         form method="post" action="/logout" { button { "Sign out" } }
         @for (path, operations) in paths {
             @for (method, operation) in operations.as_object().unwrap_or(&empty) {

@@ -5,6 +5,7 @@ mod access;
 mod data;
 mod graph;
 mod login;
+mod notices;
 mod run;
 mod runs;
 mod schedules;
@@ -60,6 +61,8 @@ pub(crate) fn router() -> Router<Arc<Service>> {
         .route("/training", get(page(Scope::Read, training::compare)))
         .route("/tokens", get(page(Scope::Admin, access::tokens)).post(page(Scope::Admin, access::create)))
         .route("/tokens/{id}/revoke", post(page(Scope::Admin, access::revoke)))
+        .route("/notices", get(page(Scope::Read, notices::list)))
+        .route("/notices/{channel}/test", post(page(Scope::Admin, notices::test)))
         .route("/api", get(page(Scope::Read, access::api)))
         .route("/login", get(login::form).post(login::show_token))
         .route("/login/provider", get(login::begin))

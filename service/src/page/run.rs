@@ -147,7 +147,7 @@ fn stages(run: &Run) -> Markup {
                     @for stage in &run.stages {
                         @let progress = run.progress.get(&stage.id).cloned().unwrap_or_default();
                         @let path = format!("runs/{}/{}", run.folder, stage.id);
-                        tr {
+                        tr id={ "stage-" (stage.id) } {
                             td { a href=(link("/data", &[("path", &path)])) { (stage.id) } }
                             td { (stage.kind) }
                             td { (stage.reads.join(", ")) }
