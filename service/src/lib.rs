@@ -23,6 +23,7 @@ pub mod settings;
 pub mod submit;
 pub mod supervisor;
 pub mod tls;
+pub mod trace;
 mod web;
 pub mod workflows;
 

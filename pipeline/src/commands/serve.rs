@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, runtime};
 use crate::cli::{ServiceArgs, TokenCommand};
+use crate::observe;
 use crate::runner::error::chain;
 use crate::table;
 
@@ -41,7 +42,11 @@ pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
         threads: args.threads as u64,
         grace: Duration::from_secs(args.grace),
         behind_proxy: args.behind_proxy,
-        tls: args.tls_cert.clone().zip(args.tls_key.clone()).map(|(certificate, key)| TlsFiles { certificate, key }),
+        tls: args
+            .tls_cert
+            .clone()
+            .zip(args.tls_key.clone())
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
         public_url: args.public_url.clone(),
         settings,
     };
@@ -54,7 +59,7 @@ pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
         let _ = writeln!(std::io::stdout(), "Corpusmith serves at {url} (Ctrl-C stops){tokens}");
         tokio::spawn(async move {
             super::llm::interrupted().await;
-            eprintln!("stopping: runs finish their shards in flight and wait for the next service");
+            observe::say("stopping: runs finish their shards in flight and wait for the next service");
             stop.cancel();
             super::llm::interrupted().await;
             // As safe as a kill: the runs' processes see that their standard input closes.

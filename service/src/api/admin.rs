@@ -230,7 +230,7 @@ pub(crate) fn hook(service: Arc<Service>, call: Call) -> Answer {
         let digest = ring::digest::digest(&ring::digest::SHA256, &call.body);
         let spec = RunSpec { file, ..RunSpec::default() };
         let key = format!("hook:{name}:{}", hex(digest.as_ref()));
-        let submitted = service.submitter.submit(spec, Trigger::Webhook, Some(key)).await?;
+        let submitted = service.submitter.submit(spec, Trigger::webhook(), Some(key)).await?;
         let status = match submitted {
             Submitted::New(_) => StatusCode::CREATED,
             Submitted::Known(_) => StatusCode::OK,

@@ -72,9 +72,11 @@ impl Oidc {
     pub(crate) fn new(settings: &OidcSettings, base: &str) -> Result<Self, String> {
         settings.check()?;
         let secret = settings.client_secret_env.as_deref().map(|variable| {
-            std::env::var(variable)
-                .map(|secret| ClientSecret::new(secret.trim().to_owned()))
-                .map_err(|_| format!("`{variable}`, which [oidc] names, is not set"))
+            let secret = std::env::var(variable).unwrap_or_default();
+            match secret.trim() {
+                "" => Err(format!("`{variable}`, which [oidc] names, is not set")),
+                secret => Ok(ClientSecret::new(secret.to_owned())),
+            }
         });
         let redirect = RedirectUrl::new(format!("{}{CALLBACK}", base.trim_end_matches('/')))
             .map_err(|error| format!("--public-url is no URL ({error}), and [oidc] sends browsers there"))?;

@@ -19,17 +19,19 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
+use tracing::{Instrument, Span};
 
 use crate::api::endpoint::{Call, text as answer};
 use crate::api::problem::Problem;
 use crate::ledger::Scope;
 use crate::oidc::CALLBACK;
 use crate::service::Service;
+use crate::trace;
 use crate::web::{authorized, call_of, see_other};
 
 const STYLE: &str = include_str!("page.css");
@@ -88,16 +90,20 @@ where
 {
     move |State(service), Path(path), request| {
         Box::pin(async move {
+            let is_form = request.method() == Method::POST;
+            let span = if is_form { trace::form(request.uri().path()) } else { Span::none() };
             let result = async {
                 let call = call_of(path, request).await?;
                 let caller = authorized(&service, &call.headers, scope).await?;
                 show(service, Call { caller, ..call }).await
             };
-            match result.await {
+            let response = match result.instrument(span.clone()).await {
                 Ok(response) => response,
                 Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => see_other("/login"),
                 Err(problem) => error_page(&problem),
-            }
+            };
+            trace::answered(&span, response.status());
+            response
         })
     }
 }

@@ -241,7 +241,7 @@ async fn again(service: &Arc<Service>, call: &Call, id: RunId, from: Option<Stri
     let run = blocking(&service.ledger, move |ledger| ledger.run(&id)).await?;
     let mut spec = run.spec;
     spec.from = from;
-    let trigger = crate::run::Trigger::Manual { by: call.caller.name.clone() };
+    let trigger = crate::run::Trigger::manual(&call.caller.name);
     let submitted = service.submitter.submit(spec, trigger, None).await?;
     Ok(see_other(&format!("/runs/{}", submitted.id())))
 }

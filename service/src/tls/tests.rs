@@ -9,6 +9,9 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 
+/// Far longer than anything here takes.
+const LONG: Duration = Duration::from_secs(30);
+
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -117,17 +120,21 @@ async fn both_versions_are_spoken_and_a_stalled_handshake_holds_nobody_up() {
     let folder = Folder::new();
     let trusted = folder.certify(2120);
     let certificates = Certificates::read(folder.files()).unwrap();
-    let address = greeter(certificates, Duration::from_millis(300)).await;
+    let address = greeter(certificates.clone(), LONG).await;
     let mut stalled = Vec::new();
     for _ in 0..20 {
         stalled.push(TcpStream::connect(address).await.unwrap());
     }
     for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
-        assert_eq!(hello(address, &trusted, version).await.unwrap(), "hello");
+        let said = tokio::time::timeout(LONG, hello(address, &trusted, version)).await;
+        assert_eq!(said.unwrap().unwrap(), "hello");
     }
     // Who never shakes hands is sent away in the end.
+    let address = greeter(certificates, Duration::from_millis(50)).await;
+    let mut stalled = TcpStream::connect(address).await.unwrap();
     let mut byte = [0];
-    assert_eq!(stalled[0].read(&mut byte).await.unwrap_or(0), 0);
+    let read = tokio::time::timeout(LONG, stalled.read(&mut byte)).await;
+    assert_eq!(read.unwrap().unwrap_or(0), 0);
 }
 
 #[tokio::test]
@@ -135,7 +142,7 @@ async fn renewed_files_are_taken_up_and_bad_ones_are_not() {
     let folder = Folder::new();
     let first = folder.certify(2120);
     let certificates = Certificates::read(folder.files()).unwrap();
-    let address = greeter(certificates.clone(), Duration::from_secs(60)).await;
+    let address = greeter(certificates.clone(), LONG).await;
     let keeping = tokio::spawn(certificates.clone().keep_fresh(Duration::from_millis(10)));
     let version = &rustls::version::TLS13;
     assert_eq!(hello(address, &first, version).await.unwrap(), "hello");
@@ -143,9 +150,12 @@ async fn renewed_files_are_taken_up_and_bad_ones_are_not() {
     assert!(certificates.refresh().is_err());
     assert_eq!(hello(address, &first, version).await.unwrap(), "hello");
     let second = folder.certify(2121);
-    while certificates.expires().to_string() < "2121".to_owned() {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let taken_up = async {
+        while !certificates.expires().to_string().starts_with("2121") {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(LONG, taken_up).await.unwrap();
     assert_eq!(hello(address, &second, version).await.unwrap(), "hello");
     assert!(hello(address, &first, version).await.is_err());
     keeping.abort();

@@ -14,6 +14,7 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use tracing::Instrument;
 
 use crate::api::ENDPOINTS;
 use crate::api::endpoint::{Access, Call, Endpoint};
@@ -23,6 +24,7 @@ use crate::ledger::Scope;
 use crate::oidc;
 use crate::page;
 use crate::service::Service;
+use crate::trace;
 
 /// Greatest body of a request.
 const MOST_BODY_BYTES: usize = 1 << 20;
@@ -75,12 +77,20 @@ async fn dispatch(
     path: BTreeMap<String, String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let call = call_of(path, request).await?;
-    let call = match endpoint.access {
-        Access::Scoped(scope) => Call { caller: authorized(&service, &call.headers, scope).await?, ..call },
-        Access::Open | Access::Signed => call,
+    let span = trace::request(endpoint, request.headers());
+    let answered = async {
+        let call = call_of(path, request).await?;
+        let call = match endpoint.access {
+            Access::Scoped(scope) => {
+                Call { caller: authorized(&service, &call.headers, scope).await?, ..call }
+            }
+            Access::Open | Access::Signed => call,
+        };
+        (endpoint.handler)(service, call).await
     };
-    (endpoint.handler)(service, call).await
+    let result = answered.instrument(span.clone()).await;
+    trace::answered(&span, result.as_ref().map_or_else(Problem::status, Response::status));
+    result
 }
 
 /// Reads a request, from anybody so far. The body is read even of one that will be refused: a connection that
