@@ -435,7 +435,7 @@ fn failures_and_recoveries_are_told_and_signed() {
     let (head, body) = received.recv_timeout(PATIENCE).unwrap();
     let notice: serde_json::Value = serde_json::from_str(&body).unwrap();
     assert_eq!((&notice["event"], &notice["stage"]), (&json!("run_failed"), &json!("pages")), "{notice:#}");
-    assert_eq!(notice["link"], format!("https://corpus.example.org/runs/{failed}"));
+    assert_eq!(notice["link"], format!("https://corpus.example.org/runs/{failed}#stage-pages"));
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, HOOK_KEY.1.as_bytes());
     let digest = ring::hmac::sign(&key, body.as_bytes());
     let digits: String = digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();

@@ -14,6 +14,7 @@ pub use language_models::{
 
 pub use service::{LogsArgs, LsArgs, ServiceArgs, TokenCommand};
 
+use crate::observe::LogFormat;
 use crate::units;
 use crate::workflow::Overrides;
 
@@ -22,9 +23,13 @@ use crate::workflow::Overrides;
 #[command(name = "pipeline", version, propagate_version = true)]
 pub struct Cli {
     /// Speak with a service instead: `run`, `ls`, `logs`, `cancel`, `pause`, `resume`. The token is
-    /// CORPUSMITH_TOKEN.
+    /// CORPUSMITH_TOKEN; CORPUSMITH_CA_FILE names the certificate of a private authority.
     #[arg(long, global = true, value_name = "URL", env = "CORPUSMITH_SERVER")]
     pub server: Option<String>,
+    /// What the log on standard error looks like: `text`, or `json`, an object a line. CORPUSMITH_LOG says
+    /// what is logged, for example `info`.
+    #[arg(long, global = true, value_enum, default_value = "text", env = "CORPUSMITH_LOG_FORMAT")]
+    pub log_format: LogFormat,
     /// What to do.
     #[command(subcommand)]
     pub command: Command,

@@ -15,6 +15,7 @@ pub mod forecast;
 pub mod inspect;
 pub mod llm_server;
 pub mod manifest;
+pub mod observe;
 pub mod publish;
 pub mod report;
 pub mod runner;

@@ -1,5 +1,6 @@
 //! A client of the API, for the command line.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use futures::StreamExt;
@@ -13,6 +14,9 @@ use crate::run::{Run, RunId};
 /// The variable that holds the token.
 pub const TOKEN_VARIABLE: &str = "CORPUSMITH_TOKEN";
 
+/// The variable that names a file with the certificate of the authority that signed the service's.
+pub const CA_VARIABLE: &str = "CORPUSMITH_CA_FILE";
+
 /// How long a service may take to be reached.
 const CONNECT: Duration = Duration::from_secs(10);
 
@@ -24,6 +28,14 @@ pub enum ClientError {
     Unreachable {
         /// The service.
         url: String,
+        /// Why.
+        reason: String,
+    },
+    /// The authority's certificate cannot be used.
+    #[error("{CA_VARIABLE} names {}, which is no certificate in PEM: {reason}", path.display())]
+    Authority {
+        /// The file.
+        path: PathBuf,
         /// Why.
         reason: String,
     },
@@ -53,15 +65,20 @@ pub struct Client {
 }
 
 impl Client {
-    /// A client of the service at `url`.
+    /// A client of the service at `url`. With the certificate of an authority (a file of PEM), services
+    /// whose certificates it signed are trusted, and no others.
     ///
     /// # Errors
-    /// The machine cannot speak HTTP.
-    pub fn new(url: &str, token: Option<String>) -> Result<Self, ClientError> {
+    /// The machine cannot speak HTTP, or the authority's file is none.
+    pub fn new(url: &str, token: Option<String>, authority: Option<&Path>) -> Result<Self, ClientError> {
         let url = url.trim_end_matches('/').to_owned();
         let problem = |reason: String| ClientError::Unreachable { url: url.clone(), reason };
         let parsed = reqwest::Url::parse(&url).map_err(|error| problem(error.to_string()))?;
         let builder = net::client_for(&parsed).map_err(|error| problem(error.to_string()))?;
+        let builder = match authority.filter(|_| parsed.scheme() == "https") {
+            Some(path) => builder.tls_certs_only(authorities(path)?),
+            None => builder,
+        };
         let http = builder.connect_timeout(CONNECT).build().map_err(|error| problem(error.to_string()))?;
         Ok(Self { url, token, http })
     }
@@ -182,4 +199,11 @@ impl Client {
     fn strange(&self, reason: &str) -> ClientError {
         ClientError::NoService { url: self.url.clone(), reason: reason.to_owned() }
     }
+}
+
+fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, ClientError> {
+    let wrong = |reason: String| ClientError::Authority { path: path.to_owned(), reason };
+    let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+    let found = reqwest::Certificate::from_pem_bundle(&bytes).map_err(|error| wrong(error.to_string()))?;
+    if found.is_empty() { Err(wrong("it holds none".to_owned())) } else { Ok(found) }
 }

@@ -13,6 +13,7 @@ pub mod ledger;
 mod looking;
 mod metrics;
 pub mod notify;
+mod oidc;
 mod page;
 pub mod pools;
 pub mod run;
@@ -21,6 +22,8 @@ pub mod service;
 pub mod settings;
 pub mod submit;
 pub mod supervisor;
+pub mod tls;
+pub mod trace;
 mod web;
 pub mod workflows;
 

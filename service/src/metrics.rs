@@ -37,7 +37,28 @@ pub(crate) async fn render(service: &Arc<Service>) -> Result<String, Problem> {
         }
     }
     page.head("corpusmith_notices_failed_total", "counter", "Notices that could not be delivered.");
-    page.line("corpusmith_notices_failed_total", &[], service.notifier.failures() as f64);
+    let channels = service.notifier.channels();
+    for channel in &channels {
+        page.line("corpusmith_notices_failed_total", &[("channel", channel.name)], channel.failed as f64);
+    }
+    page.head("corpusmith_notices_delivered_total", "counter", "Notices that arrived.");
+    for channel in &channels {
+        page.line(
+            "corpusmith_notices_delivered_total",
+            &[("channel", channel.name)],
+            channel.delivered as f64,
+        );
+    }
+    page.head("corpusmith_notifier_up", "gauge", "Whether the last notice arrived (1 until one was sent).");
+    for channel in &channels {
+        let up = u8::from(channel.last_error.is_none());
+        page.line("corpusmith_notifier_up", &[("channel", channel.name)], f64::from(up));
+    }
+    if let Some(certificates) = &service.certificates {
+        let name = "corpusmith_tls_certificate_expires_timestamp_seconds";
+        page.head(name, "gauge", "When the served certificate expires, in seconds since 1970.");
+        page.line(name, &[], certificates.expires().as_second() as f64);
+    }
     Ok(page.0)
 }
 

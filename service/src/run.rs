@@ -7,6 +7,8 @@ use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::trace;
+
 /// A run's id: the time at which it was asked for, and a random end.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -102,6 +104,9 @@ pub enum Trigger {
     Manual {
         /// Who: the name of the token.
         by: String,
+        /// The trace that the request was part of (W3C trace context).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        traceparent: Option<String>,
     },
     /// A schedule.
     Schedule {
@@ -122,10 +127,32 @@ pub enum Trigger {
         run: RunId,
     },
     /// A signed request from elsewhere.
-    Webhook,
+    Webhook {
+        /// The trace that the request was part of (W3C trace context).
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        traceparent: Option<String>,
+    },
 }
 
 impl Trigger {
+    /// Somebody asks, now and in this trace.
+    pub fn manual(by: impl Into<String>) -> Self {
+        Self::Manual { by: by.into(), traceparent: trace::current() }
+    }
+
+    /// A signed request asks, now and in this trace.
+    pub fn webhook() -> Self {
+        Self::Webhook { traceparent: trace::current() }
+    }
+
+    /// The trace of the request that made it.
+    pub fn traceparent(&self) -> Option<&str> {
+        match self {
+            Self::Manual { traceparent, .. } | Self::Webhook { traceparent } => traceparent.as_deref(),
+            _ => None,
+        }
+    }
+
     /// The schedule, if it was one.
     pub fn schedule(&self) -> Option<&str> {
         match self {

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use axum::serve::ListenerExt;
 use schemars::JsonSchema;
 use serde::Serialize;
 use thiserror::Error;
@@ -18,12 +19,14 @@ use crate::clock::{Clock, SystemClock};
 use crate::ledger::{Ledger, LedgerError, Loss, RunFilter};
 use crate::looking::Looking;
 use crate::notify::Notifier;
+use crate::oidc::Oidc;
 use crate::pools::{MEMORY, THREADS};
 use crate::run::{Amounts, Run, RunId, RunState};
 use crate::schedule::Scheduler;
 use crate::settings::Settings;
 use crate::submit::Submitter;
 use crate::supervisor::{Supervisor, SupervisorOptions, blocking};
+use crate::tls::{self, Certificates, TlsError, TlsFiles, TlsListener};
 use crate::web;
 use crate::workflows::Workflows;
 
@@ -65,10 +68,19 @@ pub struct ServiceOptions {
     pub grace: Duration,
     /// A proxy in front ends TLS.
     pub behind_proxy: bool,
-    /// How people reach the service; `http://<address>` by default.
+    /// The service speaks TLS itself.
+    pub tls: Option<TlsFiles>,
+    /// How people reach the service; `http://<address>`, or `https://`, by default.
     pub public_url: Option<String>,
     /// What `service.toml` says.
     pub settings: Settings,
+}
+
+impl ServiceOptions {
+    /// Whether browsers reach the service by TLS: cookies travel by nothing else then.
+    pub(crate) fn is_secure(&self) -> bool {
+        self.behind_proxy || self.tls.is_some()
+    }
 }
 
 /// The service cannot start, or ended badly.
@@ -97,6 +109,9 @@ pub enum ServiceError {
     /// A setting is wrong.
     #[error("{0}")]
     Setting(String),
+    /// Certificate or key cannot serve TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
     /// The address cannot be had.
     #[error("cannot listen at {address}: {source}")]
     Listen {
@@ -130,6 +145,8 @@ pub struct Service {
     pub(crate) looking: Looking,
     pub(crate) capacity: Amounts,
     pub(crate) stop: CancellationToken,
+    pub(crate) certificates: Option<Arc<Certificates>>,
+    pub(crate) oidc: Option<Oidc>,
     _lock: File,
 }
 
@@ -172,7 +189,8 @@ impl Service {
         let ledger = Ledger::open(&ledger_path(&options.data))?;
         take_back_own(&ledger, &options.name)?;
         let has_tokens = ledger.tokens()?.iter().any(|token| token.revoked_at.is_none());
-        check_address(&options, has_tokens)?;
+        check_address(&options, has_tokens || options.settings.oidc.is_some())?;
+        let certificates = options.tls.clone().map(Certificates::read).transpose()?;
         let listen = |source| ServiceError::Listen { address: options.address, source };
         let listener = TcpListener::bind(options.address).await.map_err(listen)?;
         let address = listener.local_addr().map_err(listen)?;
@@ -182,14 +200,17 @@ impl Service {
         capacity.insert(THREADS.to_owned(), options.threads);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let workflows = Arc::new(Workflows::new(options.workflows.clone(), options.program.clone()));
-        let base = options.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
+        let base = options.public_url.clone().unwrap_or_else(|| format!("{}://{address}", scheme(&options)));
         let client = net::client_builder().redirect(reqwest::redirect::Policy::none()).build();
         let client = client.map_err(|error| ServiceError::Setting(error.to_string()))?;
+        let oidc = options.settings.oidc.as_ref().map(|settings| Oidc::new(settings, &base));
+        let oidc = oidc.transpose().map_err(ServiceError::Setting)?;
+        let is_guarded = has_tokens || oidc.is_some() || !options.address.ip().is_loopback();
         let notifier = Notifier::new(&options.settings.notify, base, client, ledger.clone())
             .map_err(ServiceError::Setting)?;
         let submitter = Submitter::new(ledger.clone(), workflows.clone(), clock.clone(), capacity.clone());
         let service = Self {
-            gate: Gate::new(ledger.clone(), has_tokens || !options.address.ip().is_loopback()),
+            gate: Gate::new(ledger.clone(), is_guarded),
             looking: Looking::new(options.program.clone(), options.data.clone()),
             notifier: Arc::new(notifier),
             submitter: Arc::new(submitter),
@@ -199,6 +220,8 @@ impl Service {
             capacity,
             options,
             stop,
+            certificates,
+            oidc,
             _lock: lock,
         };
         Ok(Listening { service: Arc::new(service), listener, address })
@@ -263,6 +286,11 @@ impl Listening {
         self.address
     }
 
+    /// How it is reached.
+    pub fn url(&self) -> String {
+        format!("{}://{}", scheme(&self.service.options), self.address)
+    }
+
     /// Whether callers need a token.
     pub fn needs_tokens(&self) -> bool {
         self.service.gate.is_required()
@@ -297,16 +325,40 @@ impl Listening {
             Scheduler::new(service.submitter.clone(), service.notifier.clone(), options.data.clone());
         let scheduling = tokio::spawn(scheduler.run(SCHEDULE_TICK, service.stop.clone()));
         let tidying = tokio::spawn(service.clone().keep_tidy());
+        let greeted = service.clone();
+        tokio::spawn(async move {
+            if let Some(oidc) = &greeted.oidc {
+                oidc.greet().await;
+            }
+        });
         let stop = service.stop.clone();
+        let certificates = service.certificates.clone();
         let router = web::router(service).into_make_service_with_connect_info::<SocketAddr>();
-        let served =
-            axum::serve(listener, router).with_graceful_shutdown(stop.clone().cancelled_owned()).await;
+        let stopped = stop.clone().cancelled_owned();
+        let served = match certificates {
+            None => axum::serve(listener, router).with_graceful_shutdown(stopped).await,
+            Some(certificates) => match TlsListener::new(listener, certificates.clone()) {
+                Err(error) => Err(error),
+                Ok(listener) => {
+                    let fresh = tokio::spawn(certificates.keep_fresh(tls::LOOK));
+                    // The tap does nothing; with it, the peer's address is known as without TLS.
+                    let listener = listener.tap_io(|_| {});
+                    let served = axum::serve(listener, router).with_graceful_shutdown(stopped).await;
+                    fresh.abort();
+                    served
+                }
+            },
+        };
         stop.cancel();
         // A task that panicked has said so.
         let _ = (supervising.await, scheduling.await);
         tidying.abort();
         served.map_err(|source| ServiceError::Listen { address, source })
     }
+}
+
+fn scheme(options: &ServiceOptions) -> &'static str {
+    if options.tls.is_some() { "https" } else { "http" }
 }
 
 fn lock(data: &Path) -> Result<File, ServiceError> {
@@ -331,21 +383,23 @@ fn take_back_own(ledger: &Ledger, name: &str) -> Result<(), LedgerError> {
 }
 
 /// On a public address tokens must not travel in the clear, nor be missing.
-fn check_address(options: &ServiceOptions, has_tokens: bool) -> Result<(), ServiceError> {
+fn check_address(options: &ServiceOptions, is_guarded: bool) -> Result<(), ServiceError> {
     if options.address.ip().is_loopback() {
         return Ok(());
     }
     let address = options.address;
-    if !options.behind_proxy {
+    if !options.is_secure() {
         return Err(ServiceError::Unsafe(format!(
-            "{address} can be reached from other machines, and tokens would travel in the clear: put a proxy \
-             that speaks TLS in front and say --behind-proxy, or listen on 127.0.0.1"
+            "{address} can be reached from other machines, and tokens would travel in the clear: name a \
+             certificate and its key with --tls-cert and --tls-key, put a proxy that speaks TLS in front and say \
+             --behind-proxy, or listen on 127.0.0.1"
         )));
     }
-    if !has_tokens {
+    if !is_guarded {
         return Err(ServiceError::Unsafe(format!(
             "{address} can be reached from other machines, and there is no token: \
-             make one first with `pipeline token create <name> --scope admin --data {}`",
+             make one first with `pipeline token create <name> --scope admin --data {}`, or let people sign in \
+             with [oidc] of service.toml",
             options.data.display()
         )));
     }

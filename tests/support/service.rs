@@ -75,7 +75,7 @@ impl Place {
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::inherit()).spawn().unwrap();
         let mut line = String::new();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
-        let (_, rest) = line.split_once("http://").unwrap_or_else(|| panic!("not an address: {line}"));
+        let (_, rest) = line.split_once("://").unwrap_or_else(|| panic!("not an address: {line}"));
         let address = rest.split(' ').next().unwrap().to_owned();
         Served { child, address }
     }
@@ -91,6 +91,8 @@ pub struct Served {
 pub struct Answer {
     pub status: u16,
     pub head: String,
+    /// The head in the letters that came.
+    pub head_as_it_came: String,
     pub body: String,
 }
 
@@ -125,10 +127,11 @@ impl Served {
         stream.read_to_end(&mut answer).unwrap();
         let answer = String::from_utf8_lossy(&answer).into_owned();
         let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let head_as_it_came = head.to_owned();
         let head = head.to_lowercase();
         let body =
             if head.contains("transfer-encoding: chunked") { dechunked(body) } else { body.to_owned() };
-        Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head, body }
+        Answer { status: head.split(' ').nth(1).unwrap().parse().unwrap(), head, head_as_it_came, body }
     }
 
     /// A GET.

@@ -35,7 +35,14 @@ pub struct ServiceArgs {
     /// This service's name, if it is not the machine's: no other service of the same ledger has it.
     #[arg(long)]
     pub name: Option<String>,
-    /// A proxy in front ends TLS: needed to listen at an address that other machines reach.
+    /// Speak TLS with this certificate: PEM, the server's own first, then its chain. It, or --behind-proxy, is
+    /// needed to listen at an address that other machines reach. A renewed file is taken up by itself.
+    #[arg(long, value_name = "FILE", requires = "tls_key", conflicts_with = "behind_proxy")]
+    pub tls_cert: Option<PathBuf>,
+    /// The certificate's private key: PEM, not encrypted.
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// A proxy in front ends TLS.
     #[arg(long)]
     pub behind_proxy: bool,
     /// How people reach the service, for links in notices, for example https://corpus.example.org.

@@ -53,7 +53,7 @@ fn serve(args: &ServeArgs) -> Result<(), Failure> {
         let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
         let running = server.run(async move {
             interrupted().await;
-            eprintln!("finishing the answers in progress; Ctrl-C again stops at once");
+            crate::observe::say("finishing the answers in progress; Ctrl-C again stops at once");
             drop(stop);
         });
         tokio::select! {

@@ -25,9 +25,9 @@ mod trace;
 use std::process::ExitCode;
 
 use miette::{Diagnostic, IntoDiagnostic, Report};
-use tracing_subscriber::EnvFilter;
 
 use crate::cli::{Cli, Command};
+use crate::observe::{self, Observing};
 use crate::runner::error::{Fault, RunError};
 use crate::workflow::problem::Problems;
 
@@ -75,9 +75,9 @@ impl From<RunError> for Failure {
 
 /// Runs a command and turns its end into an exit code.
 pub fn main(cli: Cli) -> ExitCode {
-    let filter = EnvFilter::try_from_env("CORPUSMITH_LOG").unwrap_or_else(|_| EnvFilter::new("warn"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let server = cli.server.as_deref();
+    let works = matches!(cli.command, Command::Run(_) | Command::Retry(_)) && server.is_none();
+    let observing = Observing::start(cli.log_format, works || matches!(cli.command, Command::Serve(_)));
     let result = match cli.command {
         Command::Run(args) => match server {
             Some(server) => remote::run(server, &args),
@@ -114,13 +114,15 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Answers(command) => answers::answers(&command),
         Command::Batch(command) => batch::batch(&command),
     };
-    match result {
+    let code = match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { report, fault }) => {
-            eprintln!("{report:?}");
+            observe::report(&report);
             ExitCode::from(if fault == Fault::Input { 2 } else { 1 })
         }
-    }
+    };
+    observing.end();
+    code
 }
 
 /// A runtime whose workers are the run's threads.

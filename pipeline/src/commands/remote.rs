@@ -1,10 +1,11 @@
 //! Commands that speak with a service: `pipeline --server URL run|ls|logs|cancel|pause|resume`.
 
 use std::io::Write;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
-use service::client::{Client, TOKEN_VARIABLE};
+use service::client::{CA_VARIABLE, Client, TOKEN_VARIABLE};
 use service::run::{Run, RunId, RunState, StageState};
 
 use super::{Failure, runtime};
@@ -22,7 +23,8 @@ fn client(server: Option<&str>) -> Result<Client, Failure> {
             "name it with --server http://127.0.0.1:8420, or in CORPUSMITH_SERVER",
         )
     })?;
-    Client::new(url, std::env::var(TOKEN_VARIABLE).ok()).map_err(Failure::run)
+    let authority = std::env::var_os(CA_VARIABLE).filter(|path| !path.is_empty()).map(PathBuf::from);
+    Client::new(url, std::env::var(TOKEN_VARIABLE).ok(), authority.as_deref()).map_err(Failure::run)
 }
 
 /// Runs a workflow on a service, and watches it to its end.

@@ -5,7 +5,11 @@ use std::path::Path;
 use std::time::Instant;
 
 use serde_json::json;
+use service::supervisor::RUN_VARIABLE;
+use service::trace;
 use tokio_util::sync::CancellationToken;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::plan::{self, run_options};
 use super::{Failure, runtime};
@@ -82,14 +86,35 @@ fn execute(workflow: &Workflow, args: &RunArgs, started: Instant) -> Result<(), 
     let _ = rayon::ThreadPoolBuilder::new().num_threads(options.threads).build_global();
     let runtime = runtime(options.threads)?;
     let reporter = Reporter::start(mode);
+    let span = run_span(workflow);
     let result = runtime.block_on(async {
         tokio::spawn(watch_interrupts(stop));
-        runner::run(workflow, &options, &env, &reporter).await
+        runner::run(workflow, &options, &env, &reporter).instrument(span.clone()).await
     });
+    if result.is_err() {
+        span.record("otel.status_code", "ERROR");
+    }
+    drop(span);
     // Blocking work of a failed run must not hold up the exit.
     runtime.shutdown_background();
     let summary = result?;
     finish(workflow, args, &summary, started)
+}
+
+/// The span around all stages: part of the trace that the environment names, where it names one.
+fn run_span(workflow: &Workflow) -> Span {
+    let span = tracing::info_span!(
+        target: trace::TARGET,
+        "pipeline run",
+        otel.name = format!("pipeline run {}", workflow.name),
+        otel.status_code = Empty,
+        run = std::env::var(RUN_VARIABLE).ok(),
+        workflow = workflow.name,
+        run_name = workflow.run_name,
+        trace_id = Empty,
+    );
+    trace::follow(&span, std::env::var(trace::VARIABLE).ok().as_deref());
+    span
 }
 
 /// The service holds the other end of standard input. When that closes, the service is gone, and this
@@ -119,7 +144,7 @@ fn start_anew(workflow: &Workflow, folder: &Path, stage: &str) -> Result<(), Fai
 /// kill: whatever is not published does not exist.
 async fn watch_interrupts(stop: CancellationToken) {
     if tokio::signal::ctrl_c().await.is_ok() {
-        eprintln!("stopping: shards in flight are finished first; press Ctrl-C again to stop at once");
+        observe::say("stopping: shards in flight are finished first; press Ctrl-C again to stop at once");
         stop.cancel();
         if tokio::signal::ctrl_c().await.is_ok() {
             std::process::exit(1);

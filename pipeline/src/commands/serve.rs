@@ -7,11 +7,13 @@ use std::time::Duration;
 use jiff::Timestamp;
 use service::ledger::{Ledger, Scope};
 use service::settings::Settings;
+use service::tls::TlsFiles;
 use service::{Service, ServiceError, ServiceOptions, auth, ledger_path};
 use tokio_util::sync::CancellationToken;
 
 use super::{Failure, runtime};
 use crate::cli::{ServiceArgs, TokenCommand};
+use crate::observe;
 use crate::runner::error::chain;
 use crate::table;
 
@@ -40,6 +42,11 @@ pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
         threads: args.threads as u64,
         grace: Duration::from_secs(args.grace),
         behind_proxy: args.behind_proxy,
+        tls: args
+            .tls_cert
+            .clone()
+            .zip(args.tls_key.clone())
+            .map(|(certificate, key)| TlsFiles { certificate, key }),
         public_url: args.public_url.clone(),
         settings,
     };
@@ -48,11 +55,11 @@ pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
         let listening = Service::listen(options, stop.clone()).await.map_err(failure)?;
         let tokens = if listening.needs_tokens() { "; callers show tokens" } else { "" };
         // Whether somebody reads it or not, the service serves.
-        let address = listening.address();
-        let _ = writeln!(std::io::stdout(), "Corpusmith serves at http://{address} (Ctrl-C stops){tokens}");
+        let url = listening.url();
+        let _ = writeln!(std::io::stdout(), "Corpusmith serves at {url} (Ctrl-C stops){tokens}");
         tokio::spawn(async move {
             super::llm::interrupted().await;
-            eprintln!("stopping: runs finish their shards in flight and wait for the next service");
+            observe::say("stopping: runs finish their shards in flight and wait for the next service");
             stop.cancel();
             super::llm::interrupted().await;
             // As safe as a kill: the runs' processes see that their standard input closes.

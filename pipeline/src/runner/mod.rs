@@ -18,7 +18,10 @@ use std::sync::Arc;
 
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
+use service::trace;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use crate::assets::AssetStore;
 use crate::durable;
@@ -215,6 +218,7 @@ pub async fn run(
     Ok(Summary { folder: env.run_folder.clone(), stages: stages.collect() })
 }
 
+/// Runs a stage that is not up to date: a span of the run's trace.
 async fn run_stage(
     workflow: &Workflow,
     env: &Arc<Environment>,
@@ -224,6 +228,39 @@ async fn run_stage(
     if node.output == OutputMode::Fuse {
         return Ok(StageStatus::Fused);
     }
+    let span = tracing::info_span!(
+        target: trace::TARGET,
+        "stage",
+        otel.name = format!("stage {}", node.id),
+        otel.status_code = Empty,
+        stage = node.id,
+        kind = node.kind.name,
+        up_to_date = Empty,
+        rows_in = Empty,
+        rows_out = Empty,
+    );
+    let result = try_stage(workflow, env, node, reporter).instrument(span.clone()).await;
+    match &result {
+        Ok(status) => {
+            span.record("up_to_date", matches!(status, StageStatus::UpToDate(_)));
+            if let Some(manifest) = status.manifest() {
+                span.record("rows_in", manifest.rows_in).record("rows_out", manifest.rows_out);
+            }
+        }
+        // What it says may quote what was asked of a model: that stays in the log.
+        Err(_) => {
+            span.record("otel.status_code", "ERROR");
+        }
+    }
+    result
+}
+
+async fn try_stage(
+    workflow: &Workflow,
+    env: &Arc<Environment>,
+    node: &StageNode,
+    reporter: &Reporter,
+) -> Result<StageStatus, StageError> {
     let progress = StageProgress::default();
     let inputs = resolver(workflow, env, node, &progress);
     let run = StageRun { env: env.clone(), node, inputs, progress: progress.clone() };
@@ -235,7 +272,9 @@ async fn run_stage(
         return Ok(StageStatus::UpToDate(Box::new(manifest)));
     }
     reporter.stage_started(&node.id, &progress);
+    tracing::info!(kind = node.kind.name, "the stage begins");
     let manifest = run.execute(&fingerprint).await?;
+    tracing::info!(rows_out = manifest.rows_out, seconds = manifest.seconds, "the stage is done");
     reporter.stage_ended(&node.id, Some(&manifest));
     Ok(StageStatus::Ran(Box::new(manifest)))
 }

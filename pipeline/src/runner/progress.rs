@@ -11,6 +11,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
 use crate::manifest::Manifest;
+use crate::observe;
 
 /// How progress is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -187,7 +188,7 @@ pub struct Reporter {
 impl Reporter {
     /// A reporter with its ticking thread, which ends with the reporter.
     pub fn start(mode: ProgressMode) -> Self {
-        let terminal = mode == ProgressMode::Human && std::io::stderr().is_terminal();
+        let terminal = mode == ProgressMode::Human && std::io::stderr().is_terminal() && !observe::is_json();
         let running: Arc<Mutex<BTreeMap<String, Running>>> = Arc::default();
         let weak = Arc::downgrade(&running);
         std::thread::spawn(move || {
@@ -218,7 +219,7 @@ impl Reporter {
         });
         match self.mode {
             ProgressMode::Json => emit(&json!({"event": "stage_started", "stage": id})),
-            ProgressMode::Human if bar.is_none() => eprintln!("{id}: started"),
+            ProgressMode::Human if bar.is_none() => observe::say(&format!("{id}: started")),
             _ => {}
         }
         let now = Instant::now();
@@ -266,7 +267,7 @@ impl Reporter {
                 // Only a closed terminal can fail here, and then nobody reads it.
                 let _ = bars.println(line);
             }
-            (ProgressMode::Human, None) => eprintln!("{line}"),
+            (ProgressMode::Human, None) => observe::say(line),
             _ => {}
         }
     }
@@ -292,7 +293,7 @@ fn tick(mode: ProgressMode, id: &str, stage: &mut Running) {
     }
     stage.spoken = Instant::now();
     match mode {
-        ProgressMode::Human => eprintln!("{id}: {}", stage.progress.line(elapsed)),
+        ProgressMode::Human => observe::say(&format!("{id}: {}", stage.progress.line(elapsed))),
         ProgressMode::Json => emit(&json!({
             "event": "progress", "stage": id, "seconds": elapsed.as_secs(),
             "rows": stage.progress.0.rows.load(Ordering::Relaxed),

@@ -17,7 +17,10 @@ use std::time::Instant;
 use datafusion::error::DataFusionError;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use service::trace;
 use tokio::sync::mpsc;
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::context::{Environment, StageContext};
 use super::error::StageError;
@@ -262,9 +265,33 @@ impl StageRun<'_> {
         if ctx.stopping() {
             return Err(StageError::stopped(&self.node.id));
         }
+        let span = tracing::info_span!(
+            target: trace::TARGET,
+            "task",
+            otel.status_code = Empty,
+            task = task.name,
+            index,
+            rows = Empty,
+        );
+        let result = self.do_task(&ctx, partial, index, task).instrument(span.clone()).await;
+        match &result {
+            Ok(record) => span.record("rows", record.files.iter().filter_map(|file| file.rows).sum::<u64>()),
+            Err(_) => span.record("otel.status_code", "ERROR"),
+        };
+        result
+    }
+
+    async fn do_task(
+        &self,
+        ctx: &StageContext,
+        partial: &Path,
+        index: usize,
+        task: &Task,
+    ) -> Result<TaskRecord, StageError> {
+        let record_path = task_record_path(partial, index);
         let started = Instant::now();
-        let inputs = self.inputs_for(&ctx).resolve(self.node, task.slice.clone()).await?;
-        let plan = self.node.stage.plan(&ctx, task, &inputs).await?.into();
+        let inputs = self.inputs_for(ctx).resolve(self.node, task.slice.clone()).await?;
+        let plan = self.node.stage.plan(ctx, task, &inputs).await?.into();
         let files = self.write_rows(partial, index, task, plan).await?;
         let dropped = ctx.ledger.take_dropped().map_err(|error| ctx.write_error(&error))?;
         let quarantined = ctx.ledger.take_quarantined().map_err(|error| ctx.write_error(&error))?;
@@ -316,7 +343,7 @@ impl StageRun<'_> {
         });
         // Spawned, so that the tasks of a stage really run side by side.
         let progress = self.progress.clone();
-        let pulled = tokio::spawn(async move {
+        let pulled = async move {
             while let Some(batch) = rows.next().await {
                 let batch = batch?;
                 progress.add_rows(batch.num_rows() as u64);
@@ -327,7 +354,9 @@ impl StageRun<'_> {
             // Fails only when the writer has stopped, and then `finished` has the error.
             let _ = sender.send(None).await;
             Ok::<(), DataFusionError>(())
-        });
+        };
+        // It stays part of its task's span.
+        let pulled = tokio::spawn(pulled.in_current_span());
         let pulled = pulled.await.map_err(|e| StageError::run(stage, format!("a task died: {e}")))?;
         let files = finished.await.map_err(|e| StageError::run(stage, format!("the writer died: {e}")))?;
         let files = files.map_err(|error| StageError::run(stage, error.to_string()))?;

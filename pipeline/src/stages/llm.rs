@@ -13,6 +13,8 @@ use synth::answer_log::{AnswerLog, Totals};
 use synth::chat::{Api, ChatAnswer, ChatError, ChatModel, ChatRequest, ExtraFields, FinishReason, Role};
 use synth::client::{BudgetOptions, Capped, ClientOptions, EndpointOptions, ServerKind};
 use synth::estimate::{AnswerLength, CHARACTERS_A_TOKEN, Counting, Outlook, Price, PromptSample, estimate};
+use tracing::Instrument;
+use tracing::field::Empty;
 
 use super::{External, asset_external};
 use crate::assets::Asset;
@@ -324,6 +326,34 @@ impl ChatModel for EmbeddedModel {
     }
 
     async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
+        let span = tracing::info_span!(
+            target: service::trace::TARGET,
+            "llm request",
+            otel.name = "chat embedded",
+            otel.status_code = Empty,
+            gen_ai.operation.name = "chat",
+            gen_ai.request.model = EMBEDDED_MODEL,
+            gen_ai.usage.input_tokens = Empty,
+            gen_ai.usage.output_tokens = Empty,
+            error.type = Empty,
+            attempt = 1,
+        );
+        let result = self.answer(request).instrument(span.clone()).await;
+        match &result {
+            Ok(answer) => {
+                span.record("gen_ai.usage.input_tokens", answer.prompt_tokens);
+                span.record("gen_ai.usage.output_tokens", answer.completion_tokens);
+            }
+            Err(error) => {
+                span.record("otel.status_code", "ERROR").record("error.type", error.reason());
+            }
+        }
+        result
+    }
+}
+
+impl EmbeddedModel {
+    async fn answer(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
         let started = Instant::now();
         let text = |message: &synth::chat::Message| message.content.clone();
         let messages: Vec<Message> = request

@@ -191,9 +191,13 @@ pub(crate) fn pools(service: Arc<Service>, _: Call) -> Answer {
     })
 }
 
-pub(crate) fn test_notice(service: Arc<Service>, _: Call) -> Answer {
+pub(crate) fn channels(service: Arc<Service>, _: Call) -> Answer {
+    Box::pin(async move { json(StatusCode::OK, &service.notifier.channels()) })
+}
+
+pub(crate) fn test_notice(service: Arc<Service>, call: Call) -> Answer {
     Box::pin(async move {
-        service.notifier.test().await.map_err(Problem::conflict)?;
+        service.notifier.test(call.query("channel")).await.map_err(Problem::conflict)?;
         Ok(nothing())
     })
 }
@@ -226,7 +230,7 @@ pub(crate) fn hook(service: Arc<Service>, call: Call) -> Answer {
         let digest = ring::digest::digest(&ring::digest::SHA256, &call.body);
         let spec = RunSpec { file, ..RunSpec::default() };
         let key = format!("hook:{name}:{}", hex(digest.as_ref()));
-        let submitted = service.submitter.submit(spec, Trigger::Webhook, Some(key)).await?;
+        let submitted = service.submitter.submit(spec, Trigger::webhook(), Some(key)).await?;
         let status = match submitted {
             Submitted::New(_) => StatusCode::CREATED,
             Submitted::Known(_) => StatusCode::OK,

@@ -14,6 +14,7 @@ pub(crate) use runs::{combinations, filter_of};
 use axum::http::Method;
 
 use crate::ledger::Scope;
+use crate::notify::ChannelView;
 use crate::run::{Run, RunId};
 use crate::service::PoolUse;
 use crate::workflows::WorkflowFile;
@@ -214,11 +215,20 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         ..PLAIN
     },
     Endpoint {
+        path: "/api/v1/notify",
+        id: "list_channels",
+        summary: "Shows how each way of notices fares: what arrived, what did not, and why.",
+        answer: Some(schema_of::<Vec<ChannelView>>),
+        handler: admin::channels,
+        ..PLAIN
+    },
+    Endpoint {
         method: Method::POST,
         path: "/api/v1/notify/test",
         id: "test_notice",
         summary: "Sends a notice, to see whether it arrives.",
         access: ADMIN,
+        query: &[("channel", "Only by `webhook` or `email`; by all that are set otherwise.")],
         status: 204,
         handler: admin::test_notice,
         ..PLAIN

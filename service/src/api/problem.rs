@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::ledger::LedgerError;
+use crate::oidc::Refusal;
 use crate::submit::SubmitError;
 
 /// Why a request is not answered (RFC 9457).
@@ -71,6 +72,10 @@ impl Problem {
         Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many requests", detail)
     }
 
+    pub(crate) fn bad_gateway(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_GATEWAY, "bad-gateway", "Another service failed", detail)
+    }
+
     pub(crate) fn internal(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", "The service failed", detail)
     }
@@ -85,6 +90,19 @@ impl From<LedgerError> for Problem {
                 tracing::error!(%error, "the ledger failed");
                 Self::internal("the ledger failed; the service's log says more")
             }
+        }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        match &refusal {
+            Refusal::Provider(_) => {
+                tracing::warn!(error = %refusal, "nobody can sign in");
+                Self::bad_gateway(refusal.to_string())
+            }
+            Refusal::Token(_) => Self::unauthorized(refusal.to_string()),
+            Refusal::NoScope(_) => Self::forbidden(refusal.to_string()),
         }
     }
 }

@@ -125,7 +125,7 @@ pub(crate) fn submit(service: Arc<Service>, call: Call) -> Answer {
         let specs = combinations(&request)?;
         let mut runs = Vec::new();
         let mut new = false;
-        let trigger = Trigger::Manual { by: call.caller.name.clone() };
+        let trigger = Trigger::manual(&call.caller.name);
         for (number, spec) in specs.into_iter().enumerate() {
             let key = key.as_ref().map(|key| format!("{key}:{number}"));
             let submitted = service.submitter.submit(spec, trigger.clone(), key).await?;

@@ -50,7 +50,7 @@ fn new_run(folder: &str) -> NewRun {
         folder: folder.to_owned(),
         demands: Amounts::from([("memory".to_owned(), 60)]),
         stages: Vec::new(),
-        trigger: Trigger::Manual { by: "test".to_owned() },
+        trigger: Trigger::manual("test"),
         idempotency_key: None,
     }
 }

@@ -1,19 +1,16 @@
-//! Tokens, showing one, and the API's description.
+//! Tokens, and the API's description.
 
 use std::sync::Arc;
 
-use axum::extract::{Request, State};
-use axum::http::{HeaderMap, header};
-use axum::response::Response;
 use maud::html;
 
-use super::{Page, error_page, form_of, layout, moment};
+use super::{Page, form_of, layout, moment};
 use crate::api::endpoint::Call;
 use crate::api::problem::Problem;
 use crate::api::{TokenRequest, end_token, make_token, openapi, token_views};
 use crate::ledger::Scope;
 use crate::service::Service;
-use crate::web::{COOKIE, call_of, see_other};
+use crate::web::see_other;
 
 pub(super) async fn tokens(service: Arc<Service>, _: Call) -> Page {
     show(&service, None).await
@@ -65,51 +62,6 @@ pub(super) async fn revoke(service: Arc<Service>, call: Call) -> Page {
     Ok(see_other("/tokens"))
 }
 
-pub(super) async fn login_form() -> Response {
-    layout(
-        "Token",
-        "",
-        &html! {
-            h1 { "Show your token" }
-            form.row method="post" action="/login" {
-                label { "Token" input type="password" name="token" autocomplete="current-password" required; }
-                button { "Enter" }
-            }
-            p.quiet { "`pipeline token create <name> --scope read` makes one." }
-        },
-    )
-}
-
-pub(super) async fn login(State(service): State<Arc<Service>>, request: Request) -> Response {
-    let call = match call_of(Default::default(), request).await {
-        Ok(call) => call,
-        Err(problem) => return error_page(&problem),
-    };
-    let token = form_of(&call).remove("token").unwrap_or_default().trim().to_owned();
-    let (asked, shown) = (service.clone(), token.clone());
-    let caller = tokio::task::spawn_blocking(move || asked.gate.caller(Some(&shown))).await;
-    if !matches!(caller, Ok(Ok(Some(_)))) {
-        return error_page(&Problem::unauthorized("this token lets nobody in"));
-    }
-    let secure = if service.options.behind_proxy { "; Secure" } else { "" };
-    with_cookie(
-        &format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=2592000{secure}"),
-        "/runs",
-    )
-}
-
-pub(super) async fn logout(_: HeaderMap) -> Response {
-    with_cookie(&format!("{COOKIE}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0"), "/login")
-}
-
-fn with_cookie(cookie: &str, path: &str) -> Response {
-    let mut response = see_other(path);
-    if let Ok(cookie) = cookie.parse() {
-        response.headers_mut().insert(header::SET_COOKIE, cookie);
-    }
-    response
-}
-
 /// What the OpenAPI document says, for people.
 pub(super) async fn api(_: Arc<Service>, _: Call) -> Page {
     let document = openapi::document();
@@ -117,7 +69,8 @@ pub(super) async fn api(_: Arc<Service>, _: Call) -> Page {
     let paths = document["paths"].as_object().unwrap_or(&empty);
     let body = html! {
         h1 { "API" }
-        p { a href="/api/openapi.json" { "The OpenAPI 3.1 document" } " · " a href="/tokens" { "Tokens" } }
+        p { a href="/api/openapi.json" { "The OpenAPI 3.1 document" } " · " a href="/tokens" { "Tokens" } " · " a href="/notices" { "Notices" } }
+        form method="post" action="/logout" { button { "Sign out" } }
         @for (path, operations) in paths {
             @for (method, operation) in operations.as_object().unwrap_or(&empty) {
                 section {

@@ -4,6 +4,8 @@
 mod access;
 mod data;
 mod graph;
+mod login;
+mod notices;
 mod run;
 mod runs;
 mod schedules;
@@ -17,16 +19,19 @@ use std::sync::Arc;
 
 use axum::Router;
 use axum::extract::{Path, Request, State};
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::Response;
 use axum::routing::{get, post};
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
+use tracing::{Instrument, Span};
 
 use crate::api::endpoint::{Call, text as answer};
 use crate::api::problem::Problem;
 use crate::ledger::Scope;
+use crate::oidc::CALLBACK;
 use crate::service::Service;
+use crate::trace;
 use crate::web::{authorized, call_of, see_other};
 
 const STYLE: &str = include_str!("page.css");
@@ -58,9 +63,13 @@ pub(crate) fn router() -> Router<Arc<Service>> {
         .route("/training", get(page(Scope::Read, training::compare)))
         .route("/tokens", get(page(Scope::Admin, access::tokens)).post(page(Scope::Admin, access::create)))
         .route("/tokens/{id}/revoke", post(page(Scope::Admin, access::revoke)))
+        .route("/notices", get(page(Scope::Read, notices::list)))
+        .route("/notices/{channel}/test", post(page(Scope::Admin, notices::test)))
         .route("/api", get(page(Scope::Read, access::api)))
-        .route("/login", get(access::login_form).post(access::login))
-        .route("/logout", post(access::logout))
+        .route("/login", get(login::form).post(login::show_token))
+        .route("/login/provider", get(login::begin))
+        .route(CALLBACK, get(login::finish))
+        .route("/logout", post(login::sign_out))
         .route("/assets/page.css", get(|| async { asset("text/css; charset=utf-8", STYLE) }))
         .route("/assets/page.js", get(|| async { asset("text/javascript; charset=utf-8", SCRIPT) }))
 }
@@ -81,16 +90,20 @@ where
 {
     move |State(service), Path(path), request| {
         Box::pin(async move {
+            let is_form = request.method() == Method::POST;
+            let span = if is_form { trace::form(request.uri().path()) } else { Span::none() };
             let result = async {
                 let call = call_of(path, request).await?;
                 let caller = authorized(&service, &call.headers, scope).await?;
                 show(service, Call { caller, ..call }).await
             };
-            match result.await {
+            let response = match result.instrument(span.clone()).await {
                 Ok(response) => response,
                 Err(problem) if problem.status() == StatusCode::UNAUTHORIZED => see_other("/login"),
                 Err(problem) => error_page(&problem),
-            }
+            };
+            trace::answered(&span, response.status());
+            response
         })
     }
 }

@@ -147,7 +147,7 @@ fn stages(run: &Run) -> Markup {
                     @for stage in &run.stages {
                         @let progress = run.progress.get(&stage.id).cloned().unwrap_or_default();
                         @let path = format!("runs/{}/{}", run.folder, stage.id);
-                        tr {
+                        tr id={ "stage-" (stage.id) } {
                             td { a href=(link("/data", &[("path", &path)])) { (stage.id) } }
                             td { (stage.kind) }
                             td { (stage.reads.join(", ")) }
@@ -241,7 +241,7 @@ async fn again(service: &Arc<Service>, call: &Call, id: RunId, from: Option<Stri
     let run = blocking(&service.ledger, move |ledger| ledger.run(&id)).await?;
     let mut spec = run.spec;
     spec.from = from;
-    let trigger = crate::run::Trigger::Manual { by: call.caller.name.clone() };
+    let trigger = crate::run::Trigger::manual(&call.caller.name);
     let submitted = service.submitter.submit(spec, trigger, None).await?;
     Ok(see_other(&format!("/runs/{}", submitted.id())))
 }

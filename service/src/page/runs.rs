@@ -91,11 +91,11 @@ pub(super) fn state(run: &Run) -> Markup {
 pub(super) fn trigger(trigger: &Trigger) -> Markup {
     html! {
         @match trigger {
-            Trigger::Manual { by } => { (by) },
+            Trigger::Manual { by, .. } => { (by) },
             Trigger::Schedule { schedule, slot } => { "schedule " (schedule) ", " (moment(*slot)) },
             Trigger::File { path } => { "file " (path) },
             Trigger::Run { run } => { "after " a href={ "/runs/" (run) } { (run) } },
-            Trigger::Webhook => { "webhook" },
+            Trigger::Webhook { .. } => { "webhook" },
         }
     }
 }

@@ -58,7 +58,7 @@ pub(super) async fn submit(service: Arc<Service>, call: Call) -> Page {
     let request = serde_json::from_value(request).map_err(|error| Problem::bad_request(error.to_string()))?;
     let mut last = None;
     for spec in combinations(&request)? {
-        let trigger = Trigger::Manual { by: call.caller.name.clone() };
+        let trigger = Trigger::manual(&call.caller.name);
         last = Some(service.submitter.submit(spec, trigger, None).await?);
     }
     Ok(match last {

@@ -6,17 +6,23 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use jiff::SignedDuration;
+use serde_json::Value as Json;
+use tracing::field::Empty;
+use tracing::{Instrument, Span};
 
 use super::child::{Places, RunProcess, Signal};
 use super::{Supervisor, blocking, progress};
 use crate::ledger::{Ended, Heartbeat};
 use crate::run::{Run, StageProgress, Wish};
+use crate::trace;
 
 /// What `pipeline` exits with when its input was wrong: another attempt would end alike.
 const WRONG_INPUT: i32 = 2;
 
 /// The end of a log that is kept as the run's error.
-const MOST_ERROR_BYTES: u64 = 4_096;
+const MOST_ERROR_BYTES: usize = 4_096;
+/// The end of a log in which the report is looked for: as an event it stands in one long line.
+const MOST_READ_BYTES: u64 = 64 << 10;
 
 /// The first retry comes after this; each later one after twice as long.
 const FIRST_RETRY: SignedDuration = SignedDuration::from_secs(10);
@@ -44,7 +50,24 @@ enum Close {
 }
 
 impl Supervisor {
+    /// Works on a run to the end of its process: a span of the trace of the request that asked for it.
     pub(super) async fn attend(&self, run: Run) {
+        let span = tracing::info_span!(
+            target: trace::TARGET,
+            "run",
+            otel.name = format!("run {}", run.workflow),
+            otel.status_code = Empty,
+            run = %run.id,
+            workflow = run.workflow,
+            attempt = run.attempt,
+            outcome = Empty,
+            trace_id = Empty,
+        );
+        trace::follow(&span, run.trigger.traceparent());
+        self.attend_traced(run).instrument(span).await;
+    }
+
+    async fn attend_traced(&self, run: Run) {
         let log = self.options.logs_folder.join(format!("{}.log", run.id));
         let mut stages = run.progress.clone();
         let log_before = std::fs::metadata(&log).map_or(0, |metadata| metadata.len());
@@ -74,6 +97,16 @@ impl Supervisor {
             }
             Close::NotStarted(error) => self.failed(&run, None, error),
         };
+        let (outcome, is_good) = match &ended {
+            Ended::Succeeded => ("succeeded", true),
+            Ended::Failed { .. } => ("failed", false),
+            Ended::Stopped(wish) => (wish.name(), true),
+            Ended::Released => ("released", true),
+        };
+        Span::current().record("outcome", outcome);
+        if !is_good {
+            Span::current().record("otel.status_code", "ERROR");
+        }
         progress::end_all(now, &mut stages);
         let (id, epoch, state) = (run.id.clone(), run.epoch, ended.clone());
         let written = blocking(&self.ledger, move |ledger| {
@@ -183,12 +216,56 @@ impl Supervisor {
 fn last_words(log: &Path, from: u64) -> Option<String> {
     let mut file = std::fs::File::open(log).ok()?;
     let end = file.seek(SeekFrom::End(0)).ok()?;
-    file.seek(SeekFrom::Start(from.max(end.saturating_sub(MOST_ERROR_BYTES)))).ok()?;
+    file.seek(SeekFrom::Start(from.max(end.saturating_sub(MOST_READ_BYTES)))).ok()?;
     let mut bytes = Vec::new();
-    file.take(MOST_ERROR_BYTES).read_to_end(&mut bytes).ok()?;
+    file.take(MOST_READ_BYTES).read_to_end(&mut bytes).ok()?;
     let text = String::from_utf8_lossy(&bytes);
+    if let Some(report) = text.lines().rev().find_map(reported) {
+        return Some(report);
+    }
+    let text = tail(&text, MOST_ERROR_BYTES);
     // Lines of progress before it say nothing of the error.
-    let report = text.rfind("  × ").or_else(|| text.find("thread '")).map_or(&*text, |at| &text[at..]);
+    let report = text.rfind("  × ").or_else(|| text.find("thread '")).map_or(text, |at| &text[at..]);
     let report = report.trim();
     (!report.is_empty()).then(|| report.to_owned())
+}
+
+/// The report of an error, where logs are JSON and this line holds one.
+fn reported(line: &str) -> Option<String> {
+    let event: Json = serde_json::from_str(line).ok()?;
+    let report = event["report"].as_str().filter(|_| event["level"] == "ERROR")?;
+    Some(tail(report.trim(), MOST_ERROR_BYTES).to_owned())
+}
+
+/// The last bytes of a text, from a whole letter on.
+fn tail(text: &str, most: usize) -> &str {
+    let mut start = text.len().saturating_sub(most);
+    while !text.is_char_boundary(start) {
+        start += 1;
+    }
+    &text[start..]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_report_is_found_in_logs_of_both_kinds() {
+        let folder = tempfile::tempdir().unwrap();
+        let log = folder.path().join("log");
+        let said = |text: &str| {
+            std::fs::write(&log, text).unwrap();
+            last_words(&log, 0).unwrap_or_default()
+        };
+        assert_eq!(said("pages: started\n  × no rows\n  help: look\n"), "× no rows\n  help: look");
+        let long = "x".repeat(10_000);
+        let lines = format!(
+            "{{\"level\":\"INFO\",\"message\":\"{long}\"}}\n{{\"level\":\"ERROR\",\"report\":\"no rows {long}\"}}\n"
+        );
+        assert!(said(&lines).ends_with(&long[..4_000]) && said(&lines).len() == MOST_ERROR_BYTES);
+        assert_eq!(said("{\"level\":\"ERROR\",\"report\":\"no rows\"}\n{\"level\":\"INFO\"}\n"), "no rows");
+        assert_eq!(said("3\n{\"level\":\"INFO\"}"), "3\n{\"level\":\"INFO\"}");
+        assert!(said(&format!("é{}", "é".repeat(4_000))).len() <= MOST_ERROR_BYTES);
+    }
 }

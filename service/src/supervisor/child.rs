@@ -11,9 +11,13 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use crate::pools::{MEMORY, THREADS};
 use crate::run::Run;
+use crate::trace;
 
 /// The variable that tells the process its epoch.
 const EPOCH_VARIABLE: &str = "CORPUSMITH_EPOCH";
+
+/// The variable that tells the process its run's id.
+pub const RUN_VARIABLE: &str = "CORPUSMITH_RUN_ID";
 
 /// The variable by which `pipeline run` is sent to a service.
 const SERVER_VARIABLE: &str = "CORPUSMITH_SERVER";
@@ -76,6 +80,12 @@ impl RunProcess {
             }
         }
         command.env(EPOCH_VARIABLE, run.epoch.to_string());
+        command.env(RUN_VARIABLE, &run.id.0);
+        // Its spans go on where those of the service are.
+        match trace::current() {
+            Some(context) => command.env(trace::VARIABLE, context),
+            None => command.env_remove(trace::VARIABLE),
+        };
         // It does the work itself, wherever its service's caller sends runs to.
         command.env_remove(SERVER_VARIABLE);
         if std::env::var_os(LOG_VARIABLE).is_none() {

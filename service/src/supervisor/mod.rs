@@ -5,6 +5,8 @@ mod child;
 mod progress;
 mod watch;
 
+pub use child::RUN_VARIABLE;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};

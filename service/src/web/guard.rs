@@ -28,12 +28,17 @@ const HEADERS: [(HeaderName, &str); 6] = [
     (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
 ];
 
+/// A year, the least that browsers' own lists take. Names below this one may be other people's servers.
+const HSTS: &str = "max-age=31536000";
+
 /// What is read of the body of a refused request.
 const MOST_REFUSED_BYTES: usize = 64 << 10;
 
 pub(super) struct Guard {
     /// Names under which the service may be asked; all where a proxy stands in front without a public URL.
     hosts: Option<Vec<String>>,
+    /// The service speaks TLS itself: browsers shall not ask it in any other way.
+    tls: bool,
     rates: Rates,
 }
 
@@ -45,7 +50,7 @@ impl Guard {
         hosts.push(options.address.ip().to_string());
         let open = options.behind_proxy && public.is_none();
         hosts.extend(public);
-        Self { hosts: (!open).then_some(hosts), rates: Rates::default() }
+        Self { hosts: (!open).then_some(hosts), tls: options.tls.is_some(), rates: Rates::default() }
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
@@ -111,6 +116,9 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
     for (name, value) in HEADERS {
         // A page may have a policy of its own.
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
+    }
+    if guard.tls {
+        response.headers_mut().insert(header::STRICT_TRANSPORT_SECURITY, HeaderValue::from_static(HSTS));
     }
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response

@@ -14,20 +14,26 @@ use axum::http::{HeaderMap, Method, StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use tracing::Instrument;
 
 use crate::api::ENDPOINTS;
 use crate::api::endpoint::{Access, Call, Endpoint};
 use crate::api::problem::Problem;
 use crate::auth::Caller;
 use crate::ledger::Scope;
+use crate::oidc;
 use crate::page;
 use crate::service::Service;
+use crate::trace;
 
 /// Greatest body of a request.
 const MOST_BODY_BYTES: usize = 1 << 20;
 
 /// The cookie of the page, for browsers.
 pub(crate) const COOKIE: &str = "corpusmith_token";
+
+/// The cookie of browsers that signed in at an identity provider.
+pub(crate) const SESSION_COOKIE: &str = "corpusmith_session";
 
 /// All routes.
 pub(crate) fn router(service: Arc<Service>) -> Router {
@@ -71,12 +77,20 @@ async fn dispatch(
     path: BTreeMap<String, String>,
     request: Request,
 ) -> Result<Response, Problem> {
-    let call = call_of(path, request).await?;
-    let call = match endpoint.access {
-        Access::Scoped(scope) => Call { caller: authorized(&service, &call.headers, scope).await?, ..call },
-        Access::Open | Access::Signed => call,
+    let span = trace::request(endpoint, request.headers());
+    let answered = async {
+        let call = call_of(path, request).await?;
+        let call = match endpoint.access {
+            Access::Scoped(scope) => {
+                Call { caller: authorized(&service, &call.headers, scope).await?, ..call }
+            }
+            Access::Open | Access::Signed => call,
+        };
+        (endpoint.handler)(service, call).await
     };
-    (endpoint.handler)(service, call).await
+    let result = answered.instrument(span.clone()).await;
+    trace::answered(&span, result.as_ref().map_or_else(Problem::status, Response::status));
+    result
 }
 
 /// Reads a request, from anybody so far. The body is read even of one that will be refused: a connection that
@@ -99,34 +113,49 @@ pub(crate) async fn authorized(
     headers: &HeaderMap,
     scope: Scope,
 ) -> Result<Caller, Problem> {
-    let token = token_of(headers);
-    let asked = service.clone();
-    let caller = tokio::task::spawn_blocking(move || asked.gate.caller(token.as_deref()))
-        .await
-        .map_err(|error| Problem::internal(error.to_string()))??;
-    match caller {
+    match caller_of(service, headers).await? {
         None => Err(Problem::unauthorized(
             "show a token: `Authorization: Bearer <token>`; `pipeline token create` makes one",
         )),
         Some(caller) if caller.scope < scope => Err(Problem::forbidden(format!(
-            "this needs a token with the scope `{}`; this one has `{}`",
+            "this needs the scope `{}`; {} has `{}`",
             scope.name(),
+            caller.name,
             caller.scope.name()
         ))),
         Some(caller) => Ok(caller),
     }
 }
 
-/// The token of the header, or of the page's cookie.
-fn token_of(headers: &HeaderMap) -> Option<String> {
+/// Who asks: by the header, or by one of the page's cookies. A header that is wrong is not made good by a
+/// cookie.
+async fn caller_of(service: &Arc<Service>, headers: &HeaderMap) -> Result<Option<Caller>, Problem> {
     let bearer = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some(token) = bearer.and_then(|value| value.strip_prefix("Bearer ")) {
-        return Some(token.trim().to_owned());
+    let bearer = bearer.and_then(|value| value.strip_prefix("Bearer ")).map(str::trim);
+    if let Some(oidc) = &service.oidc {
+        match bearer {
+            Some(token) if oidc::looks_signed(token) => return Ok(Some(oidc.bearer(token).await?)),
+            Some(_) => {}
+            None => {
+                let session = cookie_of(headers, SESSION_COOKIE);
+                if let Some(caller) = session.and_then(|secret| oidc.session(secret)) {
+                    return Ok(Some(caller));
+                }
+            }
+        }
     }
+    let token = bearer.or_else(|| cookie_of(headers, COOKIE)).map(str::to_owned);
+    let asked = service.clone();
+    let caller = tokio::task::spawn_blocking(move || asked.gate.caller(token.as_deref())).await;
+    Ok(caller.map_err(|error| Problem::internal(error.to_string()))??)
+}
+
+/// A cookie.
+pub(crate) fn cookie_of<'a>(headers: &'a HeaderMap, wanted: &str) -> Option<&'a str> {
     let cookies = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
     let mut pairs =
         cookies.flat_map(|cookies| cookies.split(';')).filter_map(|pair| pair.trim().split_once('='));
-    pairs.find(|(name, _)| *name == COOKIE).map(|(_, token)| token.to_owned())
+    pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value)
 }
 
 /// Who is at the other end of the connection.

@@ -190,6 +190,15 @@ impl ChatError {
         }
     }
 
+    /// The HTTP status that came, of an answer that had one.
+    pub fn status(&self) -> Option<u16> {
+        match self {
+            Self::Unauthorized { status, .. } | Self::Status { status, .. } => Some(*status),
+            Self::BadJson { .. } | Self::BodyTooLarge { .. } => Some(200),
+            _ => None,
+        }
+    }
+
     /// The reason a row is rejected for, for example `llm_http_500` or `llm_timeout`.
     pub fn reason(&self) -> String {
         match self {

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
-use reqwest::{Client, Response};
+use reqwest::{Client, Response, Url};
 
 use super::options::{self, Address, ClientError, ClientOptions};
 use super::{retry, wire};
@@ -78,6 +78,11 @@ impl Sender {
             connect_timeout: Duration::from_secs_f64(options.connect_timeout_seconds),
             max_body_bytes: options.max_body_bytes,
         })
+    }
+
+    /// Where an endpoint is.
+    pub(super) fn address(&self, endpoint: usize) -> &Url {
+        &self.endpoints[endpoint].address.chat
     }
 
     /// Sends `body` to an endpoint and reads the answer; `attempts` is 1 in it.

@@ -10,6 +10,7 @@ use futures::{FutureExt, StreamExt, stream};
 use tokio::sync::mpsc;
 use tokio::task::{JoinError, JoinSet};
 use tokio_util::task::AbortOnDropHandle;
+use tracing::Instrument;
 
 use super::ask::{Asker, Outcome, Source};
 use super::error::GenerateError;
@@ -31,7 +32,7 @@ pub(super) fn start(
         // One batch ready for the consumer; all further rows wait in the driver, which counts them.
         let (out, batches) = mpsc::channel(1);
         let driver = Driver::new(asker, input, on_reject, on_progress);
-        let task = AbortOnDropHandle::new(tokio::spawn(driver.run(out)));
+        let task = AbortOnDropHandle::new(tokio::spawn(driver.run(out).in_current_span()));
         stream::unfold(Some((batches, task)), |state| async move {
             let (mut batches, task) = state?;
             match batches.recv().await {
@@ -176,10 +177,11 @@ impl Driver {
                 RowTexts::Whole { id, prompt } => {
                     let (asker, source) = (Arc::clone(&self.asker), Arc::clone(&batch));
                     let (id, prompt) = (id.to_owned(), prompt.to_owned());
-                    self.in_flight.spawn(async move {
+                    let asked = async move {
                         let outcome = asker.ask(id, prompt).await;
                         Done { number, source, row, outcome }
-                    });
+                    };
+                    self.in_flight.spawn(asked.in_current_span());
                     continue;
                 }
                 RowTexts::NullId => Reject {

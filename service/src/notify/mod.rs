@@ -1,20 +1,24 @@
 //! Notices: a run failed, succeeded again after a failure, or a schedule's time was missed.
 
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+mod channel;
+mod email;
+#[cfg(test)]
+mod tests;
+mod webhook;
 
 use ring::hmac;
 use serde::Serialize;
 
-use crate::hex::hex;
+use channel::{Channel, Receiver};
+use email::Email;
+use webhook::Webhook;
+
+pub use channel::ChannelView;
+
 use crate::ledger::{Ended, Ledger, RunFilter};
 use crate::run::{Run, RunState};
 use crate::settings::NotifySettings;
 use crate::supervisor::blocking;
-
-/// A receiver that does not answer in this time has not got the notice.
-const PATIENCE: Duration = Duration::from_secs(10);
-const ATTEMPTS: u32 = 3;
 
 /// What happened.
 #[derive(Clone, Debug, Serialize)]
@@ -30,7 +34,7 @@ pub enum Notice {
         stage: Option<String>,
         /// What went wrong.
         error: String,
-        /// The run's page.
+        /// The run's page, at the stage that failed.
         link: String,
     },
     /// A run succeeded, after the one before failed.
@@ -60,20 +64,17 @@ pub enum Notice {
 
 /// Sends notices.
 pub struct Notifier {
-    url: Option<String>,
-    key: Option<hmac::Key>,
+    channels: Vec<Channel>,
     /// How the service's pages are reached.
     base: String,
-    client: reqwest::Client,
     ledger: Ledger,
-    failures: AtomicU64,
 }
 
 impl Notifier {
-    /// A notifier as the settings say; without an address it only writes to the log.
+    /// A notifier as the settings say; without a receiver it only writes to the log.
     ///
     /// # Errors
-    /// A variable that the settings name is not set.
+    /// A variable that the settings name is not set, or a setting is wrong.
     pub fn new(
         settings: &NotifySettings,
         base: String,
@@ -86,15 +87,17 @@ impl Notifier {
                 .map_err(|_| format!("`{variable}`, which [notify] names, is not set"))?;
             Ok(Some(value))
         };
-        let url = read(&settings.webhook_url_env)?;
         let key =
             read(&settings.webhook_key_env)?.map(|key| hmac::Key::new(hmac::HMAC_SHA256, key.as_bytes()));
-        Ok(Self { url, key, base, client, ledger, failures: AtomicU64::new(0) })
+        let webhook = read(&settings.webhook_url_env)?.map(|url| Webhook { url, key, client });
+        let email = settings.email.as_ref().map(Email::new).transpose()?;
+        let receivers = webhook.map(Receiver::Webhook).into_iter().chain(email.map(Receiver::Email));
+        Ok(Self { channels: receivers.map(Channel::new).collect(), base, ledger })
     }
 
-    /// Notices that could not be delivered.
-    pub fn failures(&self) -> u64 {
-        self.failures.load(Ordering::Relaxed)
+    /// How each way of notices fares.
+    pub fn channels(&self) -> Vec<ChannelView> {
+        self.channels.iter().map(Channel::view).collect()
     }
 
     /// Tells of a run's end, where that is worth telling.
@@ -109,6 +112,10 @@ impl Notifier {
                 })
                 .await;
                 let stage = current.ok().and_then(|run| failed_stage(&run));
+                let link = match &stage {
+                    Some(stage) => format!("{link}#stage-{stage}"),
+                    None => link,
+                };
                 self.send(&Notice::RunFailed { run: id, workflow, stage, error: error.clone(), link }).await;
             }
             Ended::Succeeded if self.failed_before(run).await => {
@@ -124,15 +131,24 @@ impl Notifier {
         self.send(&Notice::ScheduleMissed { schedule: schedule.to_owned(), times, link }).await;
     }
 
-    /// Sends a notice for trying.
+    /// Sends a notice for trying, by one way or by all.
     ///
     /// # Errors
     /// Why it did not arrive.
-    pub async fn test(&self) -> Result<(), String> {
-        match &self.url {
-            None => Err("no receiver is set: see [notify] of service.toml".to_owned()),
-            Some(url) => self.post(url, &Notice::Test { link: self.base.clone() }).await,
+    pub async fn test(&self, name: Option<&str>) -> Result<(), String> {
+        let wanted: Vec<&Channel> =
+            self.channels.iter().filter(|channel| name.is_none_or(|name| channel.name() == name)).collect();
+        if wanted.is_empty() {
+            let which = name.map(|name| format!(" by {name}")).unwrap_or_default();
+            return Err(format!("no receiver of notices{which} is set: see [notify] of service.toml"));
         }
+        let notice = Notice::Test { link: self.base.clone() };
+        let sent = wanted.iter().map(|channel| async {
+            channel.send(&notice).await.map_err(|error| format!("{}: {error}", channel.name()))
+        });
+        let failed: Vec<String> =
+            futures::future::join_all(sent).await.into_iter().filter_map(Result::err).collect();
+        if failed.is_empty() { Ok(()) } else { Err(failed.join("; ")) }
     }
 
     async fn failed_before(&self, run: &Run) -> bool {
@@ -149,31 +165,8 @@ impl Notifier {
 
     async fn send(&self, notice: &Notice) {
         tracing::warn!(notice = %serde_json::to_string(notice).unwrap_or_default(), "notice");
-        let Some(url) = &self.url else { return };
-        if let Err(error) = self.post(url, notice).await {
-            self.failures.fetch_add(1, Ordering::Relaxed);
-            tracing::error!(%error, "a notice was not delivered");
-        }
-    }
-
-    async fn post(&self, url: &str, notice: &Notice) -> Result<(), String> {
-        let body = serde_json::to_vec(notice).map_err(|error| error.to_string())?;
-        let mut last = String::new();
-        for attempt in 0..ATTEMPTS {
-            tokio::time::sleep(Duration::from_secs(u64::from(attempt) * 2)).await;
-            let mut request =
-                self.client.post(url).timeout(PATIENCE).header("content-type", "application/json");
-            if let Some(key) = &self.key {
-                request = request.header("x-corpusmith-signature", signature(key, &body));
-            }
-            match request.body(body.clone()).send().await {
-                Ok(answer) if answer.status().is_success() => return Ok(()),
-                Ok(answer) => last = format!("the receiver answered {}", answer.status()),
-                // The address may hold a secret: it is not shown.
-                Err(error) => last = error.without_url().to_string(),
-            }
-        }
-        Err(last)
+        // What fails is in the log, the figures and the page by then.
+        futures::future::join_all(self.channels.iter().map(|channel| channel.send(notice))).await;
     }
 }
 
@@ -186,9 +179,4 @@ fn failed_stage(run: &Run) -> Option<String> {
     }
     let ended = run.progress.iter().find(|(_, stage)| stage.state == crate::run::StageState::Ended);
     ended.map(|(id, _)| id.clone())
-}
-
-/// `sha256=` and the HMAC of a body, in hexadecimal digits.
-pub(crate) fn signature(key: &hmac::Key, body: &[u8]) -> String {
-    format!("sha256={}", hex(hmac::sign(key, body).as_ref()))
 }
