@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus serve test test-web test-page demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint schema clean
+.PHONY: run corpus serve test test-web test-page demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint audit fuzz schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -74,6 +74,20 @@ test-page: build
 lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets --release -- -D warnings
+
+# Licences, sources and known weaknesses of the crates. Without the database of advisories the last is not
+# checked, and says so: set AUDIT_REQUIRED where that is a failure.
+audit:
+	@$(CARGO) deny --version >/dev/null 2>&1 || { echo "install it first: cargo install cargo-deny --locked"; exit 1; }
+	$(CARGO) deny --locked check licenses bans sources
+	@if $(CARGO) deny --locked fetch db >/dev/null 2>&1; \
+	then echo $(CARGO) deny --locked check advisories; $(CARGO) deny --locked check advisories; \
+	else echo "ADVISORIES NOT CHECKED: https://github.com/rustsec/advisory-db cannot be reached from here"; \
+	  [ -z "$(AUDIT_REQUIRED)" ]; fi
+
+# Damaged files and requests for every parser; FUZZ_CASES says how many each.
+fuzz:
+	fuzz/run
 
 bench:
 	$(CARGO) bench --workspace

@@ -103,6 +103,44 @@ fn a_query_of_the_page_changes_nothing_and_reads_nothing_else() {
     assert!(started.elapsed() < Duration::from_secs(15), "{:?}", started.elapsed());
 }
 
+/// Writes a Parquet file of some kilobytes whose rows are gigabytes: one long text, named by each of them.
+fn bomb(path: &std::path::Path) {
+    use std::sync::Arc;
+    let text = "x".repeat(16 << 20);
+    let column = arrow::array::StringArray::from_iter_values([&text; 8]);
+    let batch = arrow::array::RecordBatch::try_from_iter([("text", Arc::new(column) as _)]).unwrap();
+    let properties = parquet::file::properties::WriterProperties::builder()
+        .set_compression(parquet::basic::Compression::ZSTD(Default::default()))
+        .set_dictionary_page_size_limit(1 << 30)
+        .build();
+    let file = std::fs::File::create(path).unwrap();
+    let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), Some(properties)).unwrap();
+    for _ in 0..32 {
+        writer.write(&batch).unwrap();
+    }
+    writer.close().unwrap();
+}
+
+#[test]
+fn a_bomb_costs_its_look_and_nothing_else() {
+    let place = Place::new();
+    let folder = place.data().join("runs/bomb");
+    std::fs::create_dir_all(&folder).unwrap();
+    bomb(&folder.join("bomb.parquet"));
+    assert!(folder.join("bomb.parquet").metadata().unwrap().len() < 1 << 20);
+    let served = place.serve(&[]);
+    let ask = |query: &str| served.get(&format!("/data?path=runs/bomb/bomb.parquet&view=sql&q={query}")).body;
+    let told = "it needed more than 2 GiB of memory";
+    let file = ask("SELECT+max(length(text))+FROM+data");
+    assert!(file.contains(told), "{file}");
+    let query = ask("SELECT+length(repeat('x',1900000000)||repeat('y',100000000))");
+    assert!(query.contains(told), "{query}");
+    // The limits are the look's own: another goes on as before.
+    let harmless = ask("SELECT+count(*)*2+AS+twice+FROM+data");
+    assert!(harmless.contains("<div>512</div>"), "{harmless}");
+    assert!(served.get("/health").body.contains("ok"));
+}
+
 #[test]
 fn a_run_is_made_here_whatever_service_the_caller_speaks_with() {
     let place = Place::new();

@@ -38,6 +38,12 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Write the workflows that come with this program into a folder.
+    Init {
+        /// The folder; they come to lie in its `workflows`.
+        #[arg(default_value = ".")]
+        folder: PathBuf,
+    },
     /// Run a workflow; what is up to date is not run again.
     Run(RunArgs),
     /// Check a workflow file and report every problem at once.

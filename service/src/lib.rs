@@ -8,6 +8,8 @@ pub mod api;
 pub mod auth;
 pub mod client;
 pub mod clock;
+#[doc(hidden)]
+pub mod fuzzing;
 mod hex;
 pub mod ledger;
 mod looking;

@@ -1,6 +1,9 @@
 //! Looks into files of the data folder. Each look is a process of its own, `pipeline inspect`, with a limit
-//! of time: a hostile file costs a page, never the service.
+//! of time and limits of memory: a hostile file or query costs its look, never the service.
 
+mod limits;
+
+use std::os::unix::process::ExitStatusExt;
 use std::path::{Component, Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -88,6 +91,12 @@ impl Looking {
         let mut process = Command::new(&self.program);
         process.args(&command[..1]).arg("--json").args(&command[1..]).arg(path).args(arguments);
         process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
+        // What a query spills goes with the look, however that ends.
+        let spill = tempfile::tempdir().map_err(|error| {
+            Problem::internal(format!("there is no room for a temporary folder: {error}"))
+        })?;
+        process.env("TMPDIR", spill.path());
+        limits::confine(&mut process, PATIENCE);
         let printed = match tokio::time::timeout(PATIENCE, printed(process)).await {
             Err(_) => {
                 let seconds = PATIENCE.as_secs();
@@ -100,6 +109,12 @@ impl Looking {
             return Err(Problem::unprocessable(
                 "there is too much to be shown: ask for fewer rows or columns",
             ));
+        }
+        if printed.was_killed {
+            let most = limits::MEMORY_BYTES >> 30;
+            return Err(Problem::unprocessable(format!(
+                "the look was ended: it needed more than {most} GiB of memory, or too much of the processor"
+            )));
         }
         if !printed.success {
             let report = String::from_utf8_lossy(&printed.err);
@@ -119,6 +134,8 @@ struct Printed {
     out: Vec<u8>,
     err: Vec<u8>,
     success: bool,
+    /// A limit ended it.
+    was_killed: bool,
 }
 
 /// Reads what a process prints, up to a little more than is shown. Then the pipe closes, and the process ends.
@@ -139,13 +156,41 @@ async fn printed(mut command: Command) -> std::io::Result<Printed> {
         }
     };
     tokio::try_join!(read_out, read_err)?;
-    let success = child.wait().await?.success();
-    Ok(Printed { out, err, success })
+    let status = child.wait().await?;
+    Ok(Printed { out, err, success: status.success(), was_killed: status.signal().is_some() })
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Looks with a program of a shell's words, which gets `look`'s arguments.
+    async fn look_with(words: &str) -> Result<Vec<Json>, Problem> {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let program = folder.path().join("program");
+        std::fs::write(&program, format!("#!/bin/sh\n{words}\n")).unwrap();
+        std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let looking = Looking::new(program, folder.path().to_owned());
+        looking.look(&["inspect"], folder.path(), &[]).await
+    }
+
+    #[tokio::test]
+    async fn a_look_has_limits_and_a_folder_of_its_own() {
+        let said = look_with(
+            r#"echo "\"$(ulimit -d) $(ulimit -c) $CORPUSMITH_LOOK_MEMORY\""; echo "\"$TMPDIR\""; touch "$TMPDIR/left""#,
+        )
+        .await
+        .unwrap();
+        assert_eq!(said[0], format!("{} 0 {}", limits::MEMORY_BYTES >> 10, limits::PLAN_MEMORY_BYTES));
+        assert!(!Path::new(said[1].as_str().unwrap()).exists());
+    }
+
+    #[tokio::test]
+    async fn a_look_that_a_limit_ends_says_so() {
+        let problem = look_with("kill -ABRT $$").await.unwrap_err();
+        assert!(format!("{problem:?}").contains("more than 2 GiB of memory"), "{problem:?}");
+    }
 
     #[test]
     fn no_path_leads_out() {

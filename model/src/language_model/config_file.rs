@@ -95,7 +95,9 @@ pub(super) fn read(path: &Path) -> Result<ModelConfig, ModelFileError> {
         (llama.hidden_act != "silu", format!("hidden_act is {}", llama.hidden_act)),
         (llama.attention_bias || llama.mlp_bias, "it has biases".to_owned()),
         (
-            llama.head_dim.is_some_and(|head_dim| head_dim * llama.num_attention_heads != llama.hidden_size),
+            llama.head_dim.is_some_and(|head_dim| {
+                head_dim.checked_mul(llama.num_attention_heads) != Some(llama.hidden_size)
+            }),
             format!("head_dim {:?} is not hidden_size / num_attention_heads", llama.head_dim),
         ),
     ] {

@@ -10,6 +10,7 @@ mod describe;
 mod diff;
 mod eval;
 mod export;
+mod init;
 mod inspect;
 mod llm;
 mod plan;
@@ -97,6 +98,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Explain { kind } => describe::explain(&kind),
         Command::Schema => describe::schema(),
         Command::Completions { shell } => describe::completions(shell),
+        Command::Init { folder } => init::init(&folder),
         Command::Man { folder } => describe::man(&folder),
         Command::Assets(command) => assets::assets(&command),
         Command::Inspect(args) => inspect::inspect(&args),

@@ -81,13 +81,18 @@ pub fn open(session: &SessionContext, files: &[(PathBuf, u64)]) -> Result<DataFr
     scan::parquet(session, schema_of(first)?, &slices).map_err(|error| error.to_string())
 }
 
-/// A session for the commands that look into outputs: a quarter of the machine's memory, then it
-/// spills.
+/// The variable by which the service says how much memory the plans of a look may take, in bytes.
+const MEMORY_VARIABLE: &str = "CORPUSMITH_LOOK_MEMORY";
+
+/// A session for the commands that look into outputs: a quarter of the machine's memory, or what the service
+/// allows, then it spills.
 ///
 /// # Errors
 /// The folder for temporary files cannot be used.
 pub fn session() -> datafusion::error::Result<Session> {
-    engine::session(units::machine_memory_bytes() / 4, &std::env::temp_dir())
+    let quarter = units::machine_memory_bytes() / 4;
+    let allowed = std::env::var(MEMORY_VARIABLE).ok().and_then(|bytes| bytes.parse().ok());
+    engine::session(allowed.map_or(quarter, |bytes: u64| bytes.min(quarter)), &std::env::temp_dir())
 }
 
 /// The manifests of a run's stages.

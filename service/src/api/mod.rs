@@ -1,10 +1,10 @@
 //! The HTTP API: one table of endpoints, from which the routes and the OpenAPI document are made.
 
-mod admin;
+pub(crate) mod admin;
 pub(crate) mod endpoint;
 pub mod openapi;
 pub mod problem;
-mod runs;
+pub(crate) mod runs;
 
 pub(crate) use admin::{
     TokenRequest, end_token, make_token, schedule_views, set_schedule_paused, token_views,
