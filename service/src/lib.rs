@@ -10,6 +10,7 @@ pub mod client;
 pub mod clock;
 mod hex;
 pub mod ledger;
+pub mod ledger_check;
 mod looking;
 mod metrics;
 pub mod notify;
