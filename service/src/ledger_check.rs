@@ -3,6 +3,8 @@
 //! SQLite keeps checksums of the write-ahead log alone. Of the file itself its structure, its indexes and the
 //! types of its values can be checked; a bit that flips within a text goes unnoticed.
 
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
@@ -19,11 +21,31 @@ pub fn problems(path: &Path) -> Result<Vec<String>, String> {
     if !path.is_file() {
         return Err(format!("there is no ledger at {}", path.display()));
     }
-    let looked = look(path).and_then(|mut found| {
-        found.extend(wal_problem(path));
-        Ok(found)
-    });
-    Ok(looked.unwrap_or_else(|error| vec![format!("SQLite cannot read it: {error}")]))
+    let mut found: Vec<String> = cut_short(path).into_iter().chain(wal_problem(path)).collect();
+    match look(path) {
+        Ok(problems) => found.extend(problems),
+        Err(error) => found.push(format!("SQLite cannot read it: {error}")),
+    }
+    Ok(found)
+}
+
+/// SQLite reads what lies behind the end of a file as zeros, which may look like an empty page. The header
+/// says how long the file was when its counters agree: <https://www.sqlite.org/fileformat2.html#the_database_header>.
+fn cut_short(path: &Path) -> Option<String> {
+    let mut header = [0; 100];
+    let mut file = File::open(path).ok()?;
+    if file.read_exact(&mut header).is_err() {
+        return Some("it is shorter than the header of a database".to_owned());
+    }
+    let bytes = file.metadata().ok()?.len();
+    let page = match u16::from_be_bytes([header[16], header[17]]) {
+        1 => 65536,
+        page => u64::from(page),
+    };
+    let word = |at: usize| u32::from_be_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]);
+    let written = page * u64::from(word(28));
+    (word(24) == word(92) && bytes < written)
+        .then(|| format!("it has {bytes} bytes, and {written} were written: its end is missing"))
 }
 
 fn look(path: &Path) -> rusqlite::Result<Vec<String>> {
@@ -155,8 +177,10 @@ mod tests {
         let (path, open) = database(folder.path());
         open.close().unwrap();
         let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-        assert!(!problems(&path).unwrap().is_empty());
+        for kept in [0, 50, bytes.len() / 2, bytes.len() - 1] {
+            std::fs::write(&path, &bytes[..kept]).unwrap();
+            assert!(!problems(&path).unwrap().is_empty(), "cut to {kept} bytes");
+        }
         let mut other = bytes.clone();
         other[..16].copy_from_slice(b"not a database!!");
         std::fs::write(&path, &other).unwrap();

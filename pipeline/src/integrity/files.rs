@@ -74,7 +74,13 @@ pub fn noted(path: &Path) -> Option<OutputFile> {
     let note = note_of(path);
     let bytes = std::fs::read(&note).ok().filter(|bytes| sealed::check(bytes) == Seal::Whole)?;
     let file: OutputFile = serde_json::from_slice(&bytes).ok()?;
-    problem(path.parent()?, &file, Care::since(&note)).is_none().then_some(file)
+    problem(path.parent()?, &file, Care::Every).is_none().then_some(file)
+}
+
+/// Removes the note of a file that needs none any more.
+pub fn forget(path: &Path) {
+    // A note that stays says nothing untrue.
+    let _ = std::fs::remove_file(note_of(path));
 }
 
 fn note_of(path: &Path) -> std::path::PathBuf {
@@ -100,9 +106,10 @@ mod tests {
             std::fs::write(&path, text).unwrap();
             problem(folder.path(), &file, Care::Every).unwrap()
         };
+        forget(&path);
+        assert_eq!(noted(&path), None);
         assert!(told("contend").contains("blake3"));
         assert!(told("cont").contains("4 bytes"));
-        assert_eq!(noted(&path), None);
         std::fs::remove_file(&path).unwrap();
         assert!(problem(folder.path(), &file, Care::Every).unwrap().contains("missing"));
     }

@@ -68,7 +68,7 @@ struct Folders {
 /// See [`VerifyError`]; damage is no error, but in the report.
 pub fn verify(run: &Path, threads: usize) -> Result<Report, VerifyError> {
     let folders = Folders::of(run)?;
-    let mut report = Report { holder: lock::holder(run), ..Report::default() };
+    let mut report = Report { holder: rival(run), ..Report::default() };
     let mut expected = Vec::new();
     for (path, stage) in &folders.finished {
         report.take(of_finished(path, stage)?, &mut expected);
@@ -99,8 +99,13 @@ pub fn verify(run: &Path, threads: usize) -> Result<Report, VerifyError> {
         report.answers(run, dir, stage)?;
     }
     report.damaged.sort_by(|a, b| a.path.cmp(&b.path));
-    report.holder = report.holder.take().or_else(|| lock::holder(run));
+    report.holder = report.holder.take().or_else(|| rival(run));
     Ok(report)
+}
+
+/// Who else works in a run's folder; a repair holds the lock itself.
+fn rival(run: &Path) -> Option<Holder> {
+    lock::holder(run).filter(|holder| holder.pid != std::process::id())
 }
 
 impl Report {

@@ -82,14 +82,11 @@ impl TaskRecord {
         }
     }
 
-    /// What is wrong with the task's files. Those that have not changed since the record was written are
-    /// compared by their sizes.
-    fn damage(&self, folder: &Path, record: &Path) -> Option<String> {
-        let care = Care::since(record);
-        self.files
-            .iter()
-            .chain(&self.side_files)
-            .find_map(|file| problem(folder, file, care).map(|problem| format!("{}: {problem}", file.path)))
+    /// What is wrong with the task's files. They are read: the stage's manifest will vouch for them.
+    fn damage(&self, folder: &Path) -> Option<String> {
+        self.files.iter().chain(&self.side_files).find_map(|file| {
+            problem(folder, file, Care::Every).map(|problem| format!("{}: {problem}", file.path))
+        })
     }
 }
 
@@ -350,7 +347,7 @@ impl StageRun<'_> {
         blocking(&self.node.id, move || {
             let damage = match TaskRecord::read(&path) {
                 Ok(None) => return Ok(None),
-                Ok(Some(record)) => match record.damage(&folder, &path) {
+                Ok(Some(record)) => match record.damage(&folder) {
                     None => return Ok(Some(record)),
                     Some(damage) => damage,
                 },

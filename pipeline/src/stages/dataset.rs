@@ -198,8 +198,9 @@ impl DatasetConfig {
         let folder = out.join("data").join(name);
         let (count, columns, progress) = (shards.len(), subset.columns.clone(), ctx.progress.clone());
         let write = move || {
+            let path = |i: usize| folder.join(format!("train-{i:05}-of-{count:05}.parquet"));
             for (i, shard) in shards.iter().enumerate() {
-                let path = folder.join(format!("train-{i:05}-of-{count:05}.parquet"));
+                let path = path(i);
                 // What a killed run left is taken over, if it still is what was written.
                 if files::noted(&path).is_none() {
                     let file = copy_columns(shard, &columns, &path)?;
@@ -207,6 +208,8 @@ impl DatasetConfig {
                     files::note(&path, &file)?;
                 }
             }
+            // The manifest, which comes next, says the same.
+            (0..count).map(path).for_each(|path| files::forget(&path));
             Ok::<_, WriteError>(())
         };
         let written = tokio::task::spawn_blocking(write).await.map_err(|error| ctx.failed(&error))?;
