@@ -47,6 +47,14 @@ pub struct TrainingState {
     pub weights_digest: String,
     /// BLAKE3 of `optimizer.safetensors`.
     pub optimizer_digest: String,
+    /// BLAKE3 of `state.json` with nothing in this place; empty in those of older versions.
+    #[serde(default)]
+    pub state_digest: String,
+}
+
+/// How the last field of `state.json` reads.
+fn digest_field(digest: &str) -> String {
+    format!("\"state_digest\": \"{digest}\"")
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -109,10 +117,13 @@ pub fn save(
         state.version = VERSION;
         state.weights_digest = digest(&weights)?;
         state.optimizer_digest = digest(&moments)?;
+        state.state_digest.clear();
         let json = serde_json::to_string_pretty(&state).map_err(|error| CheckpointError::State {
             path: path.to_path_buf(),
             problem: error.to_string(),
         })?;
+        let digest = blake3::hash(json.as_bytes()).to_hex();
+        let json = json.replace(&digest_field(""), &digest_field(&digest));
         write_whole(&folder.join(STATE_FILE), format!("{json}\n").as_bytes())?;
         Ok(())
     })
@@ -128,6 +139,14 @@ pub fn read_state(path: &Path) -> Result<TrainingState, CheckpointError> {
     let bytes = std::fs::read(&file).map_err(failed("read", &file))?;
     let state: TrainingState =
         serde_json::from_slice(&bytes).map_err(|error| problem(format!("state.json: {error}")))?;
+    let blank = String::from_utf8_lossy(&bytes)
+        .trim_end()
+        .replace(&digest_field(&state.state_digest), &digest_field(""));
+    if !state.state_digest.is_empty()
+        && blake3::hash(blank.as_bytes()).to_hex().as_str() != state.state_digest
+    {
+        return Err(problem("state.json is not the file that was written".to_owned()));
+    }
     if state.version != VERSION {
         return Err(problem(format!(
             "it has version {}, this program reads version {VERSION}",

@@ -52,6 +52,10 @@ pub enum Command {
     Plan(PlanArgs),
     /// Ask again for the rows that failed in an earlier run, and only for those.
     Retry(RunArgs),
+    /// Compare the files of a run with the digests that it keeps of them.
+    Verify(VerifyArgs),
+    /// Put what is damaged in a run aside, so that the next run makes it anew. Nothing is deleted.
+    Repair(RepairArgs),
     /// List the stage kinds.
     Stages,
     /// Explain a stage kind: its inputs and every field of its config.
@@ -260,6 +264,39 @@ pub struct ResourceArgs {
     /// Run only this stage and what it reads.
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
+}
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+pub struct VerifyArgs {
+    /// The run's folder, for example runs/cosmopedia_v2/sample.
+    #[arg(required_unless_present = "ledger")]
+    pub run: Option<PathBuf>,
+    /// Check the ledger of a service as well: its data folder.
+    #[arg(long, value_name = "FOLDER")]
+    pub ledger: Option<PathBuf>,
+    /// Files read at once; as many as there are CPU threads by default.
+    #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
+    pub threads: usize,
+    /// A line of JSON for each damaged file, and one at the end.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `repair`.
+#[derive(Debug, Args)]
+pub struct RepairArgs {
+    /// The run's folder, for example runs/cosmopedia_v2/sample.
+    pub run: PathBuf,
+    /// Say what would be done, and change nothing.
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Files read at once; as many as there are CPU threads by default.
+    #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
+    pub threads: usize,
+    /// A line of JSON for each damaged file, and one at the end.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Arguments of `check`.

@@ -49,12 +49,23 @@ impl<T> WriteContext<T> for io::Result<T> {
     }
 }
 
-/// Makes a folder and its parents.
+/// Makes a folder and its parents, and syncs the folders that they are made in: what lies in a folder is
+/// lost with its name.
 ///
 /// # Errors
-/// The folder cannot be made.
+/// A folder cannot be made or synced.
 pub fn make_folder(path: &Path) -> Result<(), WriteError> {
-    fs::create_dir_all(path).doing("make folder", path)
+    if path.is_dir() {
+        return Ok(());
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_folder(parent)?;
+    match fs::create_dir(path) {
+        // Another thread was first.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        made => made.doing("make folder", path),
+    }?;
+    sync_folder(parent)
 }
 
 /// Writes a whole file.

@@ -71,7 +71,7 @@ pub(crate) struct ShardRecord {
     pub(crate) runs: Vec<String>,
     /// Name and bytes of every file, to notice a truncated copy.
     pub(crate) files: BTreeMap<String, u64>,
-    /// blake3 of the files that are not Tantivy's, which carry their own checksums.
+    /// blake3 of every file but the records.
     pub(crate) digests: BTreeMap<String, String>,
 }
 
@@ -82,6 +82,9 @@ pub(crate) struct RunRecord {
     pub(crate) analyzer: String,
     pub(crate) shards: u32,
     pub(crate) read: StreamMark,
+    /// blake3 of every file but the record.
+    #[serde(default)]
+    pub(crate) digests: BTreeMap<String, String>,
 }
 
 /// How far a shard has read its part of the stream, and a digest of what it read.
@@ -148,9 +151,32 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(IndexError::io(path)(error)),
     };
-    serde_json::from_slice(&bytes)
-        .map(Some)
-        .map_err(|source| IndexError::Record { path: path.to_owned(), source })
+    let damaged = |source| IndexError::Record { path: path.to_owned(), source };
+    if !matches_digest(&bytes) {
+        let words = "it does not match its own digest";
+        return Err(damaged(<serde_json::Error as serde::de::Error>::custom(words)));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(damaged)
+}
+
+/// What stands before and after a record's digest, its last field: blake3 over all bytes before it.
+const BEFORE_DIGEST: &str = ",\n  \"digest\": \"";
+const AFTER_DIGEST: &str = "\"\n}\n";
+
+fn with_digest(json: &str) -> Vec<u8> {
+    let fields = json.strip_suffix('}').unwrap_or(json).trim_end();
+    let digest = blake3::hash(fields.as_bytes()).to_hex();
+    format!("{fields}{BEFORE_DIGEST}{digest}{AFTER_DIGEST}").into_bytes()
+}
+
+/// Whether a record is what was written; those of older versions have no digest.
+fn matches_digest(bytes: &[u8]) -> bool {
+    let split = || {
+        let rest = bytes.strip_suffix(AFTER_DIGEST.as_bytes())?;
+        let (rest, digest) = rest.split_at_checked(rest.len().checked_sub(64)?)?;
+        Some((rest.strip_suffix(BEFORE_DIGEST.as_bytes())?, digest))
+    };
+    split().is_none_or(|(fields, digest)| blake3::hash(fields).to_hex().as_bytes() == digest)
 }
 
 /// The name under which a record is written; a killed build may leave it.
@@ -160,9 +186,9 @@ pub(crate) fn temporary_of(record: &Path) -> PathBuf {
 
 /// Writes a record under a temporary name, syncs it and renames it into place.
 pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), IndexError> {
-    let mut bytes = serde_json::to_vec_pretty(record)
+    let json = serde_json::to_string_pretty(record)
         .map_err(|source| IndexError::Record { path: path.to_owned(), source })?;
-    bytes.push(b'\n');
+    let bytes = with_digest(&json);
     let temporary = temporary_of(path);
     let write = || {
         let mut file = File::create(&temporary)?;
@@ -179,6 +205,45 @@ pub(crate) fn digest(path: &Path) -> std::io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     hasher.update_reader(File::open(path)?)?;
     Ok(hasher.finalize().to_hex().to_string())
+}
+
+/// blake3 of the files of a shard or run, but for the records, by name.
+pub(crate) fn digests_of(folder: &Path) -> Result<BTreeMap<String, String>, IndexError> {
+    let mut digests = BTreeMap::new();
+    for path in files_of(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        if ![SHARD_FILE, RUN_FILE].contains(&name.as_str()) {
+            digests.insert(name, digest(&path).map_err(IndexError::io(&path))?);
+        }
+    }
+    Ok(digests)
+}
+
+/// The record of a shard or run that an earlier build finished, if its files are what that build wrote. Of a
+/// damaged one nothing is kept: its pages come by again.
+pub(crate) fn finished_record<T: DeserializeOwned>(
+    record: &Path,
+    digests: impl Fn(&T) -> &BTreeMap<String, String>,
+) -> Result<Option<T>, IndexError> {
+    let problem = match read_record::<T>(record) {
+        Ok(None) => return Ok(None),
+        Ok(Some(found)) => {
+            let folder = record.parent().unwrap_or(Path::new("."));
+            // Records of older versions name some files, or none.
+            let is_other = |(name, wanted): &(&String, &String)| {
+                digest(&folder.join(name)).ok().as_ref() != Some(wanted)
+            };
+            let changed = digests(&found).iter().find(is_other);
+            match changed {
+                None => return Ok(Some(found)),
+                Some((name, _)) => format!("{name} is not what was written"),
+            }
+        }
+        Err(IndexError::Record { source, .. }) => source.to_string(),
+        Err(error) => return Err(error),
+    };
+    tracing::warn!(record = %record.display(), problem, "a finished part of an index is damaged: it is made anew");
+    Ok(None)
 }
 
 /// Syncs every file of a folder, renames it to its final name and syncs the folder above.
@@ -255,6 +320,15 @@ mod tests {
         write_record(&path, &mark).unwrap();
         assert_eq!(read_record::<StreamMark>(&path).unwrap(), Some(mark));
         assert_eq!(files_of(root.path()).unwrap(), std::slice::from_ref(&path));
+        let bytes = fs::read(&path).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut other = bytes.clone();
+            other[bit / 8] ^= 1 << (bit % 8);
+            fs::write(&path, other).unwrap();
+            // A bit of the digest's name at most: then the rest is what was written.
+            let read = read_record::<StreamMark>(&path);
+            assert!(read.is_err() || read.unwrap().unwrap().pages == 3, "bit {bit}");
+        }
         fs::write(&path, "{").unwrap();
         let error = read_record::<StreamMark>(&path).unwrap_err().to_string();
         assert!(error.contains("index.json"), "{error}");

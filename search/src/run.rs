@@ -95,7 +95,8 @@ impl RunWriter {
         name_segment(&folder, number)?;
         write_lengths(&folder, &self.lengths)?;
         self.ids.finish().map_err(IndexError::io(&folder))?;
-        layout::write_record(&folder.join(RUN_FILE), record)?;
+        let record = RunRecord { digests: layout::digests_of(&folder)?, ..record.clone() };
+        layout::write_record(&folder.join(RUN_FILE), &record)?;
         layout::publish_folder(&folder, to)
     }
 }

@@ -15,8 +15,7 @@ use crate::dedupe::{self, OpenRun};
 use crate::error::IndexError;
 use crate::ids::{IDS_FILE, IdTable, IdWriter};
 use crate::layout::{
-    self, ANALYZER, FORMAT_VERSION, LENGTHS_FILE, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord,
-    StreamMark,
+    self, ANALYZER, FORMAT_VERSION, RUN_FILE, RunRecord, SHARD_FILE, ShardPlace, ShardRecord, StreamMark,
 };
 use crate::run::{self, RunWriter};
 use crate::schema;
@@ -130,6 +129,7 @@ impl ShardWorker {
             analyzer: ANALYZER.to_owned(),
             shards: self.place.shards,
             read: self.read.mark(),
+            digests: BTreeMap::new(),
         };
         writer.finish(&self.place.run(number), number as u32 + 1, &record)?;
         tracing::debug!(shard = self.place.shard, run = number, "run written");
@@ -158,15 +158,11 @@ impl ShardWorker {
         }
         let (folder, mut record) = self.merge()?;
         for (segment, prefix) in record.segments(&folder) {
-            if record.pages > 0 {
-                for name in [IDS_FILE, LENGTHS_FILE] {
-                    let path = segment.join(name);
-                    let digest = layout::digest(&path).map_err(IndexError::io(&path))?;
-                    record.digests.insert(format!("{prefix}{name}"), digest);
-                }
-            }
+            let named = |name: String| format!("{prefix}{name}");
+            let digests = layout::digests_of(&segment)?;
+            record.digests.extend(digests.into_iter().map(|(name, digest)| (named(name), digest)));
             let files = index_files(&segment)?;
-            record.files.extend(files.into_iter().map(|(name, bytes)| (format!("{prefix}{name}"), bytes)));
+            record.files.extend(files.into_iter().map(|(name, bytes)| (named(name), bytes)));
         }
         layout::write_record(&folder.join(SHARD_FILE), &record)?;
         layout::publish_folder(&folder, &self.place.finished())?;
@@ -314,11 +310,16 @@ fn index_files(folder: &Path) -> Result<BTreeMap<String, u64>, IndexError> {
 fn finished_shard(place: &ShardPlace) -> Result<Option<ShardRecord>, IndexError> {
     let folder = place.finished();
     let path = folder.join(SHARD_FILE);
-    let record = layout::read_record::<ShardRecord>(&path)?;
+    // A shard folder appears whole; without its record it is not ours.
+    if folder.exists() && !path.exists() {
+        return Err(IndexError::ForeignFile { path: folder });
+    }
+    let record = layout::finished_record(&path, |record: &ShardRecord| &record.digests)?;
     match &record {
-        // A shard folder appears whole; without its record it is not ours.
-        None if folder.exists() => Err(IndexError::ForeignFile { path: folder }),
-        None => Ok(None),
+        None => {
+            layout::remove(&folder)?;
+            Ok(None)
+        }
         Some(found) => {
             let version = (found.format_version, found.analyzer.as_str());
             check_layout(&path, version, found.shards, place.shards)?;
@@ -331,7 +332,12 @@ fn finished_runs(place: &ShardPlace) -> Result<Vec<RunRecord>, IndexError> {
     let mut runs = Vec::new();
     loop {
         let path = place.run(runs.len()).join(RUN_FILE);
-        let Some(run) = layout::read_record::<RunRecord>(&path)? else {
+        let found = layout::finished_record(&path, |record: &RunRecord| &record.digests)?;
+        let Some(run) = found else {
+            // The runs behind a damaged one are of no use.
+            for later in (runs.len()..).map(|run| place.run(run)).take_while(|folder| folder.exists()) {
+                layout::remove(&later)?;
+            }
             return Ok(runs);
         };
         let version = (run.format_version, run.analyzer.as_str());

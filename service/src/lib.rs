@@ -12,6 +12,7 @@ pub mod clock;
 pub mod fuzzing;
 mod hex;
 pub mod ledger;
+pub mod ledger_check;
 mod looking;
 mod metrics;
 pub mod notify;

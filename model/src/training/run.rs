@@ -323,6 +323,7 @@ impl<'a, O: Objective> Run<'a, O> {
             dataset_digest: self.objective.data_digest().to_owned(),
             weights_digest: String::new(),
             optimizer_digest: String::new(),
+            state_digest: String::new(),
         };
         checkpoint::save(
             &checkpoint::folder(self.out_dir, self.step),

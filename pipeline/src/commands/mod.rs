@@ -12,6 +12,7 @@ mod eval;
 mod export;
 mod init;
 mod inspect;
+mod integrity;
 mod llm;
 mod plan;
 mod prompts;
@@ -92,6 +93,8 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Pause { run } => remote::ask(server, &run, "pause"),
         Command::Resume { run } => remote::ask(server, &run, "resume"),
         Command::Retry(args) => run::retry(&args),
+        Command::Verify(args) => integrity::verify(&args),
+        Command::Repair(args) => integrity::repair(&args),
         Command::Check(args) => check::check(&args),
         Command::Plan(args) => plan::plan(&args),
         Command::Stages => describe::stages(),

@@ -15,6 +15,8 @@ use crate::assets::{Asset, AssetStore};
 use crate::durable::{self, WriteError};
 use crate::engine::Session;
 use crate::engine::external_sort::Spill;
+use crate::integrity::Damage;
+use crate::integrity::guard::Guard;
 use crate::stages::LlmSessions;
 
 /// What all stages of a run share.
@@ -35,6 +37,8 @@ pub struct Environment {
     pub llm: LlmSessions,
     /// Stands before each step that others see: the folder may have been taken over.
     pub fence: Fence,
+    /// Which finished files have been compared with their digests.
+    pub guard: Guard,
     /// Cancelled by the first Ctrl-C: finish the shards in flight, start nothing new.
     pub stop: CancellationToken,
 }
@@ -115,6 +119,11 @@ impl StageContext {
     /// A plan failed.
     pub fn plan_error(&self, error: &DataFusionError) -> StageError {
         StageError::plan(&self.stage, "", error)
+    }
+
+    /// A file of a finished stage is not what was written.
+    pub fn damaged(&self, damage: &Damage) -> StageError {
+        StageError::run(&self.stage, damage.to_string()).help(damage.mend.clone())
     }
 
     /// A file could not be written.

@@ -1,7 +1,7 @@
 //! Finds what a stage reads: the manifests of its upstream stages, their shards as plans, and the
 //! plans of fused stages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use super::context::{Environment, StageContext};
 use super::error::StageError;
 use super::stage_run::stage_folder;
 use crate::engine::scan::{self, FileSlice};
-use crate::manifest::{Fingerprint, Manifest};
-use crate::stages::{InputTable, Inputs, OutputKind, Task};
+use crate::manifest::{Fingerprint, Manifest, OutputFile};
+use crate::stages::{InputTable, Inputs, OutputKind, Shape, Task, blocking};
 use crate::workflow::{OutputMode, StageNode, Workflow};
 
 /// Looks up the inputs of a workflow's stages.
@@ -130,6 +130,65 @@ impl<'a> InputResolver<'a> {
             Ok(slices)
         }
         .boxed()
+    }
+
+    /// Compares with their digests the files of all finished stages that a stage reads as a whole: those of
+    /// its first role are left out when each task reads a slice of them ([`Self::check_slices`]).
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub async fn check_whole(&self, node: &StageNode) -> Result<(), StageError> {
+        let sliced = node.stage.shape() == Shape::PerShard && node.stage.tasks(&self.ctx).await?.is_none();
+        for (stage, _) in self.finished_inputs(node, sliced)?.into_iter().filter(|(_, sliced)| !sliced) {
+            self.check(&stage, |_| true).await?;
+        }
+        Ok(())
+    }
+
+    /// Compares the files that a task reads with their digests.
+    ///
+    /// # Errors
+    /// A file is damaged.
+    pub async fn check_slices(&self, node: &StageNode, slices: &[FileSlice]) -> Result<(), StageError> {
+        let wanted: HashSet<String> = slices.iter().map(|slice| format!("/{}", slice.path)).collect();
+        for (stage, _) in self.finished_inputs(node, true)?.into_iter().filter(|(_, sliced)| *sliced) {
+            let folder = self.folder(&stage);
+            let folder = folder.canonicalize().unwrap_or(folder);
+            let wanted = wanted.clone();
+            self.check(&stage, move |file| wanted.contains(&*folder.join(&file.path).to_string_lossy()))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// The finished stages that a stage reads, through fused ones, and whether its tasks read slices of them.
+    fn finished_inputs(&self, node: &StageNode, sliced: bool) -> Result<Vec<(String, bool)>, StageError> {
+        let first = node.kind.inputs.first().map(|input| input.role);
+        let mut found = Vec::new();
+        for (role, ids) in &node.inputs {
+            let sliced = sliced && first == Some(role.as_str());
+            for id in ids {
+                let upstream = self.node(id)?;
+                match upstream.output {
+                    OutputMode::Materialize => found.push((id.clone(), sliced)),
+                    OutputMode::Fuse => found.extend(self.finished_inputs(upstream, sliced)?),
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    async fn check(
+        &self,
+        stage: &str,
+        wanted: impl Fn(&OutputFile) -> bool + Send + 'static,
+    ) -> Result<(), StageError> {
+        let (ctx, folder, manifest) = (self.ctx.clone(), self.folder(stage), self.manifest(stage)?);
+        blocking(&self.ctx.stage, move || {
+            let checked = ctx.env.guard.check_read(&folder, &manifest, wanted);
+            checked.map_err(|damage| ctx.damaged(&damage))
+        })
+        .await
     }
 
     fn cannot_be_fused(&self, id: &str) -> StageError {

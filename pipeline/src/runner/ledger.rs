@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::shards::write_batches;
 use crate::durable::WriteError;
 use crate::engine::external_sort::{ExternalSorter, Sorted, Spill};
+use crate::manifest::OutputFile;
 use crate::workflow::DroppedRows;
 
 /// Memory of a task for its lost rows, in bytes; more of them are sorted on disk.
@@ -169,13 +170,18 @@ impl LostRows {
     }
 
     /// Writes the rows that were kept to a side table with the columns `id, reason, detail`; no rows,
-    /// no table.
+    /// no table, and one that an earlier try left goes.
     ///
     /// # Errors
     /// The file cannot be written.
-    pub fn write(mut self, path: &Path) -> Result<(), WriteError> {
+    pub fn write(mut self, path: &Path) -> Result<Option<OutputFile>, WriteError> {
         if self.rows.is_none() || self.counts.is_empty() {
-            return Ok(());
+            return match std::fs::remove_file(path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    Err(WriteError::new("remove", path, error))
+                }
+                _ => Ok(None),
+            };
         }
         let schema = schema();
         let batches = std::iter::from_fn(|| match self.next_rows() {
@@ -183,7 +189,7 @@ impl LostRows {
             Ok(rows) => Some(batch(&rows)),
             Err(error) => Some(Err(ArrowError::ExternalError(Box::new(error)))),
         });
-        write_batches(path, schema, batches).map(|_rows| ())
+        write_batches(path, schema, batches).map(Some)
     }
 }
 

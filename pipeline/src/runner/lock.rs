@@ -119,6 +119,15 @@ impl Fence {
     }
 }
 
+/// Who works in a run's folder, if anybody does.
+pub fn holder(folder: &Path) -> Option<Holder> {
+    let path = folder.join(LOCK_FILE);
+    // The name of one that was killed stays; nobody else's lock is in the way then.
+    let holder = serde_json::from_slice(&std::fs::read(&path).ok()?).ok()?;
+    let held = File::open(&path).ok()?.try_lock_shared().is_err();
+    held.then_some(holder)
+}
+
 /// Locks a run's folder.
 ///
 /// # Errors
@@ -205,7 +214,9 @@ mod tests {
         let first = lock(folder.path(), Claim::Polite).unwrap();
         let error = lock(folder.path(), Claim::Polite).unwrap_err().to_string();
         assert!(error.contains(&format!("process {}", std::process::id())), "{error}");
+        assert_eq!(holder(folder.path()).unwrap().pid, std::process::id());
         drop(first);
+        assert_eq!(holder(folder.path()), None);
         lock(folder.path(), Claim::Polite).unwrap();
     }
 

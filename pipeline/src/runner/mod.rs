@@ -26,7 +26,9 @@ use tracing::field::Empty;
 use crate::assets::AssetStore;
 use crate::durable;
 use crate::engine;
+use crate::integrity::guard::Guard;
 use crate::manifest::Manifest;
+use crate::stages::blocking;
 use crate::workflow::{OutputMode, StageNode, Workflow};
 use context::{Environment, StageContext};
 use error::{Fault, RunError, StageError};
@@ -114,6 +116,7 @@ pub fn environment(
         shard_bytes: options.shard_bytes,
         llm: crate::stages::LlmSessions::default(),
         fence,
+        guard: Guard::default(),
         stop,
     }))
 }
@@ -268,6 +271,12 @@ async fn try_stage(
     let folder = stage_folder(&env.run_folder, &node.id);
     let manifest = Manifest::read(&folder).map_err(|error| run.context().failed(&error))?;
     if let Some(manifest) = manifest.filter(|manifest| manifest.fingerprint == fingerprint) {
+        let (guard, ctx) = (env.guard.clone(), run.context());
+        let manifest = blocking(&node.id, move || {
+            guard.check_unread(&folder, &manifest).map_err(|damage| ctx.damaged(&damage))?;
+            Ok(manifest)
+        })
+        .await?;
         reporter.stage_up_to_date(&manifest);
         return Ok(StageStatus::UpToDate(Box::new(manifest)));
     }

@@ -3,9 +3,11 @@
 
 use std::path::Path;
 
-use super::error::RunError;
+use super::error::{RunError, StageError};
 use super::stage_run::{TaskRecord, partial_folder, stage_folder, task_record_path};
 use crate::durable::{self, WriteContext};
+use crate::integrity::Kind;
+use crate::integrity::stage::StageFolder;
 use crate::manifest::{self, Manifest};
 use crate::workflow::Workflow;
 
@@ -36,11 +38,17 @@ pub fn quarantined_tasks(workflow: &Workflow, run_folder: &Path) -> Result<Vec<F
             continue;
         }
         for index in 0.. {
-            let Ok(bytes) = std::fs::read(task_record_path(&folder, index)) else {
-                break;
+            let path = task_record_path(&folder, index);
+            let damaged = |problem: String| {
+                let damage = StageFolder::finished(&folder, &manifest).damage(
+                    &format!("tasks/{index:05}.json"),
+                    Kind::TaskRecord,
+                    problem,
+                );
+                StageError::run(&node.id, damage.to_string()).help(damage.mend)
             };
-            let Ok(record) = serde_json::from_slice::<TaskRecord>(&bytes) else {
-                continue;
+            let Some(record) = TaskRecord::read(&path).map_err(damaged)? else {
+                break;
             };
             let rows = record.quarantined.values().sum();
             if rows > 0 {

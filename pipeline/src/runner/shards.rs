@@ -178,10 +178,10 @@ fn close_writer(writer: ArrowWriter<HashingFile>, path: &Path) -> Result<(u64, S
 /// # Errors
 /// The file cannot be written.
 pub fn write_table(path: &Path, batch: &RecordBatch) -> Result<(), WriteError> {
-    write_batches(path, batch.schema(), std::iter::once(Ok(batch.clone()))).map(|_rows| ())
+    write_batches(path, batch.schema(), std::iter::once(Ok(batch.clone()))).map(|_file| ())
 }
 
-/// Streams batches into one whole Parquet file; returns how many rows they had.
+/// Streams batches into one whole Parquet file; returns what it is, under its bare name.
 ///
 /// # Errors
 /// The file cannot be written, or a batch cannot be made.
@@ -189,7 +189,7 @@ pub fn write_batches(
     path: &Path,
     schema: SchemaRef,
     batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
-) -> Result<u64, WriteError> {
+) -> Result<OutputFile, WriteError> {
     if let Some(parent) = path.parent() {
         durable::make_folder(parent)?;
     }
@@ -201,9 +201,10 @@ pub fn write_batches(
         writer.write(&batch).map_err(io_error).doing("write", &temporary)?;
         rows += batch.num_rows() as u64;
     }
-    close_writer(writer, &temporary)?;
+    let (bytes, blake3) = close_writer(writer, &temporary)?;
     durable::publish(&temporary, path)?;
-    Ok(rows)
+    let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(OutputFile { path: name, bytes, rows: Some(rows), blake3 })
 }
 
 #[cfg(test)]

@@ -3,7 +3,7 @@
 //! ```text
 //! <run>/.partial-<stage>-<fingerprint>/   while it runs
 //!     data/00000-00000.parquet            each renamed in when complete and synced
-//!     tasks/00000.json                    written after a task's shards: the task is done
+//!     tasks/00000.json                    written after a task's files: the task is done
 //!     dropped/, quarantine/               side tables, one file a task
 //!     manifest.json                       last
 //! <run>/<stage>/                          the same folder, renamed
@@ -31,17 +31,25 @@ use super::shards::ShardWriter;
 use crate::durable::{self, WriteContext, WriteError};
 use crate::engine::Plan;
 use crate::engine::streams::execute;
+use crate::integrity::files::{Care, digest, problem};
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
-use crate::stages::{Shape, Task};
+use crate::sealed::{self, Seal};
+use crate::stages::{Shape, Task, blocking};
 use crate::workflow::StageNode;
 
 /// What a finished task leaves: enough to skip it later.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct TaskRecord {
+    /// [`manifest::FORMAT`]; records of version 1 did not say it.
+    #[serde(default = "first_format")]
+    pub format: u32,
     /// What it read, for people.
     pub name: String,
     /// Its shards.
     pub files: Vec<OutputFile>,
+    /// Its tables of lost rows.
+    #[serde(default)]
+    pub side_files: Vec<OutputFile>,
     /// Dropped rows by reason.
     pub dropped: BTreeMap<String, u64>,
     /// Failed rows by reason.
@@ -51,6 +59,38 @@ pub struct TaskRecord {
     pub first_failure: Option<String>,
     /// Wall-clock time, in seconds.
     pub seconds: f64,
+}
+
+fn first_format() -> u32 {
+    1
+}
+
+impl TaskRecord {
+    /// Reads a task's record; `None` when the task is not finished.
+    ///
+    /// # Errors
+    /// How the damage of a record shows.
+    pub fn read(path: &Path) -> Result<Option<Self>, String> {
+        let bytes = match std::fs::read(path) {
+            Ok(bytes) => bytes,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(format!("it cannot be read: {error}")),
+        };
+        let seal = sealed::check(&bytes);
+        let record: Self = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
+        match (seal, record.format) {
+            (Seal::Whole, _) | (Seal::Missing, 1) => Ok(Some(record)),
+            (Seal::Broken, _) => Err("it does not match its own digest".to_owned()),
+            (Seal::Missing, _) => Err("its digest is missing".to_owned()),
+        }
+    }
+
+    /// What is wrong with the task's files. They are read: the stage's manifest will vouch for them.
+    fn damage(&self, folder: &Path) -> Option<String> {
+        self.files.iter().chain(&self.side_files).find_map(|file| {
+            problem(folder, file, Care::Every).map(|problem| format!("{}: {problem}", file.path))
+        })
+    }
 }
 
 /// The folder in which a stage's work under a fingerprint is collected.
@@ -113,9 +153,11 @@ impl StageRun<'_> {
         let write_error = |error: WriteError| ctx.write_error(&error);
         // A kill between the manifest and the rename leaves a complete folder: publish it.
         if let Some(manifest) = Manifest::read(&partial).map_err(|e| ctx.failed(&e))? {
+            self.env.guard.check_unread(&partial, &manifest).map_err(|damage| ctx.damaged(&damage))?;
             self.publish(&partial).map_err(write_error)?;
             return Ok(manifest);
         }
+        self.inputs.check_whole(self.node).await?;
         durable::make_folder(&partial).map_err(write_error)?;
         let rows_in = self.inputs.rows_in(self.node)?;
         self.progress.set_total(rows_in.unwrap_or(0));
@@ -128,6 +170,7 @@ impl StageRun<'_> {
             config: self.node.config.clone(),
             inputs: self.inputs.contents(self.node).await?,
             files: Vec::new(),
+            side_files: Vec::new(),
             rows_in: rows_in.unwrap_or(0),
             rows_out: 0,
             dropped: BTreeMap::new(),
@@ -144,9 +187,10 @@ impl StageRun<'_> {
         manifest.content = Manifest::content_of(&manifest.files);
         manifest.peak_memory_bytes = self.progress.peak_memory_bytes();
         durable::sync_tree(&partial).map_err(write_error)?;
-        let json = serde_json::to_vec_pretty(&manifest).map_err(|e| ctx.failed(&e))?;
+        let json = manifest.to_bytes().map_err(|e| ctx.failed(&e))?;
         durable::write_file(&partial.join(manifest::FILE_NAME), &json).map_err(write_error)?;
         self.publish(&partial).map_err(write_error)?;
+        self.env.guard.written(&stage_folder(&self.env.run_folder, &self.node.id), &manifest);
         Ok(manifest)
     }
 
@@ -200,7 +244,8 @@ impl StageRun<'_> {
         let quarantined = ctx.ledger.take_quarantined().map_err(|e| ctx.write_error(&e))?;
         manifest.dropped.clone_from(&dropped.counts);
         manifest.quarantined.clone_from(&quarantined.counts);
-        write_side_tables(partial, 0, dropped, quarantined).map_err(|e| ctx.write_error(&e))?;
+        manifest.side_files =
+            write_side_tables(partial, 0, dropped, quarantined).map_err(|e| ctx.write_error(&e))?;
         manifest.files = list_files(partial, partial).map_err(|e| ctx.write_error(&e))?;
         Ok(())
     }
@@ -222,7 +267,9 @@ impl StageRun<'_> {
             return Err(StageError::run(&self.node.id, format!("every row failed; the first, {failure}"))
                 .help("mend the cause and run the same command again"));
         }
-        for record in records {
+        for (index, record) in records.into_iter().enumerate() {
+            manifest.side_files.extend(record.side_files.iter().cloned());
+            manifest.side_files.push(record_file(partial, index).map_err(|error| ctx.write_error(&error))?);
             manifest.rows_out += record.files.iter().filter_map(|file| file.rows).sum::<u64>();
             manifest.files.extend(record.files);
             for (reason, rows) in record.dropped {
@@ -256,9 +303,7 @@ impl StageRun<'_> {
     async fn run_task(&self, partial: &Path, index: usize, task: &Task) -> Result<TaskRecord, StageError> {
         let ctx = self.context();
         let record_path = task_record_path(partial, index);
-        if let Ok(bytes) = std::fs::read(&record_path)
-            && let Ok(record) = serde_json::from_slice::<TaskRecord>(&bytes)
-        {
+        if let Some(record) = self.finished_task(partial, index).await? {
             self.progress.add_rows(record.files.iter().filter_map(|file| file.rows).sum());
             return Ok(record);
         }
@@ -290,14 +335,19 @@ impl StageRun<'_> {
     ) -> Result<TaskRecord, StageError> {
         let record_path = task_record_path(partial, index);
         let started = Instant::now();
+        if let Some(slices) = &task.slice {
+            self.inputs.check_slices(self.node, slices).await?;
+        }
         let inputs = self.inputs_for(ctx).resolve(self.node, task.slice.clone()).await?;
         let plan = self.node.stage.plan(ctx, task, &inputs).await?.into();
         let files = self.write_rows(partial, index, task, plan).await?;
         let dropped = ctx.ledger.take_dropped().map_err(|error| ctx.write_error(&error))?;
         let quarantined = ctx.ledger.take_quarantined().map_err(|error| ctx.write_error(&error))?;
-        let record = TaskRecord {
+        let mut record = TaskRecord {
+            format: manifest::FORMAT,
             name: task.name.clone(),
             files,
+            side_files: Vec::new(),
             dropped: dropped.counts.clone(),
             quarantined: quarantined.counts.clone(),
             first_failure: quarantined
@@ -306,14 +356,34 @@ impl StageRun<'_> {
                 .map(|row| format!("{} ({}): {}", row.id, row.reason, row.detail)),
             seconds: started.elapsed().as_secs_f64(),
         };
-        let write = || {
+        let write = |record: &mut TaskRecord| {
             self.env.fence.check()?;
-            write_side_tables(partial, index, dropped, quarantined)?;
+            record.side_files = write_side_tables(partial, index, dropped, quarantined)?;
             durable::make_folder(&partial.join("tasks"))?;
-            durable::write_file(&record_path, serde_json::json!(record).to_string().as_bytes())
+            durable::write_file(&record_path, &sealed::seal(&serde_json::json!(record).to_string()))
         };
-        write().map_err(|error| ctx.write_error(&error))?;
+        write(&mut record).map_err(|error| ctx.write_error(&error))?;
         Ok(record)
+    }
+
+    /// The record of a task that an earlier call finished. A task whose record or files are damaged is done
+    /// anew: it is work that this run does anyhow.
+    async fn finished_task(&self, partial: &Path, index: usize) -> Result<Option<TaskRecord>, StageError> {
+        let (folder, path) = (partial.to_owned(), task_record_path(partial, index));
+        let stage = self.node.id.clone();
+        blocking(&self.node.id, move || {
+            let damage = match TaskRecord::read(&path) {
+                Ok(None) => return Ok(None),
+                Ok(Some(record)) => match record.damage(&folder) {
+                    None => return Ok(Some(record)),
+                    Some(damage) => damage,
+                },
+                Err(damage) => damage,
+            };
+            tracing::warn!(stage, record = %path.display(), damage, "a finished task is damaged: it is done anew");
+            Ok(None)
+        })
+        .await
     }
 
     /// Streams a plan into shards. Encoding and compressing run on a blocking thread behind a short
@@ -370,10 +440,21 @@ fn write_side_tables(
     task: usize,
     dropped: LostRows,
     quarantined: LostRows,
-) -> Result<(), WriteError> {
-    let name = format!("{task:05}.parquet");
-    dropped.write(&partial.join("dropped").join(&name))?;
-    quarantined.write(&partial.join("quarantine").join(&name))
+) -> Result<Vec<OutputFile>, WriteError> {
+    let mut files = Vec::new();
+    for (folder, rows) in [("dropped", dropped), ("quarantine", quarantined)] {
+        let written = rows.write(&partial.join(folder).join(format!("{task:05}.parquet")))?;
+        files.extend(written.map(|file| OutputFile { path: format!("{folder}/{}", file.path), ..file }));
+    }
+    Ok(files)
+}
+
+/// A task's record as one of the stage's files.
+fn record_file(partial: &Path, task: usize) -> Result<OutputFile, WriteError> {
+    let path = task_record_path(partial, task);
+    let inside = path.strip_prefix(partial).unwrap_or(&path).to_string_lossy().into_owned();
+    let bytes = path.metadata().doing("read", &path)?.len();
+    Ok(OutputFile { path: inside, bytes, rows: None, blake3: digest(&path).doing("read", &path)? })
 }
 
 /// The files of a folder stage, hashed; what begins with `.` or belongs to the runner is left out.
@@ -392,15 +473,13 @@ fn list_files(root: &Path, folder: &Path) -> Result<Vec<OutputFile>, WriteError>
             files.extend(list_files(root, &path)?);
             continue;
         }
-        let mut hasher = blake3::Hasher::new();
-        let file = std::fs::File::open(&path).map_err(|e| wrap(e, &path))?;
-        hasher.update_reader(file).map_err(|e| wrap(e, &path))?;
+        let blake3 = digest(&path).map_err(|e| wrap(e, &path))?;
         let inside = path.strip_prefix(root).unwrap_or(&path);
         files.push(OutputFile {
             path: inside.to_string_lossy().replace('\\', "/"),
             bytes: path.metadata().map_err(|e| wrap(e, &path))?.len(),
             rows: None,
-            blake3: hasher.finalize().to_hex().to_string(),
+            blake3,
         });
     }
     files.sort_by(|a, b| a.path.cmp(&b.path));

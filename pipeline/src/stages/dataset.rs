@@ -23,7 +23,8 @@ use super::{
     foreign_stages,
 };
 use crate::durable::{self, WriteContext, WriteError};
-use crate::manifest::Manifest;
+use crate::integrity::files;
+use crate::manifest::{Manifest, OutputFile};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::shards;
@@ -197,13 +198,18 @@ impl DatasetConfig {
         let folder = out.join("data").join(name);
         let (count, columns, progress) = (shards.len(), subset.columns.clone(), ctx.progress.clone());
         let write = move || {
+            let path = |i: usize| folder.join(format!("train-{i:05}-of-{count:05}.parquet"));
             for (i, shard) in shards.iter().enumerate() {
-                let path = folder.join(format!("train-{i:05}-of-{count:05}.parquet"));
-                // A killed run left it whole.
-                if !path.exists() {
-                    progress.add_rows(copy_columns(shard, &columns, &path)?);
+                let path = path(i);
+                // What a killed run left is taken over, if it still is what was written.
+                if files::noted(&path).is_none() {
+                    let file = copy_columns(shard, &columns, &path)?;
+                    progress.add_rows(file.rows.unwrap_or_default());
+                    files::note(&path, &file)?;
                 }
             }
+            // The manifest, which comes next, says the same.
+            (0..count).map(path).for_each(|path| files::forget(&path));
             Ok::<_, WriteError>(())
         };
         let written = tokio::task::spawn_blocking(write).await.map_err(|error| ctx.failed(&error))?;
@@ -220,7 +226,7 @@ impl DatasetConfig {
 }
 
 /// Copies columns of a shard, in the order given, into a file that appears whole.
-fn copy_columns(shard: &Path, columns: &[String], path: &Path) -> Result<u64, WriteError> {
+fn copy_columns(shard: &Path, columns: &[String], path: &Path) -> Result<OutputFile, WriteError> {
     let reading = |error: parquet::errors::ParquetError| std::io::Error::other(error);
     let file = File::open(shard).doing("open", shard)?;
     let builder = ParquetRecordBatchReaderBuilder::try_new(file).map_err(reading).doing("read", shard)?;

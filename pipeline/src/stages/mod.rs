@@ -471,7 +471,7 @@ fn source_plan(
 }
 
 /// Runs CPU-bound or blocking work away from the async threads.
-async fn blocking<T: Send + 'static>(
+pub(crate) async fn blocking<T: Send + 'static>(
     stage: &str,
     work: impl FnOnce() -> Result<T, StageError> + Send + 'static,
 ) -> Result<T, StageError> {

@@ -36,6 +36,7 @@ pub fn context() -> StageContext {
         shard_bytes: 1 << 20,
         llm: super::LlmSessions::default(),
         fence: crate::runner::lock::Fence::default(),
+        guard: crate::integrity::guard::Guard::default(),
         stop: CancellationToken::new(),
     };
     StageContext {

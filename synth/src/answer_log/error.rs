@@ -27,7 +27,7 @@ pub enum AnswerLogError {
         holder: String,
     },
     /// A file that is no segment of ours.
-    #[error("{path} is no answer log this version can read: {found}. Move it away, or use the version that wrote it", path = .path.display())]
+    #[error("{path} is no answer log this version can read: {found}. If a later version wrote it, use that one; if it is damaged, `pipeline repair <run's folder>` keeps the answers that can be read", path = .path.display())]
     Foreign {
         /// The file.
         path: PathBuf,

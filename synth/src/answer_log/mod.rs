@@ -16,13 +16,15 @@
 //! **Damage.** [`AnswerLog::open`] reads every record and checks it. A torn tail, as a crash leaves it, is
 //! cut off after the last whole record. Damage in the middle is skipped: reading goes on at the next record
 //! whose marker and checksum hold, and the bytes between stay untouched on disk; the answers in them are
-//! lost and will be asked again. [`OpenReport`] tells both. A file that does not begin as a log does, or
+//! lost and will be asked again. [`OpenReport`] tells both; [`damage`] looks without opening, and [`mend`]
+//! writes damaged segments anew with all that is whole in them. A file that does not begin as a log does, or
 //! whose format is newer, is an error, and nothing is changed in it.
 
 mod compact;
 mod error;
 pub mod format;
 mod index;
+mod mend;
 mod open;
 mod scan;
 mod survey;
@@ -45,6 +47,7 @@ use crate::chat::{ChatAnswer, RequestKey};
 pub use compact::{CompactReport, Compaction, compact};
 pub use error::AnswerLogError;
 pub use index::Totals;
+pub use mend::{DamagedSegment, damage, mend};
 pub use survey::{LogStats, LoggedAnswer, ModelStats, segments_exist, survey, totals};
 
 use format::{Meta, Version};
@@ -153,7 +156,7 @@ impl AnswerLog {
     /// It reads the whole log: call it outside of async code.
     pub fn open_with(dir: impl AsRef<Path>, options: &AnswerLogOptions) -> Result<Self, AnswerLogError> {
         let dir = dir.as_ref();
-        fs::create_dir_all(dir).map_err(|error| AnswerLogError::io("make the folder", dir, error))?;
+        make_folder(dir)?;
         let lock = lock(dir)?;
         let shared = Arc::new(Shared::default());
         let mut report = OpenReport::default();
@@ -165,7 +168,7 @@ impl AnswerLog {
         }
         report.answers = shared.index().len() as u64;
         if report.torn_bytes > 0 || !report.damaged.is_empty() {
-            tracing::warn!(dir = %dir.display(), ?report, "the answer log was damaged; what was lost will be asked again");
+            tracing::warn!(dir = %dir.display(), ?report, "the answer log was damaged; what was lost will be asked again (`pipeline verify` and `pipeline repair` tell and mend it)");
         }
         let next_number = numbered.last().map_or(0, |(number, _)| number + 1);
         let writer = Writer::new(dir, Arc::clone(&shared), options, next_number, end)?;
@@ -272,6 +275,22 @@ impl AnswerLog {
                 Ok(before.unwrap_or_else(|| answer.clone()))
             }
         }
+    }
+}
+
+/// Makes a folder, and puts its name and those of the folders made for it on disk: answers that were paid for
+/// are lost with the folder that they lie in.
+fn make_folder(dir: &Path) -> Result<(), AnswerLogError> {
+    if dir.is_dir() {
+        return Ok(());
+    }
+    let parent = dir.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    make_folder(parent)?;
+    match fs::create_dir(dir) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+            Err(AnswerLogError::io("make the folder", dir, error))
+        }
+        _ => writer::sync_folder(parent),
     }
 }
 

@@ -9,6 +9,10 @@ use super::options::{ClientOptions, Endpoint};
 /// Longest time a broken endpoint is left alone between two probes.
 const LONGEST_OPEN: Duration = Duration::from_secs(60);
 
+/// Of an endpoint that has answered before, so much garbage in a row is taken for the fault of single requests,
+/// times the requests that it may have in flight: each of those may be tried several times.
+const GARBAGE_A_PLACE: f64 = 16.0;
+
 /// Answers that took less are never too slow: no queue is to be shortened there.
 const SHORTEST_SLOW: Duration = Duration::from_secs(1);
 /// Weight of the newest request in the recent time a token and in the recent share of refusals.
@@ -31,9 +35,11 @@ pub(super) enum Verdict {
     Unavailable(Option<Duration>),
     /// No answer in time: too many requests, or a broken endpoint.
     TimedOut,
-    /// The endpoint failed (other HTTP 5xx, no connection, a cut one, garbage), and wants to be left alone for so
-    /// long if it said so.
+    /// The endpoint failed (other HTTP 5xx, no connection, a cut one), and wants to be left alone for so long if
+    /// it said so.
     Failed(Option<Duration>),
+    /// It sent what is no answer, and called it one.
+    Garbage,
 }
 
 /// Whether an endpoint takes a request.
@@ -111,6 +117,7 @@ pub(super) struct EndpointState {
     paused_until: Option<Instant>,
     circuit: Circuit,
     failures_in_a_row: u32,
+    garbage_in_a_row: u32,
     pub(super) in_flight: usize,
     pub(super) answered: u64,
     pub(super) failed: u64,
@@ -128,6 +135,7 @@ impl EndpointState {
             paused_until: None,
             circuit: Circuit::Closed,
             failures_in_a_row: 0,
+            garbage_in_a_row: 0,
             in_flight: 0,
             answered: 0,
             failed: 0,
@@ -188,6 +196,7 @@ impl EndpointState {
         match verdict {
             Verdict::Answered { latency, tokens } => {
                 self.answered += 1;
+                self.garbage_in_a_row = 0;
                 self.heal();
                 if self.is_slow(latency, tokens) {
                     self.cut(0.8, sent, now);
@@ -217,6 +226,16 @@ impl EndpointState {
             Verdict::Failed(pause) => {
                 self.pause(pause, now);
                 self.fail(now);
+            }
+            Verdict::Garbage => {
+                self.garbage_in_a_row = self.garbage_in_a_row.saturating_add(1);
+                let borne = GARBAGE_A_PLACE * self.tuning.max_in_flight.max(4.0);
+                if self.answered > 0 && f64::from(self.garbage_in_a_row) <= borne {
+                    self.failed += 1;
+                    self.heal();
+                } else {
+                    self.fail(now);
+                }
             }
         }
     }

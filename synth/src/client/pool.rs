@@ -230,9 +230,8 @@ fn verdict_of(error: &ChatError) -> Verdict {
             }
         }
         ChatError::TimedOut { .. } => Verdict::TimedOut,
-        ChatError::Unreachable { .. } | ChatError::Cut { .. } | ChatError::BadJson { .. } => {
-            Verdict::Failed(None)
-        }
+        ChatError::Unreachable { .. } | ChatError::Cut { .. } => Verdict::Failed(None),
+        ChatError::BadJson { .. } => Verdict::Garbage,
         _ => Verdict::Refused,
     }
 }

@@ -103,7 +103,8 @@ struct Reply {
     model: Option<String>,
     #[serde(default)]
     choices: Vec<ReplyChoice>,
-    usage: Option<Usage>,
+    #[serde(default)]
+    usage: serde_json::Value,
 }
 
 #[derive(Deserialize)]
@@ -118,16 +119,10 @@ struct ReplyMessage {
     content: Option<String>,
 }
 
-#[derive(Deserialize)]
-struct Usage {
-    prompt_tokens: Option<u32>,
-    completion_tokens: Option<u32>,
-}
-
 /// Reads an answer: `attempts` is 1 and `latency_ms` 0 in it. The error says what is wrong with the body.
 ///
-/// `content: null` (a server's filter) is an empty text. A server without `usage` gets its tokens counted
-/// as a quarter of the characters.
+/// `content: null` (a server's filter) is an empty text. A server without `usage`, or with figures there that
+/// cannot be, gets its tokens counted as a quarter of the characters: no answer is lost for that.
 pub fn decode(body: &[u8], request_body_bytes: usize, endpoint: &str) -> Result<ChatAnswer, String> {
     let reply: Reply =
         serde_json::from_slice(body).map_err(|error| format!("not the JSON expected ({error})"))?;
@@ -137,8 +132,8 @@ pub fn decode(body: &[u8], request_body_bytes: usize, endpoint: &str) -> Result<
         (None, Some(text)) => text,
         (None, None) => return Err("its first choice has neither message nor text".into()),
     };
-    let (prompt_tokens, completion_tokens) =
-        reply.usage.map_or((None, None), |usage| (usage.prompt_tokens, usage.completion_tokens));
+    let figure = |name: &str| u32::try_from(reply.usage.get(name)?.as_u64()?).ok();
+    let (prompt_tokens, completion_tokens) = (figure("prompt_tokens"), figure("completion_tokens"));
     let completion_tokens = completion_tokens.unwrap_or_else(|| quarter(text.chars().count()));
     Ok(ChatAnswer {
         text,
@@ -264,6 +259,10 @@ mod tests {
         let bare = decode(br#"{"choices":[{"message":{"content":null}}]}"#, 100, "e").unwrap();
         assert_eq!((bare.text.as_str(), bare.finish_reason.as_str(), bare.completion_tokens), ("", "", 0));
         assert_eq!(bare.prompt_tokens, 25);
+        let odd = br#"{"choices":[{"text":"four"}],"usage":{"prompt_tokens":1e30,"completion_tokens":-5}}"#;
+        let odd = decode(odd, 100, "e").unwrap();
+        assert_eq!((odd.prompt_tokens, odd.completion_tokens), (25, 1));
+        assert!(decode(br#"{"choices":[{"text":"four"}],"usage":"many"}"#, 1, "e").is_ok());
         assert_eq!(decode(br#"{"error":"busy"}"#, 1, "e").unwrap_err(), "no choices in it");
         assert!(decode(b"<html>", 1, "e").unwrap_err().contains("line 1"), "the place is named");
     }
