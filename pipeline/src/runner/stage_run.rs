@@ -302,7 +302,6 @@ impl StageRun<'_> {
 
     async fn run_task(&self, partial: &Path, index: usize, task: &Task) -> Result<TaskRecord, StageError> {
         let ctx = self.context();
-        let record_path = task_record_path(partial, index);
         if let Some(record) = self.finished_task(partial, index).await? {
             self.progress.add_rows(record.files.iter().filter_map(|file| file.rows).sum());
             return Ok(record);
