@@ -25,7 +25,7 @@ const MOST_ROTARY_ANGLES: usize = 1 << 27;
 /// a few words of JSON can describe a model of terabytes.
 pub(super) fn check_size(folder: &Path, config: &ModelConfig) -> Result<(), ModelFileError> {
     let shape = |problem: String| ModelFileError::Shape { path: folder.join(CONFIG_FILE), problem };
-    let bytes_of = |path: &Path| Ok(std::fs::metadata(path).map_err(failed("open", path))?.len());
+    let bytes_of = |path: &Path| std::fs::metadata(path).map(|file| file.len()).map_err(failed("open", path));
     let found = if folder.join(INDEX_FILE).exists() {
         let mut sum = 0;
         for entry in std::fs::read_dir(folder).map_err(failed("read", folder))? {
