@@ -60,6 +60,6 @@ fn only_the_keyword_counts() {
     assert!(has_unsafe("let map = unsafe { Mmap::map(&file) };"));
     assert!(has_unsafe("pub unsafe fn at()"));
     assert!(!has_unsafe("/// Kernels are `unsafe` to reach"));
-    assert!(!has_unsafe("\"style-src 'unsafe-inline'\""));
+    assert!(!has_unsafe("let policy = \u{22}style-src 'unsafe-inline'\u{22};"));
     assert!(!has_unsafe("let unsafe_op = 1;"));
 }

@@ -99,7 +99,9 @@ impl LanguageModel {
         if path.is_file() {
             return gguf::load(path);
         }
-        let network = Network::new(config_file::read(&path.join(CONFIG_FILE))?, Cpu)?;
+        let config = config_file::read(&path.join(CONFIG_FILE))?;
+        read::check_size(path, &config)?;
+        let network = Network::new(config, Cpu)?;
         let parameters = read::read_folder(path, network.layout())?;
         Ok(Self { network, parameters })
     }

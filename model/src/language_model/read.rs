@@ -1,6 +1,7 @@
 //! Weights out of safetensors files.
 
-use super::{INDEX_FILE, ModelFileError, WEIGHTS_FILE};
+use super::{CONFIG_FILE, INDEX_FILE, ModelFileError, WEIGHTS_FILE};
+use crate::config::ModelConfig;
 use crate::files::failed;
 use crate::network::{ParameterLayout, TensorSlot};
 use half::{bf16, f16};
@@ -15,6 +16,39 @@ use std::path::Path;
 #[derive(Deserialize)]
 struct Index {
     weight_map: BTreeMap<String, String>,
+}
+
+/// Largest table of rotary angles, in numbers: a million tokens with heads of 128.
+const MOST_ROTARY_ANGLES: usize = 1 << 27;
+
+/// Whether a folder's weights can be what its `config.json` describes. Asked before memory is taken for that:
+/// a few words of JSON can describe a model of terabytes.
+pub(super) fn check_size(folder: &Path, config: &ModelConfig) -> Result<(), ModelFileError> {
+    let shape = |problem: String| ModelFileError::Shape { path: folder.join(CONFIG_FILE), problem };
+    let bytes_of = |path: &Path| std::fs::metadata(path).map(|file| file.len()).map_err(failed("open", path));
+    let found = if folder.join(INDEX_FILE).exists() {
+        let mut sum = 0;
+        for entry in std::fs::read_dir(folder).map_err(failed("read", folder))? {
+            let path = entry.map_err(failed("read", folder))?.path();
+            if path.extension().is_some_and(|extension| extension == "safetensors") {
+                sum += bytes_of(&path)?;
+            }
+        }
+        sum
+    } else {
+        bytes_of(&folder.join(WEIGHTS_FILE))?
+    };
+    let parameters = config.parameters()?;
+    // The narrowest numbers that are read have two bytes.
+    if parameters as u64 > found / 2 {
+        return Err(shape(format!(
+            "it describes {parameters} parameters, more than the {found} bytes of weights beside it hold"
+        )));
+    }
+    if config.context_tokens.saturating_mul(config.head_dim()) > MOST_ROTARY_ANGLES {
+        return Err(shape(format!("max_position_embeddings is {}", config.context_tokens)));
+    }
+    Ok(())
 }
 
 /// Reads the weights in `folder`: one file, or several with a table.

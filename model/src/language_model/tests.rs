@@ -43,6 +43,31 @@ fn folders_of_both_transformers_versions_are_read() {
 }
 
 #[test]
+fn a_description_larger_than_its_weights_takes_no_memory() {
+    let root = tempfile::tempdir().unwrap();
+    model_folder(root.path(), tiny_config());
+    let path = root.path().join(CONFIG_FILE);
+    let written: serde_json::Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    // Terabytes of weights, names for millions of layers, a product that overflows, a table of angles.
+    for (name, value, problem) in [
+        ("vocab_size", 1_usize << 24, "more than the"),
+        ("num_hidden_layers", 1 << 24, "more than the"),
+        ("head_dim", usize::MAX / 2 + 2, "head_dim"),
+        ("max_position_embeddings", 1 << 24, "max_position_embeddings is 16777216"),
+    ] {
+        let mut changed = written.clone();
+        changed[name] = value.into();
+        if name == "max_position_embeddings" {
+            changed["num_attention_heads"] = 1.into();
+            changed["num_key_value_heads"] = 1.into();
+            changed["head_dim"] = changed["hidden_size"].clone();
+        }
+        std::fs::write(&path, changed.to_string()).unwrap();
+        assert!(error(root.path()).contains(problem), "{}", error(root.path()));
+    }
+}
+
+#[test]
 fn weights_spread_over_files_are_gathered() {
     let root = tempfile::tempdir().unwrap();
     let parameters = model_folder(root.path(), tiny_config());
