@@ -14,6 +14,7 @@ use tracing::{Instrument, Span};
 use super::plan::{self, run_options};
 use super::{Failure, runtime};
 use crate::cli::RunArgs;
+use crate::observe;
 use crate::runner::error::RunError;
 use crate::runner::lock::{Claim, lock};
 use crate::runner::progress::{ProgressMode, Reporter, emit, group, size};
