@@ -262,7 +262,6 @@ fn no_secret_reaches_the_log_of_a_run_or_the_service() {
             .env("TEST_LLM_API_KEY", KEY)
             .env("OTHER_TOKEN", "planted-token-55d0c1")
             .env("CORPUSMITH_LOG", "trace")
-            .env("CORPUSMITH_LOG_FORMAT", format)
             .stdout(std::process::Stdio::piped())
             .stderr(std::fs::File::create(&log).unwrap())
             .spawn()

@@ -56,9 +56,18 @@ fn nothing_is_answered_without_a_token_and_scopes_hold() {
     }
     assert!(guarded >= 15, "{guarded} endpoints");
     // Pages lead to the place where a token is shown, and take it as a cookie from then on.
-    for page in
-        ["/runs", "/runs/x", "/workflows", "/schedules", "/data", "/search", "/training", "/tokens", "/api"]
-    {
+    for page in [
+        "/runs",
+        "/runs/x",
+        "/workflows",
+        "/schedules",
+        "/data",
+        "/search",
+        "/training",
+        "/tokens",
+        "/notices",
+        "/api",
+    ] {
         let answer = served.get(page);
         assert_eq!(answer.status, 303, "{page}");
         assert!(answer.head.contains("location: /login"), "{}", answer.head);

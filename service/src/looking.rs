@@ -14,6 +14,7 @@ use tokio::process::Command;
 use tokio::sync::Semaphore;
 
 use crate::api::problem::Problem;
+use crate::supervisor::LOG_FORMAT_VARIABLE;
 
 /// A look that takes longer is given up.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -90,6 +91,8 @@ impl Looking {
         let _slot = self.slots.acquire().await.map_err(|error| Problem::internal(error.to_string()))?;
         let mut process = Command::new(&self.program);
         process.args(&command[..1]).arg("--json").args(&command[1..]).arg(path).args(arguments);
+        // What it says of an error is shown to people.
+        process.env(LOG_FORMAT_VARIABLE, "text");
         process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);
         // What a query spills goes with the look, however that ends.
         let spill = tempfile::tempdir().map_err(|error| {

@@ -72,6 +72,8 @@ pub struct ServiceOptions {
     pub tls: Option<TlsFiles>,
     /// How people reach the service; `http://<address>`, or `https://`, by default.
     pub public_url: Option<String>,
+    /// The service's log, and those of its runs, are lines of JSON.
+    pub json_log: bool,
     /// What `service.toml` says.
     pub settings: Settings,
 }
@@ -308,6 +310,7 @@ impl Listening {
                 program: options.program.clone(),
                 runs_folder: service.runs_folder(),
                 logs_folder: options.data.join(LOGS_FOLDER),
+                json_log: options.json_log,
                 name: options.name.clone(),
                 capacity: service.capacity.clone(),
                 grace: options.grace,

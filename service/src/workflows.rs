@@ -9,6 +9,7 @@ use tokio::process::Command;
 
 use crate::run::{Amounts, StageShape};
 use crate::schedule::{ScheduleConfig, TriggerConfig};
+use crate::supervisor::LOG_FORMAT_VARIABLE;
 
 /// What `pipeline check --json` says of a workflow without problems.
 #[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
@@ -135,6 +136,8 @@ impl Workflows {
         let path = self.path(name).ok_or_else(|| format!("there is no workflow file `{name}`"))?;
         let mut command = Command::new(&self.program);
         command.arg("check").arg("--json").arg(&path).stdin(std::process::Stdio::null());
+        // What it says of an error is shown to people.
+        command.env(LOG_FORMAT_VARIABLE, "text");
         command.args(profile.iter().flat_map(|profile| ["--profile", profile]));
         command.args(set.iter().flat_map(|value| ["--set", value.as_str()]));
         let output = command

@@ -23,7 +23,16 @@ pub fn workflow() -> PathBuf {
 /// A command of the program, without the caller's overrides.
 pub fn pipeline() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_pipeline"));
-    for variable in ["CORPUSMITH_SET", "CORPUSMITH_RUNS", "CORPUSMITH_SERVER", "CORPUSMITH_TOKEN"] {
+    for variable in [
+        "CORPUSMITH_SET",
+        "CORPUSMITH_RUNS",
+        "CORPUSMITH_SERVER",
+        "CORPUSMITH_TOKEN",
+        "CORPUSMITH_CA_FILE",
+        "CORPUSMITH_LOG_FORMAT",
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "TRACEPARENT",
+    ] {
         command.env_remove(variable);
     }
     command.env("NO_COLOR", "1");

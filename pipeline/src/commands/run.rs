@@ -14,6 +14,7 @@ use tracing::{Instrument, Span};
 use super::plan::{self, run_options};
 use super::{Failure, runtime};
 use crate::cli::RunArgs;
+use crate::observe;
 use crate::runner::error::RunError;
 use crate::runner::lock::{Claim, lock};
 use crate::runner::progress::{ProgressMode, Reporter, emit, group, size};
@@ -144,7 +145,7 @@ fn start_anew(workflow: &Workflow, folder: &Path, stage: &str) -> Result<(), Fai
 /// kill: whatever is not published does not exist.
 async fn watch_interrupts(stop: CancellationToken) {
     if tokio::signal::ctrl_c().await.is_ok() {
-        crate::observe::say("stopping: shards in flight are finished first; press Ctrl-C again to stop at once");
+        observe::say("stopping: shards in flight are finished first; press Ctrl-C again to stop at once");
         stop.cancel();
         if tokio::signal::ctrl_c().await.is_ok() {
             std::process::exit(1);

@@ -48,6 +48,7 @@ pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
             .zip(args.tls_key.clone())
             .map(|(certificate, key)| TlsFiles { certificate, key }),
         public_url: args.public_url.clone(),
+        json_log: observe::is_json(),
         settings,
     };
     runtime(THREADS)?.block_on(async {

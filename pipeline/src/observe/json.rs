@@ -33,9 +33,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLog {
     }
 
     fn on_record(&self, id: &Id, record: &Record<'_>, context: Context<'_, S>) {
-        if let Some(span) = context.span(id)
-            && let Some(Fields(fields)) = span.extensions_mut().get_mut()
-        {
+        let Some(span) = context.span(id) else { return };
+        let mut extensions = span.extensions_mut();
+        if let Some(Fields(fields)) = extensions.get_mut() {
             record.record(&mut Collector(fields));
         }
     }
@@ -46,8 +46,9 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for JsonLog {
         event.record(&mut Collector(&mut own));
         let message = own.remove("message").and_then(|text| text.as_str().map(str::to_owned));
         let mut fields = Map::new();
-        for span in context.event_scope(event).into_iter().flatten().collect::<Vec<_>>().into_iter().rev() {
-            if let Some(Fields(outer)) = span.extensions().get() {
+        for span in context.event_scope(event).into_iter().flat_map(|scope| scope.from_root()) {
+            let extensions = span.extensions();
+            if let Some(Fields(outer)) = extensions.get() {
                 fields.extend(outer.iter().map(|(name, value)| (name.clone(), value.clone())));
             }
         }

@@ -5,7 +5,7 @@ mod json;
 mod redact;
 mod traces;
 
-use std::io::Write;
+use std::io::{IsTerminal, Write};
 use std::panic;
 use std::sync::OnceLock;
 
@@ -68,6 +68,14 @@ impl Observing {
         if format == LogFormat::Json {
             log_panics();
         }
+        if !std::io::stderr().is_terminal() {
+            // A secret that is broken over two lines would not be recognised.
+            let unwrapped = |_: &dyn miette::Diagnostic| -> Box<dyn miette::ReportHandler> {
+                Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build())
+            };
+            // Fails where a hook stands already.
+            let _ = miette::set_hook(Box::new(unwrapped));
+        }
         Self { traces }
     }
 
@@ -100,7 +108,7 @@ pub fn report(report: &Report) {
         return;
     }
     let mut told = String::new();
-    if NarratableReportHandler::new().render_report(&mut told, report.as_ref()).is_err() {
+    if NarratableReportHandler::new().render_report(&mut told, &**report).is_err() {
         told = report.to_string();
     }
     json::write("ERROR", &report.to_string(), Map::from_iter([("report".to_owned(), json!(told.trim()))]));

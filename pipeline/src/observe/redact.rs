@@ -149,7 +149,7 @@ mod tests {
             ("https://s3/x?X-Amz-Signature=abc&n=1", "https://s3/x?X-Amz-Signature=[redacted]&n=1"),
             ("Authorization: Bearer abcdefghij.k", "Authorization: Bearer [redacted]"),
             (token.as_str(), "[redacted]"),
-            ("eyJhbGciOi.eyJzdWIiOi.abc-_", "[redacted]"),
+            ("eyJhbGciOiJFUzI.eyJzdWIiOiJ1MSJ9.abc-_", "[redacted]"),
             ("abc at 10:30, see https://x.example:8080/a@b", "abc at 10:30, see https://x.example:8080/a@b"),
             ("tokens=5 key=value token_count", "tokens=5 key=value token_count"),
         ] {

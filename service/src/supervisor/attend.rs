@@ -131,6 +131,7 @@ impl Supervisor {
             workflow: &workflow,
             runs_folder: &options.runs_folder,
             log: log.to_owned(),
+            json_log: options.json_log,
         };
         RunProcess::start(run, &places)
             .map_err(|error| format!("cannot start {}: {error}", options.program.display()))
@@ -265,6 +266,9 @@ mod tests {
         );
         assert!(said(&lines).ends_with(&long[..4_000]) && said(&lines).len() == MOST_ERROR_BYTES);
         assert_eq!(said("{\"level\":\"ERROR\",\"report\":\"no rows\"}\n{\"level\":\"INFO\"}\n"), "no rows");
+        // What is no error's has a field of this name too.
+        let counted = "{\"level\":\"INFO\",\"report\":\"12 topics\"}";
+        assert_eq!(said(counted), counted);
         assert_eq!(said("3\n{\"level\":\"INFO\"}"), "3\n{\"level\":\"INFO\"}");
         assert!(said(&format!("é{}", "é".repeat(4_000))).len() <= MOST_ERROR_BYTES);
     }

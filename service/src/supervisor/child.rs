@@ -22,6 +22,9 @@ pub const RUN_VARIABLE: &str = "CORPUSMITH_RUN_ID";
 /// The variable by which `pipeline run` is sent to a service.
 const SERVER_VARIABLE: &str = "CORPUSMITH_SERVER";
 
+/// The variable that tells a process what its log looks like.
+pub(crate) const LOG_FORMAT_VARIABLE: &str = "CORPUSMITH_LOG_FORMAT";
+
 /// The variable that tells the process what to log.
 const LOG_VARIABLE: &str = "CORPUSMITH_LOG";
 
@@ -55,6 +58,7 @@ pub(super) struct Places<'a> {
     pub(super) workflow: &'a Path,
     pub(super) runs_folder: &'a Path,
     pub(super) log: PathBuf,
+    pub(super) json_log: bool,
 }
 
 impl RunProcess {
@@ -81,6 +85,7 @@ impl RunProcess {
         }
         command.env(EPOCH_VARIABLE, run.epoch.to_string());
         command.env(RUN_VARIABLE, &run.id.0);
+        command.env(LOG_FORMAT_VARIABLE, if places.json_log { "json" } else { "text" });
         // Its spans go on where those of the service are.
         match trace::current() {
             Some(context) => command.env(trace::VARIABLE, context),

@@ -5,6 +5,7 @@ mod child;
 mod progress;
 mod watch;
 
+pub(crate) use child::LOG_FORMAT_VARIABLE;
 pub use child::RUN_VARIABLE;
 
 use std::collections::BTreeSet;
@@ -30,6 +31,8 @@ pub struct SupervisorOptions {
     pub runs_folder: PathBuf,
     /// The folder of the runs' logs.
     pub logs_folder: PathBuf,
+    /// Those logs are lines of JSON.
+    pub json_log: bool,
     /// This service's name: stable over restarts, and of no other service that shares the ledger.
     pub name: String,
     /// What there is of each pool.
