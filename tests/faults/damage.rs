@@ -101,7 +101,7 @@ fn harm_to_a_finished_run_is_found_told_and_mended() {
     let fixture = Fixture::new(Server::faithful());
     let mut dice = Dice::new(5);
     let (mut found, mut refused) = (0, 0);
-    let times = size("CORPUSMITH_DAMAGES", 60);
+    let times = size("CORPUSMITH_DAMAGES", 40);
     for number in 0..times {
         let runs = copied_reference();
         let folder = run_folder(runs.path());
@@ -180,7 +180,7 @@ fn harm_to_an_unfinished_run_is_noticed_or_undone() {
     let calls = shim::count_calls(&fixture);
     let mut dice = Dice::new(9);
     let mut refused = 0;
-    let times = size("CORPUSMITH_DAMAGES", 60) / 2;
+    let times = size("CORPUSMITH_DAMAGES", 40) / 2;
     for number in 0..times {
         let runs = tempfile::tempdir().unwrap();
         fixture.server.forgive();

@@ -26,7 +26,7 @@ fn a_harmed_ledger_is_told_and_nothing_crashes() {
     let whole = std::fs::read(&path).unwrap();
     let mut dice = Dice::new(3);
     let (mut cut, mut flipped) = (0, 0);
-    for _ in 0..size("CORPUSMITH_DAMAGES", 60) / 3 {
+    for _ in 0..size("CORPUSMITH_DAMAGES", 40) / 2 {
         let bytes = dice.below(whole.len());
         std::fs::write(&path, &whole[..bytes]).unwrap();
         let said = verify(&data);

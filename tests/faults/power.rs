@@ -10,7 +10,7 @@ fn after_a_power_cut_nothing_is_wrong_and_no_answer_is_lost() {
         return;
     }
     let calls = shim::count_calls(&Fixture::new(Server::faithful()));
-    for at in shim::points(calls, 30, "CORPUSMITH_POWER_CUTS", 77) {
+    for at in shim::points(calls, 16, "CORPUSMITH_POWER_CUTS", 77) {
         let (fixture, runs) = (Fixture::new(Server::faithful()), tempfile::tempdir().unwrap());
         let (said, made) = shim::run_with(&fixture, runs.path(), &Fault { mode: "power", at, ever: false });
         let place = made.iter().find(|call| call.starts_with('!')).cloned().unwrap_or_default();
