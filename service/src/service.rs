@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::problem::Problem;
 use crate::auth::Gate;
+use crate::chat::Chats;
 use crate::clock::{Clock, SystemClock};
 use crate::ledger::{Ledger, LedgerError, Loss, RunFilter};
 use crate::looking::Looking;
@@ -128,6 +129,7 @@ pub struct Service {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) gate: Gate,
     pub(crate) looking: Looking,
+    pub(crate) chats: Arc<Chats>,
     pub(crate) capacity: Amounts,
     pub(crate) stop: CancellationToken,
     _lock: File,
@@ -185,11 +187,12 @@ impl Service {
         let base = options.public_url.clone().unwrap_or_else(|| format!("http://{address}"));
         let client = net::client_builder().redirect(reqwest::redirect::Policy::none()).build();
         let client = client.map_err(|error| ServiceError::Setting(error.to_string()))?;
-        let notifier = Notifier::new(&options.settings.notify, base, client, ledger.clone())
+        let notifier = Notifier::new(&options.settings.notify, base, client.clone(), ledger.clone())
             .map_err(ServiceError::Setting)?;
         let submitter = Submitter::new(ledger.clone(), workflows.clone(), clock.clone(), capacity.clone());
         let service = Self {
             gate: Gate::new(ledger.clone(), has_tokens || !options.address.ip().is_loopback()),
+            chats: Chats::new(options.program.clone(), client.clone()),
             looking: Looking::new(options.program.clone(), options.data.clone()),
             notifier: Arc::new(notifier),
             submitter: Arc::new(submitter),
