@@ -12,6 +12,7 @@ import importlib
 import json
 import pathlib
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -65,8 +66,8 @@ def service(program, home):
         yield re.search(r"http://\S+", line).group()
         check("the service lives", process.poll() is None, process.poll())
     finally:
-        process.terminate()
-        process.wait(30)
+        process.send_signal(signal.SIGINT)
+        process.wait(PATIENCE_S)
 
 
 def generated(document, home):
