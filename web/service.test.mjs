@@ -173,7 +173,7 @@ try {
   const places = [
     "/runs", run, "/workflows", "/schedules", "/data", data, `${data}&from=20&whole=1`, `${data}&view=columns`,
     `${data}&view=sql&q=${encodeURIComponent("SELECT * FROM data LIMIT 12")}`, `${data}&view=sql&q=wrong`,
-    `${data}&view=trace&id=d50`, "/search", "/training", "/tokens", "/api", "/login", `${run}/report`,
+    `${data}&view=find&q=${encodeURIComponent("onerror= 'owned'")}`, `${data}&view=trace&id=d50`, "/search", "/training", "/tokens", "/api", "/login", `${run}/report`,
     `${run}/compare`, "/topics", "/topics?category=Arts&k=3", "/models", `${trained}/cost`, "/runs/none", `/runs?q=${encodeURIComponent(PAYLOADS[0])}`,
   ];
   for (const scheme of ["light", "dark"]) {
