@@ -6,7 +6,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus serve test test-web test-page demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint audit fuzz schema clean
+.PHONY: run corpus serve test test-web test-page test-client demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint audit fuzz schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -70,6 +70,13 @@ test-page: build
 	@$(CHROMIUM_READY)
 	$(WEB)
 	node web/service.test.mjs $(PIPELINE)
+
+# A typed client made from the service's OpenAPI document, and requests that look for errors of the service.
+TEST_CLIENT := $(or $(CARGO_TARGET_DIR),target)/test-client
+test-client: build
+	python3 -m venv $(TEST_CLIENT)
+	$(TEST_CLIENT)/bin/pip install -q -r tests/parity/requirements-client.txt
+	$(TEST_CLIENT)/bin/python tests/parity/service_client.py $(PIPELINE)
 
 lint:
 	$(CARGO) fmt --all --check

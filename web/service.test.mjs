@@ -53,6 +53,67 @@ query = "SELECT * FROM pages WHERE n > 9 ORDER BY id"
 writeFileSync(join(home, "workflows/good.toml"), `${stages("good")}[schedule]\ncron = "0 3 * * *"\ntimezone = "Europe/Berlin"\n`);
 writeFileSync(join(home, "workflows/bad.toml"), stages("bad").replace('"read"', JSON.stringify(PAYLOADS[0])));
 
+
+// Topics, their pages, and a model of a few steps that can be talked with; every text is a hostile one.
+const hostile = (n) => `${PAYLOADS[n % PAYLOADS.length]} soil water leaf `;
+const topics = Array.from({ length: 30 }, (_, n) => ({
+  topic_id: `t${n}`, top_category: n < 20 ? `Nature ${PAYLOADS[1]}` : "Arts", subcategory: `${PAYLOADS[n % 3]} ${n % 4}`,
+  subtopic: n % 5 ? `soil water ${hostile(n)}` : "zyzzyva quokka",
+}));
+const lines = (rows) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
+writeFileSync(join(home, "topics.jsonl"), lines(topics));
+writeFileSync(join(home, "texts.jsonl"), lines(Array.from({ length: 200 }, (_, n) => ({
+  id: `p${n}`, url: `http://example.org/${n}`, text: hostile(n).repeat(12),
+}))));
+writeFileSync(join(home, "workflows/model.toml"), `name = "model"
+[stage.topics]
+kind = "read"
+paths = [${JSON.stringify(join(home, "topics.jsonl"))}]
+[stage.pages]
+kind = "read"
+paths = [${JSON.stringify(join(home, "texts.jsonl"))}]
+[stage.index]
+kind = "index"
+input = "pages"
+shards = 1
+[stage.found]
+kind = "retrieve"
+inputs = { topics = "topics", index = "index", pages = "pages" }
+pages_per_topic = 8
+[stage.corpus]
+kind = "mix"
+inputs = { sources = ["pages"] }
+heldout_share = 0.05
+subsets = { a = { stage = "pages" } }
+[stage.tokenizer]
+kind = "tokenizer"
+input = "corpus"
+vocab_size = 400
+[stage.tokens]
+kind = "pack"
+inputs = { corpus = "corpus", tokenizer = "tokenizer" }
+[stage.base]
+kind = "pretrain"
+inputs = { tokens = "tokens", tokenizer = "tokenizer", corpus = "corpus" }
+weights = { a = 1.0 }
+[stage.base.training]
+model = { preset = "sample" }
+context_tokens = 64
+batch_sequences = 2
+micro_batch_tokens = 128
+steps = 4
+warmup_steps = 1
+cooldown_steps = 1
+checkpoint_every_steps = 2
+[stage.evaluation]
+kind = "evaluate"
+inputs = { model = "base", tokenizer = "tokenizer", corpus = "corpus" }
+[stage.export]
+kind = "export"
+inputs = { model = "base", tokenizer = "tokenizer" }
+gguf = ["q8_0"]
+`);
+
 const service = spawn(resolve(pipeline), [
   "serve", "--listen", "127.0.0.1:0", "--data", join(home, "data"), "--workflows", join(home, "workflows"),
 ], { stdio: ["ignore", "pipe", "inherit"] });
@@ -85,12 +146,35 @@ try {
   console.log(`watched ${run} to its end`);
   if (shots) await page.screenshot({ path: join(shots, "run.png"), fullPage: true });
 
+  // A run that looks for the pages of topics and trains a model, then a talk with the model.
+  await page.goto(`${address}/workflows`);
+  await Promise.all([page.waitForNavigation(), page.click('form:has(input[value="model.toml"]) button')]);
+  await page.waitForFunction(() => ["succeeded", "failed"].includes(document.querySelector(".state")?.textContent), { timeout: 120_000 });
+  const trained = page.url().slice(address.length);
+  assert.equal(await page.$eval(".state", (state) => state.textContent), "succeeded", await page.$eval("main", (main) => main.innerText));
+  await page.goto(`${address}/topics`);
+  // 6 of 30 topics hold words that stand in no page.
+  assert.match(await page.$eval("main", (main) => main.innerText), /6 of 30 topics \(20\.0 %\) found fewer than 8 pages/);
+  await page.goto(`${address}/models`);
+  const models = await page.$$eval("main tbody tr", (rows) => rows.map((row) => row.innerText));
+  assert.equal(models.length, 2, models.join("\n"));
+  assert(models.every((row) => /\d,\d{3}/.test(row) && /\d\.\d{3}/.test(row)), `parameters and loss: ${models.join("\n")}`);
+  await page.select('select[name="as"]', "text");
+  await page.type("textarea", `${PAYLOADS[1]} soil`);
+  await Promise.all([page.waitForNavigation({ timeout: 120_000 }), page.click("main form button")]);
+  assert.equal(await page.$("main pre.error"), null, await page.$eval("main", (main) => main.innerText));
+  const answer = await page.$eval("pre.answer", (pre) => pre.textContent);
+  assert(answer.length > 0);
+  assert.notEqual(await page.title(), "owned");
+  console.log(`talked with a model: ${JSON.stringify(answer.slice(0, 60))}`);
+  if (shots) await page.screenshot({ path: join(shots, "answer.png"), fullPage: true });
+
   const data = "/data?path=runs/good/sample/kept";
   const places = [
     "/runs", run, "/workflows", "/schedules", "/data", data, `${data}&from=20&whole=1`, `${data}&view=columns`,
     `${data}&view=sql&q=${encodeURIComponent("SELECT * FROM data LIMIT 12")}`, `${data}&view=sql&q=wrong`,
-    `${data}&view=trace&id=d50`, "/search", "/training", "/tokens", "/api", "/login", `${run}/report`,
-    `${run}/compare`, "/runs/none", `/runs?q=${encodeURIComponent(PAYLOADS[0])}`,
+    `${data}&view=find&q=${encodeURIComponent("onerror= 'owned'")}`, `${data}&view=trace&id=d50`, "/search", "/training", "/tokens", "/api", "/login", `${run}/report`,
+    `${run}/compare`, "/topics", "/topics?category=Arts&k=3", "/models", `${trained}/cost`, "/runs/none", `/runs?q=${encodeURIComponent(PAYLOADS[0])}`,
   ];
   for (const scheme of ["light", "dark"]) {
     await page.emulateMediaFeatures([{ name: "prefers-color-scheme", value: scheme }]);
@@ -110,7 +194,7 @@ try {
         findings += ["serious", "critical"].includes(violation.impact) ? 1 : 0;
       }
       const name = place.replace(/[^a-z]+/gi, "_").slice(0, 40);
-      if (shots) await page.screenshot({ path: join(shots, `${scheme}${name}.png`) });
+      if (shots) await page.screenshot({ path: join(shots, `${scheme}${name}.png`), fullPage: true });
     }
   }
   assert.equal(findings, 0, "serious findings of axe-core");

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod auth;
+mod chat;
 pub mod client;
 pub mod clock;
 #[doc(hidden)]

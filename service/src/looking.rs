@@ -90,7 +90,8 @@ impl Looking {
     ) -> Result<Vec<Json>, Problem> {
         let _slot = self.slots.acquire().await.map_err(|error| Problem::internal(error.to_string()))?;
         let mut process = Command::new(&self.program);
-        process.args(&command[..1]).arg("--json").args(&command[1..]).arg(path).args(arguments);
+        let words = command.iter().take_while(|word| !word.starts_with('-')).count();
+        process.args(&command[..words]).arg("--json").args(&command[words..]).arg(path).args(arguments);
         // What it says of an error is shown to people.
         process.env(LOG_FORMAT_VARIABLE, "text");
         process.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).kill_on_drop(true);

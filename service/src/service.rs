@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::api::problem::Problem;
 use crate::auth::Gate;
+use crate::chat::Chats;
 use crate::clock::{Clock, SystemClock};
 use crate::ledger::{Ledger, LedgerError, Loss, RunFilter};
 use crate::looking::Looking;
@@ -145,6 +146,7 @@ pub struct Service {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) gate: Gate,
     pub(crate) looking: Looking,
+    pub(crate) chats: Arc<Chats>,
     pub(crate) capacity: Amounts,
     pub(crate) stop: CancellationToken,
     pub(crate) certificates: Option<Arc<Certificates>>,
@@ -208,11 +210,12 @@ impl Service {
         let oidc = options.settings.oidc.as_ref().map(|settings| Oidc::new(settings, &base));
         let oidc = oidc.transpose().map_err(ServiceError::Setting)?;
         let is_guarded = has_tokens || oidc.is_some() || !options.address.ip().is_loopback();
-        let notifier = Notifier::new(&options.settings.notify, base, client, ledger.clone())
+        let notifier = Notifier::new(&options.settings.notify, base, client.clone(), ledger.clone())
             .map_err(ServiceError::Setting)?;
         let submitter = Submitter::new(ledger.clone(), workflows.clone(), clock.clone(), capacity.clone());
         let service = Self {
             gate: Gate::new(ledger.clone(), is_guarded),
+            chats: Chats::new(options.program.clone(), client.clone()),
             looking: Looking::new(options.program.clone(), options.data.clone()),
             notifier: Arc::new(notifier),
             submitter: Arc::new(submitter),

@@ -39,6 +39,8 @@ pub struct WorkflowShape {
 
 /// What a run takes of the pools: `[run]`, with its memory as a number.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, schemars::JsonSchema)]
+// Clients call the type of a run's `demands` `RunDemands`.
+#[schemars(rename = "WorkflowDemands")]
 pub struct RunDemands {
     /// Memory, in bytes; all that the service has where it is not set.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -217,6 +217,9 @@ pub struct ServeArgs {
     /// CPU threads to use; all of them by default.
     #[arg(long, default_value_t = units::machine_threads(), value_parser = parse_threads)]
     pub threads: usize,
+    /// End when standard input closes: what the service says to the models of its page.
+    #[arg(long, hide = true)]
+    pub supervised: bool,
 }
 
 fn parse_count(text: &str) -> Result<usize, String> {

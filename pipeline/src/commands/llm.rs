@@ -28,6 +28,9 @@ pub fn llm(command: &LlmCommand) -> Result<(), Failure> {
 }
 
 fn serve(args: &ServeArgs) -> Result<(), Failure> {
+    if args.supervised {
+        super::run::end_with_standard_input();
+    }
     let (path, model_name) = find_model(&args.model)?;
     let options = ServerOptions {
         host: args.host.clone(),

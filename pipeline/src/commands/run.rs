@@ -120,7 +120,7 @@ fn run_span(workflow: &Workflow) -> Span {
 
 /// The service holds the other end of standard input. When that closes, the service is gone, and this
 /// process ends at once: whatever is not published does not exist.
-fn end_with_standard_input() {
+pub(super) fn end_with_standard_input() {
     std::thread::spawn(|| {
         let mut byte = [0];
         while std::io::stdin().read(&mut byte).is_ok_and(|read| read > 0) {}

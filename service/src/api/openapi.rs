@@ -21,6 +21,8 @@ pub fn document() -> Json {
         let path = paths.entry(endpoint.path).or_insert_with(|| json!({}));
         path[endpoint.method.as_str().to_lowercase()] = operation;
     }
+    let mut schemas = Json::Object(generator.take_definitions(true));
+    plain_enums(&mut schemas);
     json!({
         "openapi": "3.1.0",
         "info": {
@@ -33,11 +35,38 @@ pub fn document() -> Json {
         "servers": [{"url": "/"}],
         "paths": paths,
         "components": {
-            "schemas": generator.take_definitions(true),
+            "schemas": schemas,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer",
                 "description": "A token of `pipeline token create`."}},
         },
     })
+}
+
+/// Writes a choice of words, each with its description, as one `enum`. Generators of clients take a `oneOf` of
+/// constants for so many types.
+fn plain_enums(schema: &mut Json) {
+    if let Some(choices) = schema.get("oneOf").and_then(Json::as_array)
+        && choices.iter().all(|choice| choice["const"].is_string())
+    {
+        let words: Vec<Json> = choices.iter().map(|choice| choice["const"].clone()).collect();
+        let about: Vec<String> = choices
+            .iter()
+            .filter_map(|choice| {
+                Some(format!("`{}`: {}", choice["const"].as_str()?, choice["description"].as_str()?))
+            })
+            .collect();
+        let before = schema
+            .get("description")
+            .and_then(Json::as_str)
+            .map(|text| format!("{text}\n\n"))
+            .unwrap_or_default();
+        *schema = json!({"type": "string", "enum": words, "description": before + &about.join("\n\n")});
+    }
+    match schema {
+        Json::Object(fields) => fields.values_mut().for_each(plain_enums),
+        Json::Array(items) => items.iter_mut().for_each(plain_enums),
+        _ => {}
+    }
 }
 
 fn operation(endpoint: &Endpoint, problem: &Json, generator: &mut SchemaGenerator) -> Json {
@@ -85,6 +114,16 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    #[test]
+    fn states_are_one_enumeration() {
+        let state = &document()["components"]["schemas"]["RunState"];
+        assert_eq!(state["enum"].as_array().unwrap().len(), crate::run::RunState::ALL.len());
+        assert!(
+            state["oneOf"].is_null() && state["description"].as_str().unwrap().contains("`queued`: "),
+            "{state}"
+        );
+    }
 
     #[test]
     fn every_endpoint_and_every_reference_is_there() {

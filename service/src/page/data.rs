@@ -16,9 +16,12 @@ const PAGE_ROWS: u64 = 20;
 /// Characters of a cell in the table of rows; a row of its own shows all.
 const CELL_CHARS: usize = 600;
 
+/// Rows that a search in a table shows.
+const MOST_FOUND: usize = 50;
+
 /// What is shown of a table.
-const VIEWS: [(&str, &str); 4] =
-    [("rows", "Rows"), ("columns", "Columns"), ("sql", "SQL"), ("trace", "Trace")];
+const VIEWS: [(&str, &str); 5] =
+    [("rows", "Rows"), ("columns", "Columns"), ("find", "Find"), ("sql", "SQL"), ("trace", "Trace")];
 
 pub(super) async fn browse(service: Arc<Service>, call: Call) -> Page {
     let path = call.query("path").unwrap_or("runs").trim_end_matches('/').to_owned();
@@ -39,6 +42,7 @@ pub(super) async fn browse(service: Arc<Service>, call: Call) -> Page {
             }
             @match view {
                 "columns" => { (columns(&service, &real).await?) }
+                "find" => { (find(&service, &real, &path, &call).await?) }
                 "sql" => { (sql(&service, &real, &path, &call).await?) }
                 "trace" => { (trace(&service, &path, &call).await?) }
                 _ => { (rows(&service, &real, &path, &call).await?) }
@@ -182,6 +186,61 @@ fn document(row: &Json) -> Markup {
     }
 }
 
+/// Rows whose texts hold all of some words.
+async fn find(service: &Service, real: &std::path::Path, path: &str, call: &Call) -> Result<Markup, Problem> {
+    let (words, column) = (call.query("q").unwrap_or_default(), call.query("column").unwrap_or_default());
+    let columns = service.looking.look(&["inspect", "--columns"], real, &[]).await?;
+    let texts: Vec<&str> = columns
+        .iter()
+        .filter(|column| column["type"].as_str().is_some_and(|kind| kind.contains("Utf8")))
+        .filter_map(|column| column["column"].as_str())
+        .collect();
+    let chosen: Vec<&str> =
+        texts.iter().copied().filter(|name| column.is_empty() || *name == column).collect();
+    let rows = if words.trim().is_empty() || chosen.is_empty() {
+        Ok(Vec::new())
+    } else {
+        let query = query_for(&chosen, words);
+        service.looking.look(&["inspect"], real, &["--sql".to_owned(), query]).await
+    };
+    Ok(html! {
+        form.row method="get" action="/data" {
+            input type="hidden" name="path" value=(path);
+            input type="hidden" name="view" value="find";
+            label { "Words" input type="search" name="q" size="40" value=(words); }
+            label { "In"
+                select name="column" {
+                    option value="" { "all texts" }
+                    @for name in &texts { option value=(name) selected[*name == column] { (name) } }
+                }
+            }
+            button { "Find" }
+        }
+        @match rows {
+            Ok(rows) => {
+                @if !words.is_empty() { p { (rows.len()) " rows" @if rows.len() == MOST_FOUND { " and perhaps more" } } }
+                (table(&rows, None))
+            }
+            Err(problem) => { pre.error { (problem.detail()) } }
+        }
+    })
+}
+
+/// The query for rows in which some of the columns holds each of the words.
+fn query_for(columns: &[&str], words: &str) -> String {
+    let name = |column: &str| format!("\"{}\"", column.replace('"', "\"\""));
+    // `strpos` takes a word as it is: `%` and `_` stand for themselves.
+    let has = |column: &&str, word: &str| {
+        format!("strpos(lower({}), lower('{}')) > 0", name(column), word.replace('\'', "''"))
+    };
+    let each: Vec<String> = words
+        .split_whitespace()
+        .map(|word| columns.iter().map(|column| has(column, word)).collect::<Vec<_>>().join(" OR "))
+        .map(|any| format!("({any})"))
+        .collect();
+    format!("SELECT * FROM data WHERE {} LIMIT {MOST_FOUND}", each.join(" AND "))
+}
+
 async fn columns(service: &Service, real: &std::path::Path) -> Result<Markup, Problem> {
     let columns = service.looking.look(&["inspect", "--columns"], real, &[]).await?;
     let sampled =
@@ -287,4 +346,16 @@ async fn trace(service: &Service, path: &str, call: &Call) -> Result<Markup, Pro
             Err(problem) => { pre.error { (problem.detail()) } }
         }
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::query_for;
+
+    #[test]
+    fn names_and_words_cannot_leave_their_quotes() {
+        let query = query_for(&["a\"b"], "it's 50%");
+        assert!(query.contains("strpos(lower(\"a\"\"b\"), lower('it''s')) > 0) AND (strpos("), "{query}");
+        assert!(query.contains("lower('50%')"), "{query}");
+    }
 }

@@ -6,10 +6,12 @@ mod data;
 mod graph;
 mod login;
 mod notices;
+mod models;
 mod run;
 mod runs;
 mod schedules;
 mod search;
+mod topics;
 mod training;
 mod workflows;
 
@@ -24,18 +26,23 @@ use axum::response::Response;
 use axum::routing::{get, post};
 use jiff::Timestamp;
 use maud::{DOCTYPE, Markup, html};
+use serde_json::Value as Json;
 use tracing::{Instrument, Span};
 
 use crate::api::endpoint::{Call, text as answer};
 use crate::api::problem::Problem;
-use crate::ledger::Scope;
+use crate::ledger::{RunFilter, Scope};
 use crate::oidc::CALLBACK;
 use crate::service::Service;
+use crate::supervisor::blocking;
 use crate::trace;
 use crate::web::{authorized, call_of, see_other};
 
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
+
+/// The latest runs whose stages a page looks for.
+const SHOWN_RUNS: usize = 200;
 
 /// The type of pages.
 const HTML: &str = "text/html; charset=utf-8";
@@ -50,6 +57,7 @@ pub(crate) fn router() -> Router<Arc<Service>> {
         .route("/runs", get(page(Scope::Read, runs::list)))
         .route("/runs/{run}", get(page(Scope::Read, run::show)))
         .route("/runs/{run}/compare", get(page(Scope::Read, run::compare)))
+        .route("/runs/{run}/cost", get(page(Scope::Read, run::cost)))
         .route("/runs/{run}/report", get(page(Scope::Read, run::report)))
         .route("/runs/{run}/{action}", post(page(Scope::Run, run::act)))
         .route(
@@ -61,6 +69,8 @@ pub(crate) fn router() -> Router<Arc<Service>> {
         .route("/data", get(page(Scope::Read, data::browse)))
         .route("/search", get(page(Scope::Read, search::search)))
         .route("/training", get(page(Scope::Read, training::compare)))
+        .route("/topics", get(page(Scope::Read, topics::show)))
+        .route("/models", get(page(Scope::Read, models::list)).post(page(Scope::Run, models::ask)))
         .route("/tokens", get(page(Scope::Admin, access::tokens)).post(page(Scope::Admin, access::create)))
         .route("/tokens/{id}/revoke", post(page(Scope::Admin, access::revoke)))
         .route("/notices", get(page(Scope::Read, notices::list)))
@@ -124,15 +134,41 @@ fn error_page(problem: &Problem) -> Response {
     response
 }
 
-const PLACES: [(&str, &str); 7] = [
+const PLACES: [(&str, &str); 9] = [
     ("/runs", "Runs"),
     ("/workflows", "Workflows"),
     ("/schedules", "Schedules"),
     ("/data", "Data"),
     ("/search", "Search"),
+    ("/topics", "Topics"),
     ("/training", "Training"),
+    ("/models", "Models"),
     ("/api", "API"),
 ];
+
+/// The stages of these kinds in all runs' folders, each once: its path in the data folder, and its kind.
+async fn stages_of(
+    service: &Service,
+    kinds: &'static [&'static str],
+) -> Result<Vec<(String, String)>, Problem> {
+    let filter = RunFilter { limit: SHOWN_RUNS, ..RunFilter::default() };
+    let runs = blocking(&service.ledger, move |ledger| ledger.runs(&filter)).await?.runs;
+    let mut stages: Vec<(String, String)> = Vec::new();
+    for run in &runs {
+        for stage in run.stages.iter().filter(|stage| kinds.contains(&stage.kind.as_str())) {
+            let path = format!("runs/{}/{}", run.folder, stage.id);
+            if !stages.iter().any(|(known, _)| *known == path) {
+                stages.push((path, stage.kind.clone()));
+            }
+        }
+    }
+    Ok(stages)
+}
+
+/// The manifest of a finished stage.
+fn manifest_of(stage: &std::path::Path) -> Option<Json> {
+    serde_json::from_slice(&std::fs::read(stage.join("manifest.json")).ok()?).ok()
+}
 
 /// A whole page.
 fn layout(title: &str, place: &str, body: &Markup) -> Response {

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use axum::http::{HeaderValue, header};
 use maud::{Markup, html};
+use serde_json::Value as Json;
 
 use super::graph::{graph, state_name, timeline};
 use super::runs::{state, trigger};
-use super::{HTML, Page, duration, form_of, group, layout, link, moment};
+use super::{HTML, Page, duration, form_of, group, layout, link, manifest_of, moment};
 use crate::api::endpoint::{Call, text};
 use crate::api::problem::Problem;
 use crate::pools::{self, MEMORY};
@@ -51,6 +52,7 @@ pub(super) async fn show(service: Arc<Service>, call: Call) -> Page {
                 a href=(link("/data", &[("path", &format!("runs/{}", run.folder))])) { "Look into the outputs" }
                 @if has_report { " · " a href={ "/runs/" (run.id) "/report" } { "Report" } }
                 " · " a href={ "/runs/" (run.id) "/compare" } { "Compare with another run" }
+                " · " a href={ "/runs/" (run.id) "/cost" } { "Cost, inputs and fingerprints" }
             }
             h2 { "What happened" }
             table {
@@ -291,4 +293,108 @@ pub(super) async fn compare(service: Arc<Service>, call: Call) -> Page {
         @for line in lines { pre { (serde_json::to_string_pretty(&line).unwrap_or_default()) } }
     };
     Ok(layout("Compare", "/runs", &body))
+}
+
+/// What the run's answers of language models cost, and what each stage was made from.
+pub(super) async fn cost(service: Arc<Service>, call: Call) -> Page {
+    let id = call.run();
+    let run = blocking(&service.ledger, move |ledger| ledger.run(&id)).await?;
+    let folder = service.looking.confined(&format!("runs/{}", run.folder))?;
+    let (stages, at) = (run.stages.clone(), folder.clone());
+    let manifests = blocking(&service.ledger, move |_| {
+        let read =
+            stages.iter().filter_map(|stage| Some((stage.id.clone(), manifest_of(&at.join(&stage.id))?)));
+        Ok(read.collect::<Vec<(String, Json)>>())
+    })
+    .await?;
+    let logs = match folder.join(".answers").is_dir() {
+        true => service.looking.look(&["answers", "stats"], &folder, &[]).await?,
+        false => Vec::new(),
+    };
+    let mut dollars = 0.0;
+    let rows: Vec<(String, u64, u64, u64, f64)> = logs
+        .iter()
+        .map(|line| {
+            let log = Path::new(line["log"].as_str().unwrap_or_default());
+            let stage = log.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let count = |name: &str| line["stats"]["totals"][name].as_u64().unwrap_or_default();
+            let manifest = manifests.iter().find(|(id, _)| *id == stage).map(|(_, manifest)| manifest);
+            let (prompt, answer) = (count("prompt_tokens"), count("completion_tokens"));
+            let price = manifest.map_or(0.0, |manifest| price(manifest, prompt, answer));
+            dollars += price;
+            (stage, count("requests"), prompt, answer, price)
+        })
+        .collect();
+    let body = html! {
+        h1 { (run.folder) ": cost, inputs and fingerprints" }
+        h2 { "Cost" }
+        @if rows.is_empty() { p.quiet { "The run has kept no answers of language models." } } @else {
+            p { "US$ " (format!("{dollars:.2}")) " by the prices in the workflow, over all runs in this folder." }
+            table {
+                thead {
+                    tr { th { "Stage" } th.n { "Requests" } th.n { "Prompt tokens" } th.n { "Answer tokens" } th.n { "US$" } }
+                }
+                tbody {
+                    @for (stage, requests, prompt, answer, price) in &rows {
+                        tr {
+                            td { (stage) } td.n { (group(*requests)) } td.n { (group(*prompt)) }
+                            td.n { (group(*answer)) } td.n { (format!("{price:.4}")) }
+                        }
+                    }
+                }
+            }
+        }
+        h2 { "Inputs and fingerprints" }
+        div.scroll tabindex="0" role="region" aria-label="Inputs and fingerprints" {
+            table {
+                thead { tr { th { "Stage" } th { "Fingerprint" } th { "Content" } th { "Inputs" } } }
+                tbody {
+                    @for (stage, manifest) in &manifests {
+                        tr {
+                            td { (stage) }
+                            td { code { (short(&manifest["fingerprint"])) } }
+                            td { code { (short(&manifest["content"])) } }
+                            td {
+                                @for (name, inputs) in manifest["inputs"].as_object().into_iter().flatten() {
+                                    @for input in inputs.as_array().into_iter().flatten() {
+                                        @let (id, content) = input.as_str().unwrap_or_default().split_once(':').unwrap_or_default();
+                                        div { (name) ": " (id) " " code { (content.get(..12).unwrap_or(content)) } }
+                                    }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    };
+    Ok(layout("Cost", "/runs", &body))
+}
+
+/// US dollars, by the two prices of the stage's model.
+fn price(manifest: &Json, prompt_tokens: u64, answer_tokens: u64) -> f64 {
+    let of = |name: &str| manifest["config"]["llm"][name].as_f64().unwrap_or_default() / 1e6;
+    of("usd_per_million_prompt_tokens") * prompt_tokens as f64
+        + of("usd_per_million_completion_tokens") * answer_tokens as f64
+}
+
+/// The beginning of a digest.
+fn short(digest: &Json) -> &str {
+    let digest = digest.as_str().unwrap_or_default();
+    digest.get(..12).unwrap_or(digest)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::price;
+
+    #[test]
+    fn each_kind_of_token_has_its_price() {
+        let llm = json!({"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 3.0});
+        let manifest = json!({"config": {"llm": llm}});
+        assert!((price(&manifest, 2_000_000, 1_000_000) - 5.0).abs() < 1e-9);
+        assert!(price(&json!({}), 5, 5).abs() < 1e-9);
+    }
 }
