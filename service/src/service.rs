@@ -55,6 +55,8 @@ pub struct ServiceOptions {
     pub workflows: PathBuf,
     /// The folder of the ledger, logs and runs.
     pub data: PathBuf,
+    /// Where the ledger is, if not in a file in `data`: a path, `sqlite:PATH` or a `postgres://` URL.
+    pub ledger: Option<String>,
     /// Where to listen.
     pub address: SocketAddr,
     /// The program `pipeline`.
@@ -190,7 +192,10 @@ impl Service {
             ..options
         };
         let lock = lock(&options.data)?;
-        let ledger = Ledger::open(&ledger_path(&options.data))?;
+        let ledger = match &options.ledger {
+            Some(url) => Ledger::open_url(url)?,
+            None => Ledger::open(&ledger_path(&options.data))?,
+        };
         take_back_own(&ledger, &options.name)?;
         let has_tokens = ledger.tokens()?.iter().any(|token| token.revoked_at.is_none());
         check_address(&options, has_tokens || options.settings.oidc.is_some())?;

@@ -16,6 +16,9 @@ pub struct ServiceArgs {
     /// The folder of the ledger, the logs and the runs.
     #[arg(long, default_value = "data", env = "CORPUSMITH_DATA")]
     pub data: PathBuf,
+    /// The ledger, if it is not a file in the data folder: a path, sqlite:PATH or a postgres:// URL.
+    #[arg(long, env = "CORPUSMITH_LEDGER", hide_env_values = true)]
+    pub ledger: Option<String>,
     /// Where to listen.
     #[arg(long, default_value = "127.0.0.1:8420")]
     pub listen: SocketAddr,
@@ -63,12 +66,18 @@ pub enum TokenCommand {
         /// The service's data folder.
         #[arg(long, default_value = "data", env = "CORPUSMITH_DATA")]
         data: PathBuf,
+        /// The ledger, if it is not a file in the data folder: a path, sqlite:PATH or a postgres:// URL.
+        #[arg(long, env = "CORPUSMITH_LEDGER", hide_env_values = true)]
+        ledger: Option<String>,
     },
     /// List the tokens, without their secrets.
     List {
         /// The service's data folder.
         #[arg(long, default_value = "data", env = "CORPUSMITH_DATA")]
         data: PathBuf,
+        /// The ledger, if it is not a file in the data folder: a path, sqlite:PATH or a postgres:// URL.
+        #[arg(long, env = "CORPUSMITH_LEDGER", hide_env_values = true)]
+        ledger: Option<String>,
     },
     /// Revoke a token.
     Revoke {
@@ -77,6 +86,9 @@ pub enum TokenCommand {
         /// The service's data folder.
         #[arg(long, default_value = "data", env = "CORPUSMITH_DATA")]
         data: PathBuf,
+        /// The ledger, if it is not a file in the data folder: a path, sqlite:PATH or a postgres:// URL.
+        #[arg(long, env = "CORPUSMITH_LEDGER", hide_env_values = true)]
+        ledger: Option<String>,
     },
 }
 

@@ -35,6 +35,7 @@ pub fn serve(args: &ServiceArgs) -> Result<(), Failure> {
     let options = ServiceOptions {
         workflows: args.workflows.clone(),
         data: args.data.clone(),
+        ledger: args.ledger.clone(),
         address: args.listen,
         program,
         name: args.name.clone().unwrap_or_else(host),
@@ -86,19 +87,19 @@ fn failure(error: ServiceError) -> Failure {
 /// The ledger cannot be opened, or the scope or token is unknown.
 pub fn token(command: &TokenCommand) -> Result<(), Failure> {
     match command {
-        TokenCommand::Create { name, scope, data } => {
+        TokenCommand::Create { name, scope, data, ledger } => {
             let scope = Scope::from_name(scope).ok_or_else(|| {
                 Failure::message(format!("there is no scope `{scope}`"), "scopes are read, run and admin")
             })?;
             let token =
-                auth::create_token(&open(data)?, name, scope, Timestamp::now()).map_err(Failure::run)?;
+                auth::create_token(&open(data, ledger.as_deref())?, name, scope, Timestamp::now()).map_err(Failure::run)?;
             println!("{token}");
             eprintln!(
                 "keep it: it is shown this once. A service that runs without tokens asks for them once it is restarted."
             );
         }
-        TokenCommand::List { data } => {
-            let tokens = open(data)?.tokens().map_err(Failure::run)?;
+        TokenCommand::List { data, ledger } => {
+            let tokens = open(data, ledger.as_deref())?.tokens().map_err(Failure::run)?;
             let row = |token: service::ledger::TokenRecord| {
                 let state = if token.revoked_at.is_some() { "revoked" } else { "" };
                 let (scope, made) = (token.scope.name().to_owned(), token.created_at.to_string());
@@ -108,8 +109,8 @@ pub fn token(command: &TokenCommand) -> Result<(), Failure> {
             let rows = tokens.into_iter().map(row).collect();
             print!("{}", table::render(&header, rows, &[0, 1, 2, 3, 4]));
         }
-        TokenCommand::Revoke { id, data } => {
-            if !open(data)?.revoke_token(id, Timestamp::now()).map_err(Failure::run)? {
+        TokenCommand::Revoke { id, data, ledger } => {
+            if !open(data, ledger.as_deref())?.revoke_token(id, Timestamp::now()).map_err(Failure::run)? {
                 return Err(Failure::message(
                     format!("there is no token `{id}` that lets anybody in"),
                     "`pipeline token list` shows ids",
@@ -121,7 +122,10 @@ pub fn token(command: &TokenCommand) -> Result<(), Failure> {
     Ok(())
 }
 
-fn open(data: &Path) -> Result<Ledger, Failure> {
+fn open(data: &Path, url: Option<&str>) -> Result<Ledger, Failure> {
+    if let Some(url) = url {
+        return Ledger::open_url(url).map_err(|error| Failure::message(error, "choose the ledger with --ledger"));
+    }
     let path = ledger_path(data);
     if let Some(folder) = path.parent() {
         crate::durable::make_folder(folder).map_err(Failure::run)?;

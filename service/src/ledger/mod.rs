@@ -4,6 +4,7 @@
 //! given up, and comes back, has an old one and changes nothing.
 
 mod migrations;
+mod postgres;
 mod runs;
 mod schedules;
 mod sql;
@@ -91,6 +92,17 @@ impl Ledger {
     /// The file cannot be opened, is damaged, or was written by a later version.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         Self::migrated(Box::new(sqlite::Sqlite::open(path)?), &path.display().to_string())
+    }
+
+    /// Opens the ledger at a path, `sqlite:PATH`, or a `postgres://` URL.
+    ///
+    /// # Errors
+    /// It cannot be opened, is damaged, or was written by a later version.
+    pub fn open_url(url: &str) -> Result<Self, LedgerError> {
+        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+            return Self::migrated(Box::new(postgres::Postgres::open(url)?), "in PostgreSQL");
+        }
+        Self::open(Path::new(url.strip_prefix("sqlite:").unwrap_or(url)))
     }
 
     fn migrated(mut connection: Box<dyn Connection>, place: &str) -> Result<Self, LedgerError> {
