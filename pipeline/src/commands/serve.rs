@@ -91,8 +91,8 @@ pub fn token(command: &TokenCommand) -> Result<(), Failure> {
             let scope = Scope::from_name(scope).ok_or_else(|| {
                 Failure::message(format!("there is no scope `{scope}`"), "scopes are read, run and admin")
             })?;
-            let token =
-                auth::create_token(&open(data, ledger.as_deref())?, name, scope, Timestamp::now()).map_err(Failure::run)?;
+            let token = auth::create_token(&open(data, ledger.as_deref())?, name, scope, Timestamp::now())
+                .map_err(Failure::run)?;
             println!("{token}");
             eprintln!(
                 "keep it: it is shown this once. A service that runs without tokens asks for them once it is restarted."
@@ -124,7 +124,8 @@ pub fn token(command: &TokenCommand) -> Result<(), Failure> {
 
 fn open(data: &Path, url: Option<&str>) -> Result<Ledger, Failure> {
     if let Some(url) = url {
-        return Ledger::open_url(url).map_err(|error| Failure::message(error, "choose the ledger with --ledger"));
+        return Ledger::open_url(url)
+            .map_err(|error| Failure::message(error, "choose the ledger with --ledger"));
     }
     let path = ledger_path(data);
     if let Some(folder) = path.parent() {

@@ -192,7 +192,9 @@ impl Session {
         }
         self.batch("COMMIT").await.map_err(|error| {
             self.client = None;
-            LedgerError::Database(format!("whether the change holds is unknown, look before repeating it: {error}"))
+            LedgerError::Database(format!(
+                "whether the change holds is unknown, look before repeating it: {error}"
+            ))
         })
     }
 
