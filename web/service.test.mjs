@@ -63,7 +63,7 @@ const topics = Array.from({ length: 30 }, (_, n) => ({
 const lines = (rows) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 writeFileSync(join(home, "topics.jsonl"), lines(topics));
 writeFileSync(join(home, "texts.jsonl"), lines(Array.from({ length: 200 }, (_, n) => ({
-  id: `p${n}`, url: `http://example.org/${n}`, token_count: 60, text: hostile(n).repeat(12),
+  id: `p${n}`, url: `http://example.org/${n}`, token_count: 60, language: "en", language_score: 0.9, dump: "d", text: hostile(n).repeat(12),
 }))));
 writeFileSync(join(home, "workflows/model.toml"), `name = "model"
 [stage.topics]
