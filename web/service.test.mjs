@@ -58,12 +58,14 @@ writeFileSync(join(home, "workflows/bad.toml"), stages("bad").replace('"read"', 
 const hostile = (n) => `${PAYLOADS[n % PAYLOADS.length]} soil water leaf `;
 const topics = Array.from({ length: 30 }, (_, n) => ({
   topic_id: `t${n}`, top_category: n < 20 ? `Nature ${PAYLOADS[1]}` : "Arts", subcategory: `${PAYLOADS[n % 3]} ${n % 4}`,
-  subtopic: n % 5 ? `soil water ${hostile(n)}` : "zyzzyva quokka",
+  subtopic: `soil water ${hostile(n)}`,
+  // Words that stand in no page.
+  ...(n % 5 ? {} : { top_category: "Zyzzyva", subcategory: "quokka", subtopic: "aardwolf" }),
 }));
 const lines = (rows) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 writeFileSync(join(home, "topics.jsonl"), lines(topics));
 writeFileSync(join(home, "texts.jsonl"), lines(Array.from({ length: 200 }, (_, n) => ({
-  id: `p${n}`, url: `http://example.org/${n}`, text: hostile(n).repeat(12),
+  id: `p${n}`, url: `http://example.org/${n}`, token_count: 60, language: "en", language_score: 0.9, dump: "d", text: hostile(n).repeat(12),
 }))));
 writeFileSync(join(home, "workflows/model.toml"), `name = "model"
 [stage.topics]

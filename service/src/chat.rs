@@ -54,6 +54,8 @@ pub(crate) struct Chats {
 struct Served {
     child: Child,
     address: String,
+    /// The name by which it is asked for: that of its file.
+    name: String,
     key: String,
     asked: Instant,
 }
@@ -115,7 +117,7 @@ impl Chats {
     async fn answer(&self, served: &Served, ask: &Ask) -> Result<String, Problem> {
         let wrong =
             |error: reqwest::Error| Problem::unprocessable(format!("the model does not answer: {error}"));
-        let mut body = json!({"max_tokens": ask.tokens});
+        let mut body = json!({"model": served.name, "max_tokens": ask.tokens});
         let path = if ask.is_chat {
             body["messages"] = json!([{"role": "user", "content": ask.prompt}]);
             "chat/completions"
@@ -175,5 +177,6 @@ async fn start(program: &Path, model: &Path) -> Result<Served, Problem> {
     let line = line.ok().flatten().unwrap_or_default();
     let address = line.split(' ').find(|word| word.starts_with("http://"));
     let address = address.ok_or_else(|| failed("`pipeline llm serve` of this file says why".to_owned()))?;
-    Ok(Served { child, address: address.to_owned(), key, asked: Instant::now() })
+    let name = model.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    Ok(Served { child, address: address.to_owned(), name, key, asked: Instant::now() })
 }
