@@ -109,7 +109,8 @@ bench-search:
 	$(BENCH_SEARCH)/venv/bin/python search/benches/peers/peers.py $(BENCH_SEARCH)
 
 # What other programs make of ours: `datasets` opens the sample run's dataset, ONNX Runtime and transformers
-# compute its model, OpenAI's client asks the embedded model's server.
+# compute its model, OpenAI's client asks the embedded model's server, the service takes sign-ins of a provider
+# of OpenID Connect and hands a notice to a mail server.
 PARITY := $(or $(CARGO_TARGET_DIR),target)/parity
 parity: run
 	python3 -m venv $(PARITY)
@@ -117,6 +118,7 @@ parity: run
 	$(PARITY)/bin/python tests/parity/load_dataset.py runs/cosmopedia_v2/sample/dataset
 	$(PARITY)/bin/python tests/parity/load_croissant.py runs/cosmopedia_v2/sample/dataset
 	$(PARITY)/bin/python model/tests/parity/check_onnx.py runs/cosmopedia_v2/sample/export/model
+	$(PARITY)/bin/python -W ignore tests/parity/openid_provider.py $(PIPELINE)
 	$(PIPELINE) llm serve embedded --port 8097 & trap "kill $$!" EXIT; \
 	$(PARITY)/bin/python tests/parity/openai_client.py http://127.0.0.1:8097/v1
 
