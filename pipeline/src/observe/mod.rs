@@ -70,11 +70,10 @@ impl Observing {
         }
         if !std::io::stderr().is_terminal() {
             // A secret that is broken over two lines would not be recognised.
-            let unwrapped = |_: &dyn miette::Diagnostic| -> Box<dyn miette::ReportHandler> {
-                Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build())
-            };
             // Fails where a hook stands already.
-            let _ = miette::set_hook(Box::new(unwrapped));
+            let _ = miette::set_hook(Box::new(|_| {
+                Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build())
+            }));
         }
         Self { traces }
     }

@@ -183,6 +183,7 @@ impl StageRun<'_> {
             Shape::PerShard | Shape::Whole => self.run_tasks(&partial, &mut manifest).await?,
             Shape::Folder => self.run_folder(&ctx, &partial, &mut manifest).await?,
         }
+        manifest.metrics.extend(self.node.stage.prices());
         manifest.seconds += started.elapsed().as_secs_f64();
         manifest.content = Manifest::content_of(&manifest.files);
         manifest.peak_memory_bytes = self.progress.peak_memory_bytes();

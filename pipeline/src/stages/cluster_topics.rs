@@ -96,6 +96,10 @@ impl Stage for ClusterTopicsConfig {
         config
     }
 
+    fn prices(&self) -> BTreeMap<String, Json> {
+        self.llm.prices()
+    }
+
     fn shape(&self) -> Shape {
         Shape::Whole
     }

@@ -1,5 +1,6 @@
 //! `generate`: asks a language model every prompt.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arrow::error::ArrowError;
@@ -156,6 +157,10 @@ impl Stage for GenerateConfig {
             fields.remove("when_missing");
         }
         config
+    }
+
+    fn prices(&self) -> BTreeMap<String, Json> {
+        self.llm.prices()
     }
 
     fn shape(&self) -> Shape {

@@ -1,5 +1,6 @@
 //! The language model of the stages that ask one: the embedded one, or an OpenAI-compatible server.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Instant;
 
@@ -163,6 +164,18 @@ impl LlmConfig {
             identity["extra"] = serde_json::json!(self.extra);
         }
         identity
+    }
+
+    /// US dollars a million tokens, by the names of the settings; none where there is no price.
+    pub fn prices(&self) -> BTreeMap<String, serde_json::Value> {
+        [
+            ("usd_per_million_prompt_tokens", self.usd_per_million_prompt_tokens),
+            ("usd_per_million_completion_tokens", self.usd_per_million_completion_tokens),
+        ]
+        .into_iter()
+        .filter(|(_, price)| *price > 0.0)
+        .map(|(name, price)| (name.to_owned(), serde_json::json!(price)))
+        .collect()
     }
 
     /// What requests will take. The lengths are those of the last run where this model answered within

@@ -305,6 +305,12 @@ pub trait Stage: Any + Send + Sync {
         Needs { memory_bytes: 64 << 20 }
     }
 
+    /// What a million tokens cost that it asks a model for: figures for its manifest, since they are no part
+    /// of its config, whose result does not depend on them.
+    fn prices(&self) -> BTreeMap<String, Json> {
+        BTreeMap::new()
+    }
+
     /// What it will probably make and ask, where its config says more than its last run.
     fn expect(&self, _before: &Before<'_>) -> Expectation {
         Expectation::default()

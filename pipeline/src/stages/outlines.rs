@@ -1,5 +1,6 @@
 //! `outlines`: topics into courses, unit by unit, by a language model's tables of contents.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -92,6 +93,10 @@ impl Stage for OutlinesConfig {
         let mut config = super::config_json(self);
         config["llm"] = self.llm.identity();
         config
+    }
+
+    fn prices(&self) -> BTreeMap<String, Json> {
+        self.llm.prices()
     }
 
     fn shape(&self) -> Shape {

@@ -185,6 +185,10 @@ impl Stage for TopicsConfig {
         config
     }
 
+    fn prices(&self) -> BTreeMap<String, Json> {
+        self.llm.prices()
+    }
+
     fn shape(&self) -> Shape {
         Shape::Whole
     }

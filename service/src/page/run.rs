@@ -373,7 +373,7 @@ pub(super) async fn cost(service: Arc<Service>, call: Call) -> Page {
 
 /// US dollars, by the two prices of the stage's model.
 fn price(manifest: &Json, prompt_tokens: u64, answer_tokens: u64) -> f64 {
-    let of = |name: &str| manifest["config"]["llm"][name].as_f64().unwrap_or_default() / 1e6;
+    let of = |name: &str| manifest["metrics"][name].as_f64().unwrap_or_default() / 1e6;
     of("usd_per_million_prompt_tokens") * prompt_tokens as f64
         + of("usd_per_million_completion_tokens") * answer_tokens as f64
 }
@@ -392,8 +392,8 @@ mod tests {
 
     #[test]
     fn each_kind_of_token_has_its_price() {
-        let llm = json!({"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 3.0});
-        let manifest = json!({"config": {"llm": llm}});
+        let metrics = json!({"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 3.0});
+        let manifest = json!({"metrics": metrics});
         assert!((price(&manifest, 2_000_000, 1_000_000) - 5.0).abs() < 1e-9);
         assert!(price(&json!({}), 5, 5).abs() < 1e-9);
     }
