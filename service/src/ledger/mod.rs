@@ -100,7 +100,7 @@ impl Ledger {
     /// It cannot be opened, is damaged, or was written by a later version.
     pub fn open_url(url: &str) -> Result<Self, LedgerError> {
         if url.starts_with("postgres://") || url.starts_with("postgresql://") {
-            return Self::migrated(Box::new(postgres::Postgres::open(url)?), "in PostgreSQL");
+            return Self::migrated(Box::new(postgres::Postgres::open(url)?), &postgres::place(url));
         }
         Self::open(Path::new(url.strip_prefix("sqlite:").unwrap_or(url)))
     }

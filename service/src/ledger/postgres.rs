@@ -6,15 +6,21 @@
 //! row.
 
 use std::collections::HashMap;
-use std::sync::mpsc;
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
 
-use tokio_postgres::config::SslMode;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
 use tokio_postgres::{Client, Config, NoTls, Statement};
+use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::LedgerError;
 use super::sql::{Connection, Outcome, Row, Value};
+use crate::client::CA_VARIABLE;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// The server ends statements after 30 s; an answer later than this never comes.
@@ -23,6 +29,9 @@ const SESSION: &str = "SET statement_timeout = '30s'; SET idle_in_transaction_se
 const BEGIN: &str = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE";
 /// The number says `corp`; the schema's name keeps ledgers of one database apart.
 const LOCK: &str = "SELECT pg_advisory_xact_lock(1668248176, hashtext(current_schema()))";
+/// A connection that was not used for so long is asked whether it is still there, before it is told something
+/// that cannot be repeated.
+const QUIET: Duration = Duration::from_secs(1);
 /// Waits before attempts to connect again.
 const BACK_OFF: [Duration; 6] = [
     Duration::from_millis(0),
@@ -52,21 +61,36 @@ type Reply = mpsc::SyncSender<Result<Answer, LedgerError>>;
 pub(super) struct Postgres(mpsc::Sender<(Ask, Reply)>);
 
 impl Postgres {
+    /// A private authority's certificate is looked for where clients of the service look for it.
     pub(super) fn open(url: &str) -> Result<Self, LedgerError> {
+        Self::open_with(url, std::env::var_os(CA_VARIABLE).map(PathBuf::from).as_deref())
+    }
+
+    /// With the certificate of an authority in a file, beside those that the machine knows.
+    pub(super) fn open_with(url: &str, authority: Option<&Path>) -> Result<Self, LedgerError> {
         let open = |reason: String| LedgerError::Open { place: place(url), reason };
         // The parser's own words may hold a part of the password.
         let mut config: Config = url.parse().map_err(|_| {
             open("the URL is not of the form postgres://USER:PASSWORD@HOST:PORT/DATABASE".to_owned())
         })?;
-        if config.get_ssl_mode() == SslMode::Require {
-            return Err(open("sslmode=require is not supported yet".to_owned()));
-        }
+        let tls = match config.get_ssl_mode() {
+            SslMode::Require => Some(tls(authority).map_err(open)?),
+            SslMode::Disable => None,
+            // Whether what is sent can be read on its way is nothing to be left to the server.
+            _ if config.get_hosts().iter().all(is_here) => None,
+            _ => {
+                let words = "end the URL in ?sslmode=require for TLS, or in ?sslmode=disable if the way to the \
+                             server is safe";
+                return Err(open(words.to_owned()));
+            }
+        };
         config.connect_timeout(CONNECT).tcp_user_timeout(ANSWER).application_name("corpusmith");
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(|error| open(error.to_string()))?;
-        let mut session = Session { config, client: None, in_transaction: false, failed: false };
+        let mut session =
+            Session { config, tls, client: None, used: Instant::now(), in_transaction: false, failed: false };
         let (sender, asked) = mpsc::channel::<(Ask, Reply)>();
         std::thread::Builder::new()
             .name("ledger".to_owned())
@@ -114,7 +138,10 @@ impl Connection for Postgres {
 
 struct Session {
     config: Config,
+    tls: Option<MakeRustlsConnect>,
     client: Option<(Client, HashMap<String, Statement>)>,
+    /// When the connection answered last.
+    used: Instant,
     in_transaction: bool,
     failed: bool,
 }
@@ -131,23 +158,39 @@ impl Session {
 
     /// A connection; a lost one is made again.
     async fn connected(&mut self) -> Result<(), LedgerError> {
-        if self.client.as_ref().is_some_and(|(client, _)| !client.is_closed()) {
-            return Ok(());
+        if let Some((client, _)) = self.client.as_ref().filter(|(client, _)| !client.is_closed()) {
+            let is_there = self.used.elapsed() < QUIET
+                || matches!(tokio::time::timeout(CONNECT, client.simple_query("")).await, Ok(Ok(_)));
+            if is_there {
+                self.used = Instant::now();
+                return Ok(());
+            }
         }
         self.client = None;
         let mut last = String::new();
         for wait in BACK_OFF {
             tokio::time::sleep(wait).await;
             let attempt = async {
-                let (client, connection) = self.config.connect(NoTls).await?;
-                // Its end shows in the client; its error is that of the statement.
-                tokio::spawn(async move { drop(connection.await) });
+                // A connection's end shows in its client, its error is that of the statement.
+                let client = match &self.tls {
+                    Some(tls) => {
+                        let (client, connection) = self.config.connect(tls.clone()).await?;
+                        tokio::spawn(async move { drop(connection.await) });
+                        client
+                    }
+                    None => {
+                        let (client, connection) = self.config.connect(NoTls).await?;
+                        tokio::spawn(async move { drop(connection.await) });
+                        client
+                    }
+                };
                 client.batch_execute(SESSION).await?;
                 Ok::<_, tokio_postgres::Error>(client)
             };
             match tokio::time::timeout(CONNECT, attempt).await {
                 Ok(Ok(client)) => {
                     self.client = Some((client, HashMap::new()));
+                    self.used = Instant::now();
                     return Ok(());
                 }
                 Ok(Err(error)) => last = words(&error),
@@ -301,19 +344,51 @@ impl ToSql for Value {
     to_sql_checked!();
 }
 
+fn tls(authority: Option<&Path>) -> Result<MakeRustlsConnect, String> {
+    let mut roots = RootCertStore::empty();
+    // Of the machine's own certificates those that cannot be read are missed when one is asked for.
+    roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+    if let Some(path) = authority {
+        let bad = |error: String| format!("{CA_VARIABLE} names {}: {error}", path.display());
+        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
+            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
+            roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+        }
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(MakeRustlsConnect::new(config))
+}
+
+/// Whether what is sent to a host stays on this machine.
+fn is_here(host: &Host) -> bool {
+    match host {
+        Host::Tcp(name) => {
+            name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+        }
+        #[cfg(unix)]
+        Host::Unix(_) => true,
+    }
+}
+
 fn lost() -> LedgerError {
     LedgerError::Database("the connection to PostgreSQL was lost".to_owned())
 }
 
 fn words(error: &tokio_postgres::Error) -> String {
-    match error.as_db_error() {
-        Some(error) => error.message().to_owned(),
-        None => error.to_string(),
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(error), _) => error.message().to_owned(),
+        (None, Some(cause)) => format!("{error}: {cause}"),
+        (None, None) => error.to_string(),
     }
 }
 
 /// The address without user, password and options.
-fn place(url: &str) -> String {
+pub(super) fn place(url: &str) -> String {
     let url = url::Url::parse(url).ok();
     let host = url.as_ref().and_then(|url| url.host_str());
     let database = url.as_ref().map_or("", |url| url.path());

@@ -4,6 +4,10 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
+mod postgres_server;
+
+use postgres_server::Server;
+
 use super::*;
 use crate::run::{Amounts, NewRun, Run, RunSpec, RunState, StageProgress, Trigger, Wish};
 
@@ -13,15 +17,27 @@ fn at(second: i64) -> Timestamp {
 
 struct Fixture {
     ledger: Ledger,
+    url: String,
     random: u32,
-    _folder: tempfile::TempDir,
+    /// Of SQLite's file.
+    folder: Option<tempfile::TempDir>,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    fn in_sqlite() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let ledger = Ledger::open(&folder.path().join("ledger.sqlite")).unwrap();
-        Self { ledger, random: 0, _folder: folder }
+        let url = folder.path().join("ledger.sqlite").to_str().unwrap().to_owned();
+        Self { ledger: Ledger::open_url(&url).unwrap(), url, random: 0, folder: Some(folder) }
+    }
+
+    fn in_postgres(server: &Server, schema: &str) -> Self {
+        let url = server.url(schema);
+        Self { ledger: Ledger::open_url(&url).unwrap(), url, random: 0, folder: None }
+    }
+
+    /// A connection of its own, as another process has.
+    fn beside(&self) -> Ledger {
+        Ledger::open_url(&self.url).unwrap()
     }
 
     fn submit(&mut self, run: &NewRun, second: i64) -> Result<Submitted, LedgerError> {
@@ -55,9 +71,103 @@ fn new_run(folder: &str) -> NewRun {
     }
 }
 
+/// Every function keeps its word in every database.
+macro_rules! contract {
+    ($($word:ident,)*) => {
+        const CONTRACT: &[(&str, fn(Fixture))] = &[$((stringify!($word), $word),)*];
+
+        mod in_sqlite {
+            $(
+                #[test]
+                fn $word() {
+                    super::$word(super::Fixture::in_sqlite());
+                }
+            )*
+        }
+    };
+}
+
+contract! {
+    a_run_goes_its_way,
+    a_repeated_request_makes_no_second_run,
+    whoever_was_given_up_changes_nothing_more,
+    a_run_whose_processes_vanish_again_and_again_fails,
+    wishes_are_heard,
+    a_failed_run_is_tried_again_after_a_while,
+    a_run_that_stops_with_the_service_loses_no_attempt,
+    pages_follow_each_other_without_gap_or_repeat,
+    a_schedule_begins_when_it_is_first_seen_and_never_goes_back,
+    only_ended_runs_are_forgotten,
+    many_writers_lose_no_run,
+}
+
+/// One server for all, since one takes seconds to make.
 #[test]
-fn a_run_goes_its_way() {
-    let mut fixture = Fixture::new();
+fn the_contract_holds_in_postgresql() {
+    let server = Server::start();
+    for (word, holds) in CONTRACT {
+        println!("{word}");
+        holds(Fixture::in_postgres(&server, word));
+    }
+}
+
+#[test]
+fn services_that_start_at_once_make_the_tables_once() {
+    let server = Server::start();
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let url = server.url("at_once");
+            std::thread::spawn(move || Ledger::open_url(&url).unwrap().ping().unwrap())
+        })
+        .collect();
+    threads.into_iter().for_each(|thread| thread.join().unwrap());
+}
+
+#[test]
+fn a_ledger_goes_on_after_its_server_was_away() {
+    let mut server = Server::start();
+    let mut fixture = Fixture::in_postgres(&server, "away");
+    let id = fixture.entered("w/a", 0);
+    let run = fixture.claim("me", 1).unwrap();
+    server.restart();
+    // What is begun anew, what only looks, and what changes one row.
+    let other = fixture.entered("w/b", 2);
+    assert_eq!(fixture.state(&id), RunState::Running);
+    server.restart();
+    std::thread::sleep(std::time::Duration::from_millis(1_100));
+    assert_eq!(fixture.ledger.heartbeat(&id, run.epoch, None).unwrap(), Heartbeat::Held(None));
+    assert_eq!(fixture.state(&other), RunState::Queued);
+}
+
+#[test]
+fn no_error_of_a_server_holds_its_password() {
+    for url in [
+        "postgres://me:s3cret@127.0.0.1:1/ledger",
+        "postgres://me:s3cret@example.org/ledger",
+        "postgres://me:s3#cret@127.0.0.1:port/ledger",
+        "postgres://me:s3cret@127.0.0.1:1/ledger?sslmode=s3cret",
+    ] {
+        let error = Ledger::open_url(url).err().unwrap().to_string();
+        assert!(!error.contains("s3") && !error.contains("cret"), "{error}");
+    }
+    let error = Ledger::open_url("postgres://me@example.org/ledger").err().unwrap().to_string();
+    assert!(error.contains("sslmode=require") && error.contains("example.org"), "{error}");
+}
+
+#[test]
+fn a_server_is_spoken_to_over_tls_if_its_certificate_is_vouched_for() {
+    let server = Server::start_with_tls();
+    let url = format!("{}&sslmode=require", server.url("tls"));
+    let open = |authority| super::postgres::Postgres::open_with(&url, authority);
+    let authority = server.authority();
+    let mut connection = open(Some(authority.as_path())).unwrap();
+    let sql = "SELECT CAST(ssl AS TEXT) FROM pg_stat_ssl WHERE pid = pg_backend_pid()";
+    assert_eq!(connection.query(sql, &[]).unwrap()[0].text(0).unwrap(), "true");
+    let error = open(None).unwrap().query("SELECT 1", &[]).unwrap_err().to_string();
+    assert!(error.contains("certificate"), "{error}");
+}
+
+fn a_run_goes_its_way(mut fixture: Fixture) {
     let id = fixture.entered("w/a", 0);
     assert_eq!(fixture.state(&id), RunState::Queued);
     let run = fixture.claim("me", 1).unwrap();
@@ -73,9 +183,7 @@ fn a_run_goes_its_way() {
     assert_eq!(events, ["asked for", "started by me", "succeeded"]);
 }
 
-#[test]
-fn a_repeated_request_makes_no_second_run() {
-    let mut fixture = Fixture::new();
+fn a_repeated_request_makes_no_second_run(mut fixture: Fixture) {
     let keyed = NewRun { idempotency_key: Some("k".to_owned()), ..new_run("w/a") };
     let first = fixture.submit(&keyed, 0).unwrap();
     assert_eq!(fixture.submit(&keyed, 5).unwrap(), Submitted::Known(first.id().clone()));
@@ -91,9 +199,7 @@ fn a_repeated_request_makes_no_second_run() {
     assert!(matches!(fixture.submit(&next, 120).unwrap(), Submitted::New(_)));
 }
 
-#[test]
-fn whoever_was_given_up_changes_nothing_more() {
-    let mut fixture = Fixture::new();
+fn whoever_was_given_up_changes_nothing_more(mut fixture: Fixture) {
     let id = fixture.entered("w/a", 0);
     fixture.claim("first", 1).unwrap();
     let signs = fixture.ledger.signs_of_life().unwrap();
@@ -111,9 +217,7 @@ fn whoever_was_given_up_changes_nothing_more() {
     assert!(fixture.ledger.end(&id, 3, &Ended::Succeeded, at(64)).unwrap());
 }
 
-#[test]
-fn a_run_whose_processes_vanish_again_and_again_fails() {
-    let mut fixture = Fixture::new();
+fn a_run_whose_processes_vanish_again_and_again_fails(mut fixture: Fixture) {
     let id = fixture.entered("w/a", 0);
     for _ in 0..5 {
         let run = fixture.claim("me", 2).unwrap();
@@ -132,9 +236,7 @@ fn a_run_whose_processes_vanish_again_and_again_fails() {
     assert_eq!(fixture.state(&id), RunState::Queued);
 }
 
-#[test]
-fn wishes_are_heard() {
-    let mut fixture = Fixture::new();
+fn wishes_are_heard(mut fixture: Fixture) {
     let waiting = fixture.entered("w/a", 0);
     fixture.ledger.wish(&waiting, Wish::Pause, at(1)).unwrap();
     assert_eq!(fixture.state(&waiting), RunState::Paused);
@@ -152,9 +254,7 @@ fn wishes_are_heard() {
     assert!(matches!(fixture.ledger.run(&RunId("none".to_owned())), Err(LedgerError::NoRun(_))));
 }
 
-#[test]
-fn a_failed_run_is_tried_again_after_a_while() {
-    let mut fixture = Fixture::new();
+fn a_failed_run_is_tried_again_after_a_while(mut fixture: Fixture) {
     let id = fixture.entered("w/a", 0);
     let run = fixture.claim("me", 1).unwrap();
     let again = Some(SignedDuration::from_secs(10));
@@ -165,9 +265,7 @@ fn a_failed_run_is_tried_again_after_a_while() {
     assert_eq!(fixture.claim("me", 13).unwrap().attempt, 2);
 }
 
-#[test]
-fn a_run_that_stops_with_the_service_loses_no_attempt() {
-    let mut fixture = Fixture::new();
+fn a_run_that_stops_with_the_service_loses_no_attempt(mut fixture: Fixture) {
     let id = fixture.entered("w/a", 0);
     let run = fixture.claim("me", 1).unwrap();
     fixture.ledger.end(&id, run.epoch, &Ended::Released, at(2)).unwrap();
@@ -175,9 +273,7 @@ fn a_run_that_stops_with_the_service_loses_no_attempt() {
     assert_eq!((run.attempt, run.epoch), (1, 2));
 }
 
-#[test]
-fn pages_follow_each_other_without_gap_or_repeat() {
-    let mut fixture = Fixture::new();
+fn pages_follow_each_other_without_gap_or_repeat(mut fixture: Fixture) {
     let all: Vec<RunId> = (0..25).map(|n| fixture.entered(&format!("w/{n}"), n)).collect();
     let mut seen = Vec::new();
     let mut before = None;
@@ -200,9 +296,7 @@ fn pages_follow_each_other_without_gap_or_repeat() {
     assert_eq!(fixture.ledger.counts().unwrap()[&RunState::Queued], 25);
 }
 
-#[test]
-fn a_schedule_begins_when_it_is_first_seen_and_never_goes_back() {
-    let fixture = Fixture::new();
+fn a_schedule_begins_when_it_is_first_seen_and_never_goes_back(fixture: Fixture) {
     let first = fixture.ledger.schedule("w", at(100)).unwrap();
     assert_eq!((first.seen_until, first.paused), (at(100), false));
     fixture.ledger.schedule_seen("w", at(200)).unwrap();
@@ -212,9 +306,7 @@ fn a_schedule_begins_when_it_is_first_seen_and_never_goes_back() {
     assert_eq!((now.seen_until, now.paused), (at(200), true));
 }
 
-#[test]
-fn only_ended_runs_are_forgotten() {
-    let mut fixture = Fixture::new();
+fn only_ended_runs_are_forgotten(mut fixture: Fixture) {
     let id = fixture.entered("w/a", 0);
     assert!(matches!(fixture.ledger.forget(&id), Err(LedgerError::WrongState { .. })));
     fixture.ledger.wish(&id, Wish::Cancel, at(10)).unwrap();
@@ -224,29 +316,42 @@ fn only_ended_runs_are_forgotten() {
     assert!(matches!(fixture.ledger.run(&id), Err(LedgerError::NoRun(_))));
 }
 
-#[test]
-fn many_writers_lose_no_run() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = folder.path().join("ledger.sqlite");
-    Ledger::open(&path).unwrap();
-    let threads: Vec<_> = (0..8)
-        .map(|writer| {
-            let path = path.clone();
-            // A connection each, as processes have.
-            std::thread::spawn(move || {
-                let ledger = Ledger::open(&path).unwrap();
-                for number in 0..50_u32 {
-                    let now = at(0).checked_add(i64::from(number).milliseconds()).unwrap();
-                    ledger
-                        .submit(&new_run(&format!("w/{writer}-{number}")), now, writer * 1_000 + number)
-                        .unwrap();
-                }
+fn many_writers_lose_no_run(fixture: Fixture) {
+    let beside_each_other = |work: fn(&Ledger, u32) -> Vec<RunId>| -> Vec<RunId> {
+        let threads: Vec<_> = (0..8)
+            .map(|writer| {
+                let ledger = fixture.beside();
+                std::thread::spawn(move || work(&ledger, writer))
             })
-        })
-        .collect();
-    threads.into_iter().for_each(|thread| thread.join().unwrap());
-    let ledger = Ledger::open(&path).unwrap();
-    assert_eq!(ledger.counts().unwrap()[&RunState::Queued], 400);
+            .collect();
+        threads.into_iter().flat_map(|thread| thread.join().unwrap()).collect()
+    };
+    beside_each_other(|ledger, writer| {
+        for number in 0..50_u32 {
+            let now = at(0).checked_add(i64::from(number).milliseconds()).unwrap();
+            let run = new_run(&format!("w/{writer}-{number}"));
+            ledger.submit(&run, now, writer * 1_000 + number).unwrap();
+            // The same request by all: one run.
+            let keyed = NewRun { idempotency_key: Some(format!("k{number}")), ..new_run("w/same") };
+            ledger.submit(&keyed, now, 100_000 + writer * 1_000 + number).unwrap();
+        }
+        Vec::new()
+    });
+    assert_eq!(fixture.ledger.counts().unwrap()[&RunState::Queued], 450);
+    let mut claimed = beside_each_other(|ledger, writer| {
+        let capacity = Amounts::from([("memory".to_owned(), 60 * 1_000)]);
+        let claim = |second| ledger.claim(&writer.to_string(), &capacity, at(second)).unwrap();
+        (10..30).filter_map(claim).map(|run| run.id).collect()
+    });
+    // Each was given out once, and is held at its first epoch.
+    assert_eq!(claimed.len(), 8 * 20);
+    claimed.sort();
+    claimed.dedup();
+    assert_eq!(claimed.len(), 8 * 20);
+    let filter = RunFilter { states: vec![RunState::Running], limit: 1_000, ..RunFilter::default() };
+    let running = fixture.ledger.runs(&filter).unwrap().runs;
+    assert_eq!(running.len(), 8 * 20);
+    assert!(running.iter().all(|run| run.epoch == 1));
 }
 
 #[test]
@@ -267,18 +372,19 @@ fn a_damaged_file_and_a_newer_one_are_refused() {
 /// Pages of a file that was bit-flipped are found when it is opened, or by the database as it reads them.
 #[test]
 fn a_flipped_bit_is_no_silent_change_of_state() {
-    let mut fixture = Fixture::new();
+    let mut fixture = Fixture::in_sqlite();
     for number in 0..50 {
         fixture.entered(&format!("w/{number}"), number);
     }
-    let path = fixture._folder.path().join("ledger.sqlite");
+    let folder = fixture.folder.take().unwrap();
+    let path = folder.path().join("ledger.sqlite");
     fixture.ledger.query("PRAGMA wal_checkpoint(TRUNCATE)", &[]).unwrap();
     let whole = std::fs::read(&path).unwrap();
     let states = |path: &std::path::Path| -> Result<Vec<RunState>, LedgerError> {
         let filter = RunFilter { limit: 1_000, ..RunFilter::default() };
         Ok(Ledger::open(path)?.runs(&filter)?.runs.into_iter().map(|run| run.state).collect())
     };
-    let copy = fixture._folder.path().join("copy.sqlite");
+    let copy = folder.path().join("copy.sqlite");
     for at in (0..whole.len()).step_by(whole.len() / 200 + 1) {
         let mut bytes = whole.clone();
         bytes[at] ^= 0x55;
@@ -287,7 +393,7 @@ fn a_flipped_bit_is_no_silent_change_of_state() {
         if let Ok(states) = states(&copy) {
             assert!(states.iter().all(|state| *state == RunState::Queued));
         }
-        let _ = std::fs::remove_file(fixture._folder.path().join("copy.sqlite-wal"));
-        let _ = std::fs::remove_file(fixture._folder.path().join("copy.sqlite-shm"));
+        let _ = std::fs::remove_file(folder.path().join("copy.sqlite-wal"));
+        let _ = std::fs::remove_file(folder.path().join("copy.sqlite-shm"));
     }
 }
