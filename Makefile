@@ -17,7 +17,14 @@ corpus: run
 	$(PIPELINE) run workflows/python_edu.toml
 	$(PIPELINE) run workflows/smollm_corpus.toml
 
+# The ledger's tests run on SQLite and on a PostgreSQL server of their own.
+POSTGRES_READY = command -v initdb >/dev/null || ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 \
+	  || { command -v apt-get >/dev/null && $(SUDO) apt-get update -q \
+	  && $(SUDO) apt-get install -yq --no-install-recommends postgresql; } \
+	  || { echo "install PostgreSQL's server first"; exit 1; }
+
 test: build assets
+	@$(POSTGRES_READY)
 	$(CARGO) fmt --all --check
 	if $(CARGO) nextest --version >/dev/null 2>&1; \
 	then $(CARGO) nextest run --workspace --release --no-fail-fast; \

@@ -17,7 +17,7 @@ use crate::api::problem::Problem;
 use crate::auth::Gate;
 use crate::chat::Chats;
 use crate::clock::{Clock, SystemClock};
-use crate::ledger::{Ledger, LedgerError, Loss, RunFilter};
+use crate::ledger::{self, Ledger, LedgerError, Loss, RunFilter};
 use crate::looking::Looking;
 use crate::notify::Notifier;
 use crate::oidc::Oidc;
@@ -191,7 +191,7 @@ impl Service {
             data: absolute(&options.data)?,
             ..options
         };
-        let lock = lock(&options.data)?;
+        let lock = lock(&options)?;
         let ledger = match &options.ledger {
             Some(url) => Ledger::open_url(url)?,
             None => Ledger::open(&ledger_path(&options.data))?,
@@ -372,18 +372,28 @@ fn scheme(options: &ServiceOptions) -> &'static str {
     if options.tls.is_some() { "https" } else { "http" }
 }
 
-fn lock(data: &Path) -> Result<File, ServiceError> {
-    let path = data.join(LOCK_FILE);
+/// Keeps others out of the data folder; where the ledger is a server's, which several share, only those of the
+/// same name.
+fn lock(options: &ServiceOptions) -> Result<File, ServiceError> {
+    let is_shared = options.ledger.as_deref().is_some_and(ledger::is_server);
+    let path = match is_shared {
+        true => {
+            let letter = |c: char| if c.is_ascii_alphanumeric() { c } else { '-' };
+            let name: String = options.name.chars().map(letter).collect();
+            options.data.join(format!("service/{name}.lock"))
+        }
+        false => options.data.join(LOCK_FILE),
+    };
     let folder = |source| ServiceError::Folder { path: path.clone(), source };
     let file = File::create(&path).map_err(folder)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(_) => Err(ServiceError::Locked { path: data.to_owned() }),
+        Err(_) => Err(ServiceError::Locked { path: options.data.clone() }),
     }
 }
 
 /// A run that carries this service's name is one that it worked on before it was restarted: the lock says
-/// that nobody else works in the folder.
+/// that nobody else has it now.
 fn take_back_own(ledger: &Ledger, name: &str) -> Result<(), LedgerError> {
     for (id, owner, epoch, heartbeat) in ledger.signs_of_life()? {
         if owner == name {

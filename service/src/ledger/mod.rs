@@ -99,7 +99,7 @@ impl Ledger {
     /// # Errors
     /// It cannot be opened, is damaged, or was written by a later version.
     pub fn open_url(url: &str) -> Result<Self, LedgerError> {
-        if url.starts_with("postgres://") || url.starts_with("postgresql://") {
+        if is_server(url) {
             return Self::migrated(Box::new(postgres::Postgres::open(url)?), &postgres::place(url));
         }
         Self::open(Path::new(url.strip_prefix("sqlite:").unwrap_or(url)))
@@ -145,6 +145,11 @@ impl Ledger {
         let mut connection = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         transaction(&mut **connection, work)
     }
+}
+
+/// Whether a ledger's URL names a server, which several services share.
+pub(crate) fn is_server(url: &str) -> bool {
+    url.starts_with("postgres://") || url.starts_with("postgresql://")
 }
 
 fn transaction<T>(

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use jiff::{SignedDuration, Timestamp, ToSpan};
 
+#[path = "../../../tests/support/postgres_server.rs"]
 mod postgres_server;
 
 use postgres_server::Server;
@@ -156,7 +157,8 @@ fn no_error_of_a_server_holds_its_password() {
 
 #[test]
 fn a_server_is_spoken_to_over_tls_if_its_certificate_is_vouched_for() {
-    let server = Server::start_with_tls();
+    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
+    let server = Server::start_with_tls(&made.cert.pem(), &made.signing_key.serialize_pem());
     let url = format!("{}&sslmode=require", server.url("tls"));
     let open = |authority| super::postgres::Postgres::open_with(&url, authority);
     let authority = server.authority();

@@ -1,4 +1,5 @@
 //! A PostgreSQL server of a test's own, made of the programs that the machine has.
+#![allow(dead_code, reason = "each test file uses a part of it")]
 
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -6,7 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// The server; it ends with this value.
-pub(super) struct Server {
+pub struct Server {
     programs: PathBuf,
     folder: tempfile::TempDir,
     owner: Option<(u32, u32)>,
@@ -16,15 +17,17 @@ pub(super) struct Server {
 }
 
 impl Server {
-    pub(super) fn start() -> Self {
-        Self::started(false)
+    /// Without TLS.
+    pub fn start() -> Self {
+        Self::started(None)
     }
 
-    pub(super) fn start_with_tls() -> Self {
-        Self::started(true)
+    /// With a certificate and its key, in PEM.
+    pub fn start_with_tls(certificate: &str, key: &str) -> Self {
+        Self::started(Some([("server.crt", certificate), ("server.key", key)]))
     }
 
-    fn started(has_tls: bool) -> Self {
+    fn started(tls: Option<[(&str, &str); 2]>) -> Self {
         let programs = programs();
         let owner = owner();
         let folder = tempfile::tempdir().unwrap();
@@ -37,9 +40,10 @@ impl Server {
             ["--auth=trust", "--username=corpusmith", "--no-sync", "--encoding=UTF8", "--locale=C", "-D"];
         let made = initdb.args(words).arg(&data).output().unwrap();
         assert!(made.status.success(), "initdb: {}", String::from_utf8_lossy(&made.stderr));
-        if has_tls {
-            certify(&data, owner);
+        for (name, pem) in tls.into_iter().flatten() {
+            certify(&data.join(name), pem, owner);
         }
+        let has_tls = tls.is_some();
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let process = run(&programs, &data, owner, port, has_tls);
         let server = Self { programs, folder, owner, port, process, has_tls };
@@ -52,12 +56,12 @@ impl Server {
     }
 
     /// The certificate that vouches for the server's.
-    pub(super) fn authority(&self) -> PathBuf {
+    pub fn authority(&self) -> PathBuf {
         self.data().join("server.crt")
     }
 
     /// Where a ledger finds tables of its own.
-    pub(super) fn url(&self, schema: &str) -> String {
+    pub fn url(&self, schema: &str) -> String {
         let mut psql = command(&self.programs.join("psql"), self.owner);
         let sql = format!("CREATE SCHEMA IF NOT EXISTS {schema}");
         let port = self.port.to_string();
@@ -67,15 +71,15 @@ impl Server {
     }
 
     /// Stops the server, connections and all, and starts it again.
-    pub(super) fn restart(&mut self) {
+    pub fn restart(&mut self) {
         self.stop();
         self.process = run(&self.programs, &self.data(), self.owner, self.port, self.has_tls);
         self.wait();
     }
 
     fn stop(&mut self) {
-        // SAFETY: a signal to a child that was not waited for.
-        unsafe { libc::kill(self.process.id() as i32, libc::SIGINT) };
+        let stop = Command::new("kill").args(["-INT", &self.process.id().to_string()]).status();
+        stop.unwrap();
         self.process.wait().unwrap();
     }
 
@@ -113,20 +117,20 @@ fn programs() -> PathBuf {
     folders.reverse();
     folders.extend(std::env::split_paths(&path));
     let found = folders.into_iter().find(|folder| folder.join("initdb").exists());
-    found.expect("PostgreSQL's initdb is not here: install the package `postgresql`")
+    found.unwrap_or_else(|| panic!("PostgreSQL's initdb is not here: install the package `postgresql`"))
 }
 
 /// The user to run as: PostgreSQL refuses root.
 fn owner() -> Option<(u32, u32)> {
-    // SAFETY: asks, and changes nothing.
-    if unsafe { libc::geteuid() } != 0 {
-        return None;
-    }
-    let number = |what: &str, user: &str| -> Option<u32> {
-        let said = Command::new("id").args([what, user]).output().ok()?;
+    let number = |words: &[&str]| -> Option<u32> {
+        let said = Command::new("id").args(words).output().ok()?;
         String::from_utf8(said.stdout).ok()?.trim().parse().ok()
     };
-    ["postgres", "nobody"].iter().find_map(|user| Some((number("-u", user)?, number("-g", user)?)))
+    if number(&["-u"]) != Some(0) {
+        return None;
+    }
+    let of = |user: &&str| Some((number(&["-u", user])?, number(&["-g", user])?));
+    ["postgres", "nobody"].iter().find_map(of)
 }
 
 fn command(program: &Path, owner: Option<(u32, u32)>) -> Command {
@@ -139,17 +143,12 @@ fn command(program: &Path, owner: Option<(u32, u32)>) -> Command {
     command
 }
 
-/// A certificate that vouches for itself, where PostgreSQL looks for one.
-fn certify(data: &Path, owner: Option<(u32, u32)>) {
-    let made = rcgen::generate_simple_self_signed(["127.0.0.1".to_owned()]).unwrap();
-    let files = [("server.crt", made.cert.pem()), ("server.key", made.signing_key.serialize_pem())];
-    for (name, pem) in files {
-        use std::os::unix::fs::PermissionsExt;
-        let path = data.join(name);
-        std::fs::write(&path, pem).unwrap();
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600)).unwrap();
-        if let Some((user, group)) = owner {
-            std::os::unix::fs::chown(&path, Some(user), Some(group)).unwrap();
-        }
+/// PostgreSQL reads no key that others may read.
+fn certify(path: &Path, pem: &str, owner: Option<(u32, u32)>) {
+    use std::os::unix::fs::PermissionsExt;
+    std::fs::write(path, pem).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).unwrap();
+    if let Some((user, group)) = owner {
+        std::os::unix::fs::chown(path, Some(user), Some(group)).unwrap();
     }
 }
