@@ -44,6 +44,8 @@ pub(crate) struct Endpoint {
     pub(crate) answer: Option<BodySchema>,
     /// The status of a good answer.
     pub(crate) status: u16,
+    /// Whether it takes the header `Idempotency-Key`, and answers a repeated request alike with status 200.
+    pub(crate) takes_key: bool,
     /// What does it.
     pub(crate) handler: Handler,
 }

@@ -35,6 +35,7 @@ const PLAIN: Endpoint = Endpoint {
     body: None,
     answer: None,
     status: 200,
+    takes_key: false,
     handler: admin::health,
 };
 
@@ -65,6 +66,7 @@ pub(crate) const ENDPOINTS: &[Endpoint] = &[
         body: Some(schema_of::<runs::RunRequest>),
         answer: Some(schema_of::<runs::Entered>),
         status: 201,
+        takes_key: true,
         handler: runs::submit,
         ..PLAIN
     },

@@ -76,6 +76,11 @@ fn operation(endpoint: &Endpoint, problem: &Json, generator: &mut SchemaGenerato
         .chain(endpoint.query.iter().map(|(name, about)| {
             json!({"name": name, "in": "query", "description": about, "schema": {"type": "string"}})
         }))
+        .chain(endpoint.takes_key.then(|| {
+            let about = "One for each request that is meant: repeated, it enters nothing new.";
+            let schema = json!({"type": "string", "minLength": 1, "maxLength": 200});
+            json!({"name": "Idempotency-Key", "in": "header", "description": about, "schema": schema})
+        }))
         .collect();
     let content = match endpoint.answer {
         Some(schema) => json!({"application/json": {"schema": schema(generator)}}),
@@ -94,6 +99,9 @@ fn operation(endpoint: &Endpoint, problem: &Json, generator: &mut SchemaGenerato
             "default": {"description": "A problem (RFC 9457).", "content": problem},
         },
     });
+    if endpoint.takes_key {
+        operation["responses"]["200"] = operation["responses"][endpoint.status.to_string()].clone();
+    }
     if let Some(schema) = endpoint.body {
         let schema = schema(generator);
         operation["requestBody"] =
@@ -134,6 +142,9 @@ mod tests {
             let operation = &document["paths"][endpoint.path][endpoint.method.as_str().to_lowercase()];
             assert_eq!(operation["operationId"], endpoint.id);
         }
+        let submit = &document["paths"]["/api/v1/runs"]["post"];
+        assert_eq!(submit["responses"]["200"]["content"], submit["responses"]["201"]["content"]);
+        assert_eq!(submit["parameters"][0]["name"], "Idempotency-Key");
         let text = document.to_string();
         let references = text.split("\"$ref\":\"").skip(1).map(|rest| rest.split('"').next().unwrap());
         let mut found = 0;
