@@ -21,7 +21,7 @@ const LEAST_BYTES: usize = 8;
 const FORMS: [(&str, &str); 5] = [
     (r"(://[^/\s:@?#]*:)[^/\s@?#]+@", "$1[redacted]@"),
     (
-        r"(?i)([?&](?:[a-z-]*token|key|api[_-]?key|sig|[a-z-]*signature|[a-z-]*credential|password|secret)=)[^&\s\x22']+",
+        r"(?i)([?&](?:[a-z_-]*token|key|api[_-]?key|sig|[a-z_-]*signature|[a-z_-]*credential|password|secret)=)[^&\s\x22']+",
         "$1[redacted]",
     ),
     (r"cmt_[0-9a-f]{12}_[0-9a-f]{64}", BLOT),
