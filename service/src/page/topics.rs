@@ -184,15 +184,16 @@ fn bars<S: AsRef<str>>(title: &str, rows: &[(S, u64)]) -> Markup {
     const WIDTH: f64 = 240.0;
     const ROW: f64 = 22.0;
     /// Characters that fit before a bar.
-    const LABEL_CHARS: usize = 28;
+    const LABEL_CHARS: usize = 24;
     let shown = &rows[..rows.len().min(MOST_BARS)];
     let most = shown.iter().map(|row| row.1).max().unwrap_or_default().max(1) as f64;
     let cut = |text: &str| match text.char_indices().nth(LABEL_CHARS) {
         Some((at, _)) => format!("{}…", &text[..at]),
         None => text.to_owned(),
     };
+    let (width, height) = (LABEL + WIDTH + 70.0, ROW * shown.len() as f64 + 4.0);
     html! {
-        svg width=(LABEL + WIDTH + 70.0) height=(ROW * shown.len() as f64 + 4.0) role="img" aria-label=(title) {
+        svg.chart viewBox=(format!("0 0 {width} {height}")) width=(width) height=(height) role="img" aria-label=(title) {
             @for (number, (name, value)) in shown.iter().enumerate() {
                 @let y = ROW * number as f64;
                 @let width = WIDTH * *value as f64 / most;
