@@ -10,7 +10,9 @@ use crate::optimizer::AdamW;
 use crate::training::SpikeWatch;
 use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::fs::File;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 
 /// Version of the folder's contents.
@@ -47,6 +49,10 @@ pub struct TrainingState {
     pub weights_digest: String,
     /// BLAKE3 of `optimizer.safetensors`.
     pub optimizer_digest: String,
+    /// Bytes and BLAKE3 of the records beside the checkpoints (`loss.jsonl` and the like) when this one was
+    /// written; they grow after it.
+    #[serde(default)]
+    pub records: BTreeMap<String, (u64, String)>,
     /// BLAKE3 of `state.json` with nothing in this place; empty in those of older versions.
     #[serde(default)]
     pub state_digest: String,
@@ -77,6 +83,14 @@ pub enum CheckpointError {
         path: PathBuf,
         /// What is wrong.
         problem: String,
+    },
+    /// A record has changed since the checkpoint. Training could go on, but its output would be wrong.
+    #[error("{} is damaged: it does not begin with what was written before step {step}; put a copy of it in its place, or let `pipeline repair <run's folder>` put this training aside, which then begins anew", path.display())]
+    Record {
+        /// The file.
+        path: PathBuf,
+        /// The checkpoint's step.
+        step: u64,
     },
 }
 
@@ -159,6 +173,42 @@ pub fn read_state(path: &Path) -> Result<TrainingState, CheckpointError> {
         }
     }
     Ok(state)
+}
+
+/// What the records in `out_dir` are now, of those that there are: bytes and BLAKE3 by name.
+///
+/// # Errors
+/// An I/O failure.
+pub fn records(out_dir: &Path, names: &[&str]) -> Result<BTreeMap<String, (u64, String)>, FileError> {
+    let mut records = BTreeMap::new();
+    for name in names {
+        let path = out_dir.join(name);
+        if path.exists() {
+            let bytes = std::fs::read(&path).map_err(failed("read", &path))?;
+            let digest = blake3::hash(&bytes).to_hex().to_string();
+            records.insert((*name).to_owned(), (bytes.len() as u64, digest));
+        }
+    }
+    Ok(records)
+}
+
+/// Checks that the records in `out_dir` still begin with what they were at a checkpoint.
+///
+/// # Errors
+/// [`CheckpointError::Record`] if one does not, or an I/O failure.
+pub fn check_records(out_dir: &Path, state: &TrainingState) -> Result<(), CheckpointError> {
+    for (name, (bytes, wanted)) in &state.records {
+        let path = out_dir.join(name);
+        let mut hasher = blake3::Hasher::new();
+        if path.exists() {
+            let file = File::open(&path).map_err(failed("open", &path))?;
+            hasher.update_reader(file.take(*bytes)).map_err(failed("read", &path))?;
+        }
+        if hasher.finalize().to_hex().as_str() != wanted {
+            return Err(CheckpointError::Record { path, step: state.step });
+        }
+    }
+    Ok(())
 }
 
 /// Reads the checkpoint at `path`, laid out as `layout`.

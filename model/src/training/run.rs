@@ -144,6 +144,7 @@ impl<'a, O: Objective> Run<'a, O> {
             if !differences.is_empty() {
                 return Err(TrainError::Mismatch { path, differences: differences.join(", ") });
             }
+            checkpoint::check_records(self.out_dir, &state)?;
             return Ok(Some(checkpoint::load(&path, self.network.layout())?));
         }
         Ok(None)
@@ -323,6 +324,7 @@ impl<'a, O: Objective> Run<'a, O> {
             dataset_digest: self.objective.data_digest().to_owned(),
             weights_digest: String::new(),
             optimizer_digest: String::new(),
+            records: checkpoint::records(self.out_dir, &[LOSS_FILE, SKIPPED_FILE, EVALUATIONS_FILE])?,
             state_digest: String::new(),
         };
         checkpoint::save(

@@ -4,6 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use model::checkpoint::CheckpointError;
 use rayon::prelude::*;
 use synth::answer_log::AnswerLogError;
 use thiserror::Error;
@@ -185,28 +186,51 @@ impl Folders {
     }
 }
 
-/// The damaged checkpoints of a training that is not at its end. It goes on from the one before.
+/// What is damaged of a training that is not at its end: checkpoints, without which it goes on from the one
+/// before, and its records, without which it would have to begin anew.
 fn checkpoints(folder: &Path, stage: &str, run: &Path) -> Vec<Damage> {
     let mut damaged = Vec::new();
     let mut queue = vec![folder.to_owned()];
     while let Some(current) = queue.pop() {
-        for path in fs::read_dir(&current).into_iter().flatten().flatten().map(|entry| entry.path()) {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            if !path.is_dir() {
+        let entries = fs::read_dir(&current).into_iter().flatten().flatten();
+        let mut folders: Vec<PathBuf> =
+            entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+        folders.sort();
+        let mut newest = None;
+        for path in folders {
+            if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")) {
+                queue.push(path);
                 continue;
             }
-            if !name.starts_with("step-") {
-                queue.push(path);
-            } else if let Err(error) = model::checkpoint::read_state(&path) {
-                let found = error.to_string();
-                let mend = format!(
-                    "`pipeline repair {}` puts it aside; training goes on from the one before it",
-                    run.display()
-                );
-                let step = Step::SetAside(path.clone());
-                let stage = Some(stage.to_owned());
-                damaged.push(Damage { path, kind: Kind::Checkpoint, stage, found, mend, step });
+            match model::checkpoint::read_state(&path) {
+                Ok(state) => newest = Some(state),
+                Err(error) => damaged.push(Damage {
+                    step: Step::SetAside(path.clone()),
+                    path,
+                    kind: Kind::Checkpoint,
+                    stage: Some(stage.to_owned()),
+                    found: error.to_string(),
+                    mend: format!(
+                        "`pipeline repair {}` puts it aside; training goes on from the one before it",
+                        run.display()
+                    ),
+                }),
             }
+        }
+        let checked = newest.map(|state| model::checkpoint::check_records(&current, &state));
+        if let Some(Err(CheckpointError::Record { path, step })) = checked {
+            damaged.push(Damage {
+                path,
+                kind: Kind::StageFile,
+                stage: Some(stage.to_owned()),
+                found: format!("it does not begin with what was written before step {step}"),
+                mend: format!(
+                    "put a copy of it in its place; or `pipeline repair {}` puts the training aside, which then \
+                     begins anew",
+                    run.display()
+                ),
+                step: Step::SetAside(folder.to_owned()),
+            });
         }
     }
     damaged
