@@ -28,11 +28,14 @@ fn answer(status: &str, body: &Value) -> &'static str {
     format!("{head}Content-Length: {}\r\n\r\n{body}", body.len()).leak()
 }
 
+/// The head of a request, and a span that came with it.
+type Received = (String, Span);
+
 /// A collector that takes traces; its address, and the heads and spans so far.
-fn collector() -> (String, Arc<Mutex<Vec<(String, Span)>>>) {
+fn collector() -> (String, Arc<Mutex<Vec<Received>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let spans: Arc<Mutex<Vec<(String, Span)>>> = Arc::default();
+    let spans: Arc<Mutex<Vec<Received>>> = Arc::default();
     let collected = spans.clone();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {

@@ -63,10 +63,13 @@ impl Action {
     }
 }
 
+/// Tasks of a folder that are done anew, and the finished stage that it was.
+type Reopened = (Option<(String, Fingerprint)>, BTreeSet<usize>);
+
 /// What is to be done about the damage, each folder once.
 pub fn plan(damaged: &[Damage]) -> Vec<Action> {
     let mut aside = BTreeSet::new();
-    let mut reopened: BTreeMap<PathBuf, (Option<(String, Fingerprint)>, BTreeSet<usize>)> = BTreeMap::new();
+    let mut reopened: BTreeMap<PathBuf, Reopened> = BTreeMap::new();
     let mut logs = BTreeSet::new();
     for damage in damaged {
         match &damage.step {
