@@ -195,19 +195,23 @@ impl Compare for Avx2 {
             __m256i, _mm256_castsi256_ps, _mm256_cmpgt_epi32, _mm256_loadu_si256, _mm256_max_epi32,
             _mm256_movemask_ps, _mm256_set1_epi32, _mm256_setzero_si256, _mm256_testz_si256,
         };
+        let eights = sums.as_chunks::<8>().0;
         let mut bits = 0;
+        // No closures: they would not have the instructions that the loop is compiled for.
         // SAFETY: reads the eight numbers of an array each; who names the type has the instructions.
         unsafe {
-            let eights =
-                || sums.as_chunks::<8>().0.iter().map(|e| _mm256_loadu_si256(e.as_ptr().cast::<__m256i>()));
             let below = _mm256_set1_epi32(least as i32 - 1);
             // In most groups no sum is large enough.
-            let most = eights().fold(_mm256_setzero_si256(), |most, eight| _mm256_max_epi32(most, eight));
+            let mut most = _mm256_setzero_si256();
+            for eight in eights {
+                most = _mm256_max_epi32(most, _mm256_loadu_si256(eight.as_ptr().cast::<__m256i>()));
+            }
             let above = _mm256_cmpgt_epi32(most, below);
             if _mm256_testz_si256(above, above) != 0 {
                 return 0;
             }
-            for (number, eight) in eights().enumerate() {
+            for (number, eight) in eights.iter().enumerate() {
+                let eight = _mm256_loadu_si256(eight.as_ptr().cast::<__m256i>());
                 let above = _mm256_castsi256_ps(_mm256_cmpgt_epi32(eight, below));
                 bits |= u64::from(_mm256_movemask_ps(above) as u32) << (8 * number);
             }
