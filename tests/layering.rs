@@ -1,5 +1,5 @@
 //! Who may use whom: `pipeline` uses the other crates; they know neither DataFusion, nor each other, nor
-//! `pipeline`, only `net`.
+//! `pipeline`, only `net` and `digests`.
 #![allow(clippy::unwrap_used, reason = "a step that fails is the result of the test")]
 
 mod support;

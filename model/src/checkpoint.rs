@@ -8,7 +8,6 @@ use crate::language_model::{
 use crate::network::ParameterLayout;
 use crate::optimizer::AdamW;
 use crate::training::SpikeWatch;
-use memmap2::Mmap;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -184,9 +183,8 @@ pub fn records(out_dir: &Path, names: &[&str]) -> Result<BTreeMap<String, (u64, 
     for name in names {
         let path = out_dir.join(name);
         if path.exists() {
-            let bytes = std::fs::read(&path).map_err(failed("read", &path))?;
-            let digest = blake3::hash(&bytes).to_hex().to_string();
-            records.insert((*name).to_owned(), (bytes.len() as u64, digest));
+            let bytes = path.metadata().map_err(failed("read", &path))?.len();
+            records.insert((*name).to_owned(), (bytes, digest(&path)?));
         }
     }
     Ok(records)
@@ -268,8 +266,5 @@ pub fn prune(out_dir: &Path, every_steps: u64, last_step: u64, keep: usize) -> R
 }
 
 fn digest(path: &Path) -> Result<String, FileError> {
-    let file = File::open(path).map_err(failed("open", path))?;
-    // SAFETY: the file was just written by us, or is a published one that nothing changes.
-    let map = unsafe { Mmap::map(&file) }.map_err(failed("map", path))?;
-    Ok(blake3::hash(&map).to_hex().to_string())
+    digests::of_file(path).map_err(failed("read", path))
 }

@@ -21,7 +21,6 @@ pub mod publish;
 pub mod report;
 pub mod runner;
 pub mod sample;
-pub mod sealed;
 pub mod stages;
 pub mod table;
 pub mod units;

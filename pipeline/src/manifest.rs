@@ -4,11 +4,11 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use digests::Seal;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 use thiserror::Error;
 
-use crate::sealed::{self, Seal};
 use crate::stages::External;
 
 /// The file's name in a stage's folder.
@@ -151,7 +151,7 @@ impl Manifest {
 
     fn parse(bytes: &[u8], path: &Path) -> Result<Self, ManifestError> {
         let damaged = |problem| ManifestError::Damaged { path: path.to_owned(), problem };
-        let seal = sealed::check(bytes);
+        let seal = digests::check(bytes);
         if seal == Seal::Broken {
             return Err(damaged("it does not match its own digest".to_owned()));
         }
@@ -168,7 +168,7 @@ impl Manifest {
     /// # Errors
     /// A number in it has no form in JSON.
     pub fn to_bytes(&self) -> serde_json::Result<Vec<u8>> {
-        Ok(sealed::seal(&serde_json::to_string_pretty(self)?))
+        Ok(digests::seal(&serde_json::to_string_pretty(self)?))
     }
 
     /// All files that the manifest has a digest of.

@@ -14,6 +14,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
+use digests::Seal;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -67,7 +68,9 @@ pub(crate) struct ShardRecord {
     pub(crate) text_terms: u64,
     pub(crate) duplicate_pages: u64,
     pub(crate) read: StreamMark,
-    /// Folders of its segments, in the order of their pages; none where the folder itself is the only one.
+    /// Folders of its segments, in the order of their pages; none where the folder itself is the only one, as
+    /// in older versions.
+    #[serde(default)]
     pub(crate) runs: Vec<String>,
     /// Name and bytes of every file, to notice a truncated copy.
     pub(crate) files: BTreeMap<String, u64>,
@@ -152,39 +155,12 @@ pub(crate) fn read_record<T: DeserializeOwned>(path: &Path) -> Result<Option<T>,
         Err(error) => return Err(IndexError::io(path)(error)),
     };
     let damaged = |source| IndexError::Record { path: path.to_owned(), source };
-    let Some(json) = without_digest(bytes) else {
+    // Records of older versions have no digest.
+    if digests::check(&bytes) == Seal::Broken {
         let words = "it does not match its own digest";
         return Err(damaged(<serde_json::Error as serde::de::Error>::custom(words)));
-    };
-    serde_json::from_slice(&json).map(Some).map_err(damaged)
-}
-
-/// What stands before and after a record's digest, its last field: blake3 over all bytes before it.
-const BEFORE_DIGEST: &str = ",\n  \"digest\": \"";
-const AFTER_DIGEST: &str = "\"\n}\n";
-
-fn with_digest(json: &str) -> Vec<u8> {
-    let fields = json.strip_suffix('}').unwrap_or(json).trim_end();
-    let digest = blake3::hash(fields.as_bytes()).to_hex();
-    format!("{fields}{BEFORE_DIGEST}{digest}{AFTER_DIGEST}").into_bytes()
-}
-
-/// The record itself, if it is what was written; those of older versions have no digest.
-fn without_digest(mut bytes: Vec<u8>) -> Option<Vec<u8>> {
-    let split = || {
-        let rest = bytes.strip_suffix(AFTER_DIGEST.as_bytes())?;
-        let (rest, digest) = rest.split_at_checked(rest.len().checked_sub(64)?)?;
-        Some((rest.strip_suffix(BEFORE_DIGEST.as_bytes())?, digest))
-    };
-    let Some((fields, digest)) = split() else {
-        return Some(bytes);
-    };
-    if blake3::hash(fields).to_hex().as_bytes() != digest {
-        return None;
     }
-    bytes.truncate(fields.len());
-    bytes.push(b'}');
-    Some(bytes)
+    serde_json::from_slice(&digests::unseal(&bytes)).map(Some).map_err(damaged)
 }
 
 /// The name under which a record is written; a killed build may leave it.
@@ -196,7 +172,7 @@ pub(crate) fn temporary_of(record: &Path) -> PathBuf {
 pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), IndexError> {
     let json = serde_json::to_string_pretty(record)
         .map_err(|source| IndexError::Record { path: path.to_owned(), source })?;
-    let bytes = with_digest(&json);
+    let bytes = digests::seal(&json);
     let temporary = temporary_of(path);
     let write = || {
         let mut file = File::create(&temporary)?;
@@ -208,20 +184,13 @@ pub(crate) fn write_record<T: Serialize>(path: &Path, record: &T) -> Result<(), 
     sync_folder(path.parent().unwrap_or(Path::new(".")))
 }
 
-/// blake3 of a file, in hex.
-pub(crate) fn digest(path: &Path) -> std::io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
 /// blake3 of the files of a shard or run, but for the records, by name.
 pub(crate) fn digests_of(folder: &Path) -> Result<BTreeMap<String, String>, IndexError> {
     let mut digests = BTreeMap::new();
     for path in files_of(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         if ![SHARD_FILE, RUN_FILE].contains(&name.as_str()) {
-            digests.insert(name, digest(&path).map_err(IndexError::io(&path))?);
+            digests.insert(name, digests::of_file(&path).map_err(IndexError::io(&path))?);
         }
     }
     Ok(digests)
@@ -239,7 +208,7 @@ pub(crate) fn finished_record<T: DeserializeOwned>(
             let folder = record.parent().unwrap_or(Path::new("."));
             // Records of older versions name some files, or none.
             let is_other = |(name, wanted): &(&String, &String)| {
-                digest(&folder.join(name)).ok().as_ref() != Some(wanted)
+                digests::of_file(&folder.join(name)).ok().as_ref() != Some(wanted)
             };
             let changed = digests(&found).iter().find(is_other);
             match changed {

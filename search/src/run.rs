@@ -87,17 +87,19 @@ impl RunWriter {
         self.writer.mem_usage() + self.lengths.len() * size_of::<PageLength>() + self.ids.memory_bytes()
     }
 
-    /// Writes the segment and publishes the folder as `to`.
-    pub(crate) fn finish(self, to: &Path, number: u32, record: &RunRecord) -> Result<(), IndexError> {
+    /// Writes the segment and publishes the folder as `to`. The record is handed back with the digests of the
+    /// files.
+    pub(crate) fn finish(self, to: &Path, number: u32, record: RunRecord) -> Result<RunRecord, IndexError> {
         let folder = self.folder;
         let index = self.writer.finalize().map_err(IndexError::tantivy(&folder))?;
         drop(index);
         name_segment(&folder, number)?;
         write_lengths(&folder, &self.lengths)?;
         self.ids.finish().map_err(IndexError::io(&folder))?;
-        let record = RunRecord { digests: layout::digests_of(&folder)?, ..record.clone() };
+        let record = RunRecord { digests: layout::digests_of(&folder)?, ..record };
         layout::write_record(&folder.join(RUN_FILE), &record)?;
-        layout::publish_folder(&folder, to)
+        layout::publish_folder(&folder, to)?;
+        Ok(record)
     }
 }
 

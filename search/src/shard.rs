@@ -131,7 +131,7 @@ impl ShardWorker {
             read: self.read.mark(),
             digests: BTreeMap::new(),
         };
-        writer.finish(&self.place.run(number), number as u32 + 1, &record)?;
+        let record = writer.finish(&self.place.run(number), number as u32 + 1, record)?;
         tracing::debug!(shard = self.place.shard, run = number, "run written");
         self.runs.push(record);
         Ok(())
@@ -158,11 +158,8 @@ impl ShardWorker {
         }
         let (folder, mut record) = self.merge()?;
         for (segment, prefix) in record.segments(&folder) {
-            let named = |name: String| format!("{prefix}{name}");
-            let digests = layout::digests_of(&segment)?;
-            record.digests.extend(digests.into_iter().map(|(name, digest)| (named(name), digest)));
             let files = index_files(&segment)?;
-            record.files.extend(files.into_iter().map(|(name, bytes)| (named(name), bytes)));
+            record.files.extend(files.into_iter().map(|(name, bytes)| (format!("{prefix}{name}"), bytes)));
         }
         layout::write_record(&folder.join(SHARD_FILE), &record)?;
         layout::publish_folder(&folder, &self.place.finished())?;
@@ -223,11 +220,17 @@ impl ShardWorker {
         record.text_bytes = lengths.iter().map(|length| u64::from(length.text_bytes)).sum();
         drop(open);
         if segments.len() == 1 && keep[0].is_none() {
+            record.digests.clone_from(&self.runs[0].digests);
             return Ok((self.place.run(0), record));
         }
         let folder = self.place.partial().join(MERGED_FOLDER);
         if (2..=self.limits.runs).contains(&segments.len()) && keep.iter().all(Option::is_none) {
             record.runs = (0..segments.len()).map(layout::run_name).collect();
+            for (run, folder) in self.runs.iter().zip(&record.runs) {
+                let inside =
+                    |(name, digest): (&String, &String)| (format!("{folder}/{name}"), digest.clone());
+                record.digests.extend(run.digests.iter().map(inside));
+            }
             // What a killed build may have left between the runs.
             layout::remove(&folder)?;
             layout::remove(&self.run_in_the_making())?;
@@ -253,6 +256,7 @@ impl ShardWorker {
             }
             ids.finish().map_err(IndexError::io(&folder))?;
         }
+        record.digests = layout::digests_of(&folder)?;
         Ok((folder, record))
     }
 }

@@ -231,7 +231,7 @@ impl ShardReader {
                 continue;
             }
             let intact = match self.digests.get(&*name.to_string_lossy()) {
-                Some(digest) => layout::digest(&path).map_err(SearchError::io(&path))? == *digest,
+                Some(digest) => digests::of_file(&path).map_err(SearchError::io(&path))? == *digest,
                 None => {
                     let directory = self.segment.index().directory();
                     let checked = directory.validate_checksum(Path::new(name));

@@ -127,6 +127,22 @@ fn an_interrupted_build_goes_on_and_ends_with_the_same_bytes() {
     assert_eq!(files(whole.path()), files(resumed.path()));
 }
 
+/// Renaming the record fails where a disk is full, and the run below it is taken up again.
+#[test]
+fn a_record_that_an_interrupted_build_left_unfinished_is_no_part_of_the_shard() {
+    let pages = random_pages(40, 3);
+    let options = IndexOptions { run_pages: 40, ..options(1) };
+    let (whole, resumed) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    build(whole.path(), &options, page_stream(&pages, 10)).result.unwrap();
+    let cut = stream::iter([Err(ArrowError::ComputeError("cable cut".into()))]);
+    build(resumed.path(), &options, page_stream(&pages, 10).chain(cut).boxed()).result.unwrap_err();
+    let run = resumed.path().join(".partial-shard-00000/run-00000");
+    assert!(run.join("run.json").exists());
+    fs::write(run.join("shard.json.tmp"), "{").unwrap();
+    build(resumed.path(), &options, page_stream(&pages, 10)).result.unwrap();
+    assert_eq!(files(whole.path()), files(resumed.path()));
+}
+
 #[test]
 fn other_pages_or_another_layout_are_refused() {
     let pages = random_pages(300, 4);

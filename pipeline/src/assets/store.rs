@@ -1,7 +1,7 @@
 //! The cache folder of assets: look up with verification, pull, list.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -172,7 +172,7 @@ impl AssetStore {
         if trust == Trust::Stamp && self.noted(file).is_some_and(|stamp| stamp == expected) {
             return Ok(path);
         }
-        let found = digest_of(&path).map_err(AssetError::io("read", &path))?;
+        let found = digests::of_file(&path).map_err(AssetError::io("read", &path))?;
         if found != file.blake3 {
             return Err(AssetError::DigestMismatch { name: spec.name, path, expected: file.blake3, found });
         }
@@ -215,12 +215,6 @@ pub(super) fn stamp_of(metadata: &fs::Metadata, blake3: String) -> Stamp {
     let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
     let modified_ns = modified.duration_since(UNIX_EPOCH).map_or(0, |time| time.as_nanos());
     Stamp { size_bytes: metadata.len(), modified_ns, blake3 }
-}
-
-fn digest_of(path: &Path) -> io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(hasher.finalize().to_hex().to_string())
 }
 
 /// Differs between calls, threads and processes.

@@ -1,12 +1,12 @@
 //! Comparing files with their digests.
 
-use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::time::SystemTime;
 
+use digests::Seal;
+
 use crate::manifest::OutputFile;
-use crate::sealed::{self, Seal};
 
 /// How closely a file is looked at.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,16 +28,6 @@ impl Care {
     }
 }
 
-/// blake3 of a file's content, in hex. Reads in pieces.
-///
-/// # Errors
-/// The file cannot be read.
-pub fn digest(path: &Path) -> io::Result<String> {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update_reader(File::open(path)?)?;
-    Ok(hasher.finalize().to_hex().to_string())
-}
-
 /// What is wrong with a file; `None` if it is as it was written.
 pub fn problem(folder: &Path, file: &OutputFile, care: Care) -> Option<String> {
     let path = folder.join(&file.path);
@@ -54,7 +44,7 @@ pub fn problem(folder: &Path, file: &OutputFile, care: Care) -> Option<String> {
     {
         return None;
     }
-    match digest(&path) {
+    match digests::of_file(&path) {
         Ok(found) if found == file.blake3 => None,
         Ok(found) => Some(format!("its blake3 is {found}, and {} was written", file.blake3)),
         Err(error) => Some(format!("it cannot be read: {error}")),
@@ -66,13 +56,13 @@ pub fn problem(folder: &Path, file: &OutputFile, care: Care) -> Option<String> {
 /// # Errors
 /// The note cannot be written.
 pub fn note(path: &Path, file: &OutputFile) -> Result<(), crate::durable::WriteError> {
-    crate::durable::write_file(&note_of(path), &sealed::seal(&serde_json::json!(file).to_string()))
+    crate::durable::write_file(&note_of(path), &digests::seal(&serde_json::json!(file).to_string()))
 }
 
 /// What a file is by its note, if it still is that.
 pub fn noted(path: &Path) -> Option<OutputFile> {
     let note = note_of(path);
-    let bytes = std::fs::read(&note).ok().filter(|bytes| sealed::check(bytes) == Seal::Whole)?;
+    let bytes = std::fs::read(&note).ok().filter(|bytes| digests::check(bytes) == Seal::Whole)?;
     let file: OutputFile = serde_json::from_slice(&bytes).ok()?;
     problem(path.parent()?, &file, Care::Every).is_none().then_some(file)
 }
@@ -97,7 +87,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a");
         std::fs::write(&path, "content").unwrap();
-        let blake3 = digest(&path).unwrap();
+        let blake3 = digests::of_file(&path).unwrap();
         let file = OutputFile { path: "a".to_owned(), bytes: 7, rows: None, blake3 };
         note(&path, &file).unwrap();
         assert_eq!(problem(folder.path(), &file, Care::Every), None);

@@ -1,7 +1,7 @@
 //! Whether a run's files are what was written.
 //!
 //! Every finished stage keeps a digest of each of its files in its manifest, a begun one in its tasks'
-//! records; manifests and records carry a digest of themselves ([`crate::sealed`]), answer logs a checksum
+//! records; manifests and records carry a digest of themselves (the crate `digests`), answer logs a checksum
 //! for each record.
 //!
 //! - [`guard`]: what a run checks before it builds on a file.

@@ -89,17 +89,17 @@ impl Expected {
     }
 }
 
-/// The files of a finished stage, or the damage that keeps its manifest from saying so.
+/// The version of a finished stage's manifest and the files that it names, or the damage that keeps its manifest from saying so.
 ///
 /// # Errors
 /// A later version wrote the manifest, or the disk failed.
-pub fn of_finished(path: &Path, stage: &str) -> Result<Result<Vec<Expected>, Damage>, ManifestError> {
+pub fn of_finished(path: &Path, stage: &str) -> Result<Result<(u32, Vec<Expected>), Damage>, ManifestError> {
     match Manifest::read(path) {
-        Ok(None) => Ok(Ok(Vec::new())),
+        Ok(None) => Ok(Ok((manifest::FORMAT, Vec::new()))),
         Ok(Some(manifest)) => {
             let folder = StageFolder::finished(path, &manifest);
             let expect = |file: &OutputFile| Expected { folder: folder.clone(), file: file.clone() };
-            Ok(Ok(manifest.all_files().map(expect).collect()))
+            Ok(Ok((manifest.format, manifest.all_files().map(expect).collect())))
         }
         Err(ManifestError::Damaged { problem, .. }) => {
             // Which tasks its work had is no longer certain.

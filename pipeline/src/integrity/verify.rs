@@ -11,7 +11,7 @@ use thiserror::Error;
 
 use super::stage::{Expected, of_begun, of_finished};
 use super::{Damage, Kind, Step};
-use crate::manifest::{self, Manifest, ManifestError};
+use crate::manifest::{self, ManifestError};
 use crate::runner::ANSWERS_FOLDER;
 use crate::runner::lock::{self, Holder};
 
@@ -72,10 +72,8 @@ pub fn verify(run: &Path, threads: usize) -> Result<Report, VerifyError> {
     let mut report = Report { holder: rival(run), ..Report::default() };
     let mut expected = Vec::new();
     for (path, stage) in &folders.finished {
-        report.take(of_finished(path, stage)?, &mut expected);
-        if let Ok(Some(manifest)) = Manifest::read(path)
-            && manifest.format < manifest::FORMAT
-        {
+        let format = report.take(of_finished(path, stage)?, &mut expected);
+        if format.is_some_and(|format| format < manifest::FORMAT) {
             report.older.push(stage.clone());
         }
     }
@@ -110,11 +108,22 @@ fn rival(run: &Path) -> Option<Holder> {
 }
 
 impl Report {
-    fn take(&mut self, found: Result<Vec<Expected>, Damage>, expected: &mut Vec<Expected>) {
+    /// Takes up a finished stage; the version of its manifest, if that is whole.
+    fn take(
+        &mut self,
+        found: Result<(u32, Vec<Expected>), Damage>,
+        expected: &mut Vec<Expected>,
+    ) -> Option<u32> {
         self.files += 1;
         match found {
-            Ok(files) => expected.extend(files),
-            Err(damage) => self.damaged.push(damage),
+            Ok((format, files)) => {
+                expected.extend(files);
+                Some(format)
+            }
+            Err(damage) => {
+                self.damaged.push(damage);
+                None
+            }
         }
     }
 

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use super::error::{RunError, StageError};
-use super::stage_run::{TaskRecord, partial_folder, stage_folder, task_record_path};
+use super::stage_run::{TaskRecord, partial_folder, stage_folder, task_record_name, task_record_path};
 use crate::durable::{self, WriteContext};
 use crate::integrity::Kind;
 use crate::integrity::stage::StageFolder;
@@ -41,7 +41,7 @@ pub fn quarantined_tasks(workflow: &Workflow, run_folder: &Path) -> Result<Vec<F
             let path = task_record_path(&folder, index);
             let damaged = |problem: String| {
                 let damage = StageFolder::finished(&folder, &manifest).damage(
-                    &format!("tasks/{index:05}.json"),
+                    &task_record_name(index),
                     Kind::TaskRecord,
                     problem,
                 );

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use datafusion::error::DataFusionError;
+use digests::Seal;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
 use service::trace;
@@ -31,9 +32,8 @@ use super::shards::ShardWriter;
 use crate::durable::{self, WriteContext, WriteError};
 use crate::engine::Plan;
 use crate::engine::streams::execute;
-use crate::integrity::files::{Care, digest, problem};
+use crate::integrity::files::{Care, problem};
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
-use crate::sealed::{self, Seal};
 use crate::stages::{Shape, Task, blocking};
 use crate::workflow::StageNode;
 
@@ -76,7 +76,7 @@ impl TaskRecord {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(format!("it cannot be read: {error}")),
         };
-        let seal = sealed::check(&bytes);
+        let seal = digests::check(&bytes);
         let record: Self = serde_json::from_slice(&bytes).map_err(|error| error.to_string())?;
         match (seal, record.format) {
             (Seal::Whole, _) | (Seal::Missing, 1) => Ok(Some(record)),
@@ -103,9 +103,14 @@ pub fn stage_folder(run_folder: &Path, stage: &str) -> PathBuf {
     run_folder.join(stage)
 }
 
+/// The name of a task's record in its stage's folder.
+pub fn task_record_name(task: usize) -> String {
+    format!("tasks/{task:05}.json")
+}
+
 /// The file of a task's record.
 pub fn task_record_path(folder: &Path, task: usize) -> PathBuf {
-    folder.join("tasks").join(format!("{task:05}.json"))
+    folder.join(task_record_name(task))
 }
 
 /// Runs one stage to its manifest.
@@ -360,7 +365,7 @@ impl StageRun<'_> {
             self.env.fence.check()?;
             record.side_files = write_side_tables(partial, index, dropped, quarantined)?;
             durable::make_folder(&partial.join("tasks"))?;
-            durable::write_file(&record_path, &sealed::seal(&serde_json::json!(record).to_string()))
+            durable::write_file(&record_path, &digests::seal(&serde_json::json!(record).to_string()))
         };
         write(&mut record).map_err(|error| ctx.write_error(&error))?;
         Ok(record)
@@ -452,9 +457,9 @@ fn write_side_tables(
 /// A task's record as one of the stage's files.
 fn record_file(partial: &Path, task: usize) -> Result<OutputFile, WriteError> {
     let path = task_record_path(partial, task);
-    let inside = path.strip_prefix(partial).unwrap_or(&path).to_string_lossy().into_owned();
     let bytes = path.metadata().doing("read", &path)?.len();
-    Ok(OutputFile { path: inside, bytes, rows: None, blake3: digest(&path).doing("read", &path)? })
+    let blake3 = digests::of_file(&path).doing("read", &path)?;
+    Ok(OutputFile { path: task_record_name(task), bytes, rows: None, blake3 })
 }
 
 /// The files of a folder stage, hashed; what begins with `.` or belongs to the runner is left out.
@@ -473,7 +478,7 @@ fn list_files(root: &Path, folder: &Path) -> Result<Vec<OutputFile>, WriteError>
             files.extend(list_files(root, &path)?);
             continue;
         }
-        let blake3 = digest(&path).map_err(|e| wrap(e, &path))?;
+        let blake3 = digests::of_file(&path).map_err(|e| wrap(e, &path))?;
         let inside = path.strip_prefix(root).unwrap_or(&path);
         files.push(OutputFile {
             path: inside.to_string_lossy().replace('\\', "/"),

@@ -10,8 +10,7 @@ pub mod matching;
 pub mod tokens;
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -223,7 +222,8 @@ impl Stage for DecontaminateConfig {
         for benchmark in &self.benchmarks {
             let path = benchmark_file(ctx, benchmark)?;
             let name = format!("benchmark {}", benchmark.name);
-            let read = move || digest(&path);
+            let read =
+                move || digests::of_file(&path).map_err(|source| BenchmarkError::Read { path, source });
             let digest = tokio::task::spawn_blocking(read).await.map_err(|error| ctx.failed(&error))?;
             let digest = digest.map_err(|error| {
                 ctx.input(error.to_string())
@@ -260,13 +260,6 @@ impl Stage for DecontaminateConfig {
         operator::apply(ctx.session(), rows, "decontaminate", schema, Arc::new(search))
             .map_err(|error| ctx.plan_error(&error))
     }
-}
-
-fn digest(path: &Path) -> Result<String, BenchmarkError> {
-    let mut hasher = blake3::Hasher::new();
-    let hashed = File::open(path).and_then(|file| hasher.update_reader(file).map(|_| ()));
-    hashed.map_err(|source| BenchmarkError::Read { path: path.to_owned(), source })?;
-    Ok(hasher.finalize().to_hex().to_string())
 }
 
 fn keep_clean(

@@ -498,12 +498,7 @@ fn asset_external(ctx: &StageContext, asset: Asset) -> Result<External, StageErr
 
 /// A user's file as a part of a fingerprint.
 fn file_external(ctx: &StageContext, path: &Path) -> Result<External, StageError> {
-    let digest = || {
-        let mut hasher = blake3::Hasher::new();
-        hasher.update_reader(std::fs::File::open(path)?)?;
-        Ok::<_, std::io::Error>(hasher.finalize().to_hex().to_string())
-    };
-    match digest() {
+    match digests::of_file(path) {
         Ok(digest) => Ok(External { name: "file".to_owned(), digest }),
         Err(error) => Err(ctx.input(format!("cannot read {}: {error}", path.display()))),
     }

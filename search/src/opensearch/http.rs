@@ -102,7 +102,7 @@ impl Http {
             Body::Lines(lines) => request.header(CONTENT_TYPE, "application/x-ndjson").body(lines),
         };
         let broken = |error: reqwest::Error| Refusal {
-            error: ServerError::Unreachable { url: self.url(path), detail: innermost(&error) },
+            error: ServerError::Unreachable { url: self.url(path), detail: net::innermost(&error) },
             passing: true,
             retry_after: None,
         };
@@ -225,17 +225,6 @@ pub(super) fn describe(error: &Json) -> Option<String> {
         (Some(kind), Some(reason)) => Some(format!("{kind}: {reason}")),
         (one, other) => one.or(other).map(str::to_owned),
     }
-}
-
-/// The words of the error at the bottom, where the network's own reason stands.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! Tests of the whole stage.
 
 use std::io::Write;
+use std::path::Path;
 
 use serde_json::json;
 
