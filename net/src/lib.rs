@@ -65,6 +65,17 @@ pub fn client_for(url: &Url) -> Result<ClientBuilder, ForbiddenAddress> {
     Ok(builder)
 }
 
+/// The words of the error at the bottom, where the network's own reason stands.
+pub fn innermost(error: &reqwest::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = std::error::Error::source(error);
+    while let Some(error) = source {
+        text = error.to_string();
+        source = error.source();
+    }
+    text
+}
+
 /// Whether the URL names this machine.
 pub fn is_loopback(url: &Url) -> bool {
     url.host_str().is_some_and(|host| host == "localhost")

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use futures::StreamExt;
 use reqwest::{Method, Response};
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
 use serde::de::DeserializeOwned;
 use serde_json::{Value as Json, json};
 use thiserror::Error;
@@ -76,7 +78,12 @@ impl Client {
         let parsed = reqwest::Url::parse(&url).map_err(|error| problem(error.to_string()))?;
         let builder = net::client_for(&parsed).map_err(|error| problem(error.to_string()))?;
         let builder = match authority.filter(|_| parsed.scheme() == "https") {
-            Some(path) => builder.tls_certs_only(authorities(path)?),
+            Some(path) => {
+                let trusted = authorities(path)?;
+                let trusted: Result<Vec<_>, _> =
+                    trusted.iter().map(|certificate| reqwest::Certificate::from_der(certificate)).collect();
+                builder.tls_certs_only(trusted.map_err(|error| problem(error.to_string()))?)
+            }
             None => builder,
         };
         let http = builder.connect_timeout(CONNECT).build().map_err(|error| problem(error.to_string()))?;
@@ -186,13 +193,7 @@ impl Client {
     }
 
     fn unreachable(&self, error: reqwest::Error) -> ClientError {
-        let error = error.without_url();
-        let mut reason = error.to_string();
-        let mut source = std::error::Error::source(&error);
-        while let Some(inner) = source {
-            reason = inner.to_string();
-            source = inner.source();
-        }
+        let reason = net::innermost(&error.without_url());
         ClientError::Unreachable { url: self.url.clone(), reason }
     }
 
@@ -201,9 +202,11 @@ impl Client {
     }
 }
 
-fn authorities(path: &Path) -> Result<Vec<reqwest::Certificate>, ClientError> {
+/// The certificates in a file of PEM; there is at least one.
+pub(crate) fn authorities(path: &Path) -> Result<Vec<CertificateDer<'static>>, ClientError> {
     let wrong = |reason: String| ClientError::Authority { path: path.to_owned(), reason };
     let bytes = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
-    let found = reqwest::Certificate::from_pem_bundle(&bytes).map_err(|error| wrong(error.to_string()))?;
+    let found: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&bytes).collect();
+    let found = found.map_err(|error| wrong(error.to_string()))?;
     if found.is_empty() { Err(wrong("it holds none".to_owned())) } else { Ok(found) }
 }

@@ -29,6 +29,7 @@ pub mod supervisor;
 pub mod tls;
 pub mod trace;
 mod web;
+pub mod words;
 pub mod workflows;
 
 pub use service::{Listening, Service, ServiceError, ServiceOptions, ledger_path};

@@ -2,6 +2,7 @@
 
 use datafusion::error::DataFusionError;
 use miette::Diagnostic;
+pub use service::words::chain;
 use thiserror::Error;
 
 use crate::durable::WriteError;
@@ -88,21 +89,6 @@ impl StageError {
         let message = if place.is_empty() { message } else { format!("{place}: {message}") };
         Self { stage: stage.to_owned(), fault, message, help }
     }
-}
-
-/// An error with its causes, in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let words = cause.to_string();
-        if !text.contains(&words) {
-            text.push_str(": ");
-            text.push_str(&words);
-        }
-        source = cause.source();
-    }
-    text
 }
 
 /// A run could not finish.

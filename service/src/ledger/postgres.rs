@@ -10,8 +10,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 use std::time::{Duration, Instant};
 
-use rustls::pki_types::CertificateDer;
-use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
 use tokio_postgres::config::{Host, SslMode};
 use tokio_postgres::types::{IsNull, ToSql, Type, private::BytesMut, to_sql_checked};
@@ -20,7 +18,8 @@ use tokio_postgres_rustls::MakeRustlsConnect;
 
 use super::LedgerError;
 use super::sql::{Connection, Outcome, Row, Value};
-use crate::client::CA_VARIABLE;
+use crate::client::{CA_VARIABLE, authorities};
+use crate::words::chain;
 
 const CONNECT: Duration = Duration::from_secs(10);
 /// The server ends statements after 30 s; an answer later than this never comes.
@@ -349,10 +348,9 @@ fn tls(authority: Option<&Path>) -> Result<MakeRustlsConnect, String> {
     // Of the machine's own certificates those that cannot be read are missed when one is asked for.
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = authority {
-        let bad = |error: String| format!("{CA_VARIABLE} names {}: {error}", path.display());
-        for certificate in CertificateDer::pem_file_iter(path).map_err(|error| bad(error.to_string()))? {
-            let certificate = certificate.map_err(|error| bad(error.to_string()))?;
-            roots.add(certificate).map_err(|error| bad(error.to_string()))?;
+        let bad = |error: rustls::Error| format!("{CA_VARIABLE} names {}: {error}", path.display());
+        for certificate in authorities(path).map_err(|error| error.to_string())? {
+            roots.add(certificate).map_err(bad)?;
         }
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
@@ -380,10 +378,9 @@ fn lost() -> LedgerError {
 }
 
 fn words(error: &tokio_postgres::Error) -> String {
-    match (error.as_db_error(), std::error::Error::source(error)) {
-        (Some(error), _) => error.message().to_owned(),
-        (None, Some(cause)) => format!("{error}: {cause}"),
-        (None, None) => error.to_string(),
+    match error.as_db_error() {
+        Some(error) => error.message().to_owned(),
+        None => chain(error),
     }
 }
 

@@ -9,6 +9,7 @@ use url::Url;
 
 use super::Notice;
 use crate::settings::EmailSettings;
+use crate::words::chain;
 
 /// A server that has not taken the message in this time has not got it.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -65,7 +66,7 @@ impl Email {
         let message = message.body(body).map_err(|error| error.to_string())?;
         match tokio::time::timeout(PATIENCE, self.transport.send(message)).await {
             Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(explained(&error)),
+            Ok(Err(error)) => Err(format!("the mail server: {}", chain(&error))),
             Err(_) => Err(format!("the mail server did not take it within {} s", PATIENCE.as_secs())),
         }
     }
@@ -142,17 +143,4 @@ fn words(notice: &Notice) -> (String, String) {
             ("[Corpusmith] Test".to_owned(), format!("Notices of this service arrive here.\n\n{link}\n"))
         }
     }
-}
-
-fn explained(error: &lettre::transport::smtp::Error) -> String {
-    let mut text = format!("the mail server: {error}");
-    let mut source = std::error::Error::source(error);
-    while let Some(inner) = source {
-        let more = inner.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        source = inner.source();
-    }
-    text
 }

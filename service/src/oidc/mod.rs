@@ -27,6 +27,7 @@ use sessions::Sessions;
 
 use crate::auth::Caller;
 use crate::settings::OidcSettings;
+use crate::words::chain;
 
 /// Where the provider sends browsers back to.
 pub(crate) const CALLBACK: &str = "/login/callback";
@@ -152,7 +153,7 @@ impl Oidc {
             .map_err(|error| Refusal::Provider(error.to_string()))?;
         let verifier = PkceCodeVerifier::new(login.verifier.clone());
         let answer = exchange.set_pkce_verifier(verifier).request_async(&http).await;
-        let answer = answer.map_err(|error| Refusal::Provider(provider::words(&error)))?;
+        let answer = answer.map_err(|error| Refusal::Provider(chain(&error)))?;
         let id_token = answer
             .id_token()
             .ok_or_else(|| Refusal::Provider("it sends no ID token".to_owned()))?

@@ -1,6 +1,5 @@
 //! What the provider says of itself, and its keys.
 
-use std::error::Error as _;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -14,6 +13,7 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use super::{Claims, Refusal};
+use crate::words::chain;
 
 /// Description and keys are asked for again after so long.
 const FRESH: Duration = Duration::from_secs(3_600);
@@ -126,7 +126,7 @@ impl Provider {
                 Ok(known)
             }
             Err(error) => {
-                let reason = words(&error);
+                let reason = chain(&error);
                 learned.failed = Some((Instant::now(), reason.clone()));
                 Err(Refusal::Provider(reason))
             }
@@ -158,7 +158,7 @@ async fn send(request: HttpRequest) -> Result<HttpResponse, HttpFailed> {
     if url.scheme() != "https" && !net::is_loopback(&url) {
         return Err(failed("the address is not https, and secrets travel there".to_owned()));
     }
-    let network = |error: reqwest::Error| failed(innermost(&error));
+    let network = |error: reqwest::Error| failed(net::innermost(&error.without_url()));
     let client = net::client_for(&url).map_err(|error| failed(error.to_string()))?;
     let client = client.timeout(PATIENCE).build().map_err(network)?;
     let request = reqwest::Request::try_from(request).map_err(network)?;
@@ -190,25 +190,4 @@ pub(super) async fn user_info(url: &Url, token: &str) -> Result<Claims, Refusal>
         return Err(provider(format!("{} answers {}", url.path(), answer.status())));
     }
     serde_json::from_slice(answer.body()).map_err(|error| provider(format!("{}: {error}", url.path())))
-}
-
-/// All that an error says, from its outside to its cause.
-pub(super) fn words(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
-fn innermost(error: &reqwest::Error) -> String {
-    let mut text = "no answer".to_owned();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
-    }
-    text
 }

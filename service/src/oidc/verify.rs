@@ -10,6 +10,7 @@ use openidconnect::{ClaimsVerificationError, ClientId, JsonWebTokenType, Nonce, 
 
 use super::{Claims, Refusal};
 use crate::settings::OidcSettings;
+use crate::words::chain;
 
 /// What signatures are taken: those that only the provider can make. Secrets that both sides know (HS256)
 /// and no signature at all (`none`) are not among them.
@@ -89,7 +90,7 @@ pub(super) fn verify(
         ClaimsVerificationError::SignatureVerification(
             error @ (SignatureVerificationError::NoMatchingKey | SignatureVerificationError::CryptoError(_)),
         ) => Failed::Key(error.to_string()),
-        error => other(super::provider::words(&error)),
+        error => other(chain(&error)),
     })?;
     let claims = payload(token).ok_or_else(|| other("its claims are no JSON object".to_owned()))?;
     let not_before = claims.get("nbf").and_then(serde_json::Value::as_f64).unwrap_or_default();
