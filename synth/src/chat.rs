@@ -2,6 +2,7 @@
 
 mod error;
 mod key;
+pub mod span;
 
 use async_trait::async_trait;
 use schemars::JsonSchema;

@@ -11,11 +11,12 @@ use model::infer::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use synth::answer_log::{AnswerLog, Totals};
-use synth::chat::{Api, ChatAnswer, ChatError, ChatModel, ChatRequest, ExtraFields, FinishReason, Role};
+use synth::chat::{
+    Api, ChatAnswer, ChatError, ChatModel, ChatRequest, ExtraFields, FinishReason, Role, span,
+};
 use synth::client::{BudgetOptions, Capped, ClientOptions, EndpointOptions, ServerKind};
 use synth::estimate::{AnswerLength, CHARACTERS_A_TOKEN, Counting, Outlook, Price, PromptSample, estimate};
 use tracing::Instrument;
-use tracing::field::Empty;
 
 use super::{External, asset_external};
 use crate::assets::Asset;
@@ -339,28 +340,9 @@ impl ChatModel for EmbeddedModel {
     }
 
     async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
-        let span = tracing::info_span!(
-            target: service::trace::TARGET,
-            "llm request",
-            otel.name = "chat embedded",
-            otel.status_code = Empty,
-            gen_ai.operation.name = "chat",
-            gen_ai.request.model = EMBEDDED_MODEL,
-            gen_ai.usage.input_tokens = Empty,
-            gen_ai.usage.output_tokens = Empty,
-            error.type = Empty,
-            attempt = 1,
-        );
+        let span = span::of_request("embedded", EMBEDDED_MODEL, 1, None);
         let result = self.answer(request).instrument(span.clone()).await;
-        match &result {
-            Ok(answer) => {
-                span.record("gen_ai.usage.input_tokens", answer.prompt_tokens);
-                span.record("gen_ai.usage.output_tokens", answer.completion_tokens);
-            }
-            Err(error) => {
-                span.record("otel.status_code", "ERROR").record("error.type", error.reason());
-            }
-        }
+        span::end(&span, &result);
         result
     }
 }

@@ -38,8 +38,13 @@ pub fn damage(dir: &Path) -> Result<Vec<DamagedSegment>, AnswerLogError> {
     let mut damaged = Vec::new();
     let segments = if dir.is_dir() { segment_files(dir)? } else { Vec::new() };
     for (position, (_, path)) in segments.iter().enumerate() {
-        let looked = Looked::at(path, |_| Ok(()))?;
-        damaged.extend(looked.damage(path, position + 1 == segments.len()));
+        let segment = Segment::open(path)?;
+        let mut whole = 0;
+        let scanned = segment.scan(|_| {
+            whole += 1;
+            Ok(())
+        })?;
+        damaged.extend(segment.damage(&scanned, whole, position + 1 == segments.len()));
     }
     Ok(damaged)
 }
@@ -72,69 +77,53 @@ fn rewrite(path: &Path) -> Result<(), AnswerLogError> {
         let temporary = temporary.clone();
         move |error| AnswerLogError::io(doing, &temporary, error)
     };
-    let version = Looked::version(path)?;
+    let segment = Segment::open(path)?;
     let file =
         OpenOptions::new().write(true).create(true).truncate(true).open(&temporary).map_err(io("make"))?;
     let mut out = BufWriter::with_capacity(1 << 20, file);
-    out.write_all(&format::header(version)).map_err(io("write"))?;
-    Looked::at(path, |record| out.write_all(record.bytes))?;
+    out.write_all(&format::header(segment.version)).map_err(io("write"))?;
+    segment.scan(|record| out.write_all(record.bytes))?;
     out.flush().map_err(io("write"))?;
     out.get_ref().sync_all().map_err(io("sync"))?;
     fs::rename(&temporary, path).map_err(io("rename"))
 }
 
-/// What a segment is found to be.
-struct Looked {
+/// A segment that is looked at.
+struct Segment<'p> {
+    path: &'p Path,
+    file: File,
     bytes: u64,
+    version: Version,
+    /// What is wrong with its header.
     header: Option<String>,
-    scanned: Scanned,
-    whole: u64,
 }
 
-impl Looked {
-    fn at(
-        path: &Path,
-        mut on_record: impl FnMut(&Record<'_>) -> io::Result<()>,
-    ) -> Result<Self, AnswerLogError> {
+impl<'p> Segment<'p> {
+    fn open(path: &'p Path) -> Result<Self, AnswerLogError> {
         let io = |error| AnswerLogError::io("read", path, error);
         let file = File::open(path).map_err(io)?;
         let bytes = file.metadata().map_err(io)?.len();
-        let header = format::check_header(&head(&file, bytes).map_err(io)?).err();
-        let version = Self::version(path)?;
-        let mut whole = 0;
-        let scanned = scan(&file, bytes, version, |record| {
-            whole += 1;
-            on_record(&record)
-        });
-        Ok(Self { bytes, header, scanned: scanned.map_err(io)?, whole })
+        let (version, header) = match format::check_header(&head(&file, bytes).map_err(io)?) {
+            Ok(version) => (version, None),
+            Err(problem) => (version_by_records(&file, bytes).map_err(io)?, Some(problem)),
+        };
+        Ok(Self { path, file, bytes, version, header })
     }
 
-    /// The version in the header. Where that is damaged, the records tell: in the first version the answer's
-    /// JSON stands where the second has its figures.
-    fn version(path: &Path) -> Result<Version, AnswerLogError> {
-        let io = |error| AnswerLogError::io("read", path, error);
-        let file = File::open(path).map_err(io)?;
-        let bytes = file.metadata().map_err(io)?.len();
-        if let Ok(version) = format::check_header(&head(&file, bytes).map_err(io)?) {
-            return Ok(version);
-        }
-        let mut first = false;
-        scan(&file, bytes, Version::V1, |record| {
-            first |= format::decode(record.bytes, Version::V1).is_some();
-            Ok(())
-        })
-        .map_err(io)?;
-        Ok(if first { Version::V1 } else { Version::V2 })
+    fn scan(&self, on_record: impl FnMut(Record<'_>) -> io::Result<()>) -> Result<Scanned, AnswerLogError> {
+        scan(&self.file, self.bytes, self.version, on_record)
+            .map_err(|error| AnswerLogError::io("read", self.path, error))
     }
 
-    fn damage(&self, path: &Path, last: bool) -> Option<DamagedSegment> {
-        let end = self.scanned.end.min(self.bytes);
+    /// What is damaged, by a scan that found so many whole answers.
+    fn damage(&self, scanned: &Scanned, whole: u64, last: bool) -> Option<DamagedSegment> {
+        let end = scanned.end.min(self.bytes);
         let torn_bytes = self.bytes - end;
         let mut found = Vec::new();
         if let Some(header) = &self.header {
             found.push(format!("it does not begin as an answer log does: {header}"));
         }
-        for (offset, bytes) in &self.scanned.damaged {
+        for (offset, bytes) in &scanned.damaged {
             found.push(format!("{bytes} bytes at {offset} hold no whole record"));
         }
         let torn = found.is_empty() && last;
@@ -145,12 +134,23 @@ impl Looked {
         }
         let torn = torn && !found.is_empty();
         (!found.is_empty()).then(|| DamagedSegment {
-            path: path.to_owned(),
+            path: self.path.to_owned(),
             found: found.join("; "),
-            whole: self.whole,
+            whole,
             torn,
         })
     }
+}
+
+/// The version of a segment whose header is damaged: in the first version the answer's JSON stands where the
+/// second has its figures.
+fn version_by_records(file: &File, bytes: u64) -> io::Result<Version> {
+    let mut first = false;
+    scan(file, bytes, Version::V1, |record| {
+        first |= format::decode(record.bytes, Version::V1).is_some();
+        Ok(())
+    })?;
+    Ok(if first { Version::V1 } else { Version::V2 })
 }
 
 fn head(file: &File, bytes: u64) -> io::Result<Vec<u8>> {

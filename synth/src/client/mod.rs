@@ -30,11 +30,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use reqwest::Url;
-use tracing::field::Empty;
-use tracing::{Instrument, Span};
+use tracing::Instrument;
 
-use crate::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest};
+use crate::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest, span};
 
 pub use budget::{Budget, BudgetOptions, Spent};
 pub use capped::Capped;
@@ -79,26 +77,6 @@ impl OpenAiClient {
         &self.budget
     }
 
-    /// The span of one request (names of OpenTelemetry's conventions for generative models).
-    fn request_span(&self, request: &ChatRequest, attempt: u32, address: &Url) -> Span {
-        tracing::info_span!(
-            target: "corpusmith::trace",
-            "llm request",
-            otel.name = format!("chat {}", self.options.model),
-            otel.kind = "client",
-            otel.status_code = Empty,
-            gen_ai.operation.name = "chat",
-            gen_ai.request.model = request.model,
-            gen_ai.usage.input_tokens = Empty,
-            gen_ai.usage.output_tokens = Empty,
-            server.address = address.host_str(),
-            server.port = address.port_or_known_default(),
-            http.response.status_code = Empty,
-            error.type = Empty,
-            attempt,
-        )
-    }
-
     async fn ask_until_answered(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
         let body = wire::encode(request, self.options.server_kind);
         let mut avoid = None;
@@ -108,10 +86,14 @@ impl OpenAiClient {
             let hold = self.budget.in_time(self.budget.hold(request)).await??;
             let endpoint = slot.endpoint();
             // Once it is sent it is paid for, so that no time limit but its own ends it.
-            let span = self.request_span(request, attempt, self.sender.address(endpoint));
+            let server = self.sender.address(endpoint);
+            let span = span::of_request(&self.options.model, &request.model, attempt, Some(server));
             let sent =
                 self.sender.send_once(endpoint, request.api, body.clone()).instrument(span.clone()).await;
-            trace_end(&span, &sent);
+            if sent.is_ok() {
+                span.record("http.response.status_code", 200);
+            }
+            span::end(&span, &sent);
             let error = match sent {
                 Ok(mut answer) => {
                     hold.settle(&answer);
@@ -139,23 +121,6 @@ impl OpenAiClient {
             self.budget.in_time(tokio::time::sleep(wait)).await?;
             avoid = Some(endpoint);
             attempt += 1;
-        }
-    }
-}
-
-/// Notes on a request's span how it ended: figures and kinds, nothing that was asked or said.
-fn trace_end(span: &Span, sent: &Result<ChatAnswer, ChatError>) {
-    match sent {
-        Ok(answer) => {
-            span.record("http.response.status_code", 200);
-            span.record("gen_ai.usage.input_tokens", answer.prompt_tokens);
-            span.record("gen_ai.usage.output_tokens", answer.completion_tokens);
-        }
-        Err(error) => {
-            span.record("otel.status_code", "ERROR").record("error.type", error.reason());
-            if let Some(status) = error.status() {
-                span.record("http.response.status_code", status);
-            }
         }
     }
 }

@@ -1,6 +1,5 @@
 //! One HTTP request, sent once, and what came of it.
 
-use std::error::Error as _;
 use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
@@ -55,7 +54,7 @@ impl Endpoint {
             .read_timeout(Duration::from_secs_f64(options.read_timeout_seconds))
             .connect_timeout(Duration::from_secs_f64(options.connect_timeout_seconds))
             .build()
-            .map_err(|error| problem(innermost(&error)))?;
+            .map_err(|error| problem(net::innermost(&error)))?;
         Ok(Self { address: address.clone(), http, authorization, key, key_env: api_key_env.clone() })
     }
 
@@ -167,12 +166,12 @@ impl Sender {
                 let detail = format!("no connection within {} s", self.connect_timeout.as_secs_f64());
                 ChatError::Unreachable { url, detail }
             }
-            (true, false) => ChatError::Unreachable { url, detail: innermost(error) },
+            (true, false) => ChatError::Unreachable { url, detail: net::innermost(error) },
             (false, true) => ChatError::TimedOut {
                 url,
                 waited_seconds: self.request_timeout.min(self.read_timeout).as_secs_f64(),
             },
-            (false, false) => ChatError::Cut { url, detail: innermost(error) },
+            (false, false) => ChatError::Cut { url, detail: net::innermost(error) },
         }
     }
 }
@@ -183,15 +182,4 @@ fn read_key(name: &str) -> Result<String, ClientError> {
         Ok(_) | Err(std::env::VarError::NotPresent) => Err(ClientError::KeyMissing { name: name.to_owned() }),
         Err(std::env::VarError::NotUnicode(_)) => Err(ClientError::KeyUnusable { name: name.to_owned() }),
     }
-}
-
-/// The words of the error at the bottom, where the network's own reason stands.
-fn innermost(error: &reqwest::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = error.to_string();
-        source = error.source();
-    }
-    text
 }
