@@ -2,6 +2,7 @@
 //! script refreshes the parts that change.
 
 mod access;
+mod compare;
 mod data;
 mod graph;
 mod login;
@@ -56,7 +57,7 @@ pub(crate) fn router() -> Router<Arc<Service>> {
         .route("/", get(|| async { see_other("/runs") }))
         .route("/runs", get(page(Scope::Read, runs::list)))
         .route("/runs/{run}", get(page(Scope::Read, run::show)))
-        .route("/runs/{run}/compare", get(page(Scope::Read, run::compare)))
+        .route("/runs/{run}/compare", get(page(Scope::Read, compare::show)))
         .route("/runs/{run}/cost", get(page(Scope::Read, run::cost)))
         .route("/runs/{run}/report", get(page(Scope::Read, run::report)))
         .route("/runs/{run}/{action}", post(page(Scope::Run, run::act)))

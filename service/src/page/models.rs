@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use axum::response::Response;
 use maud::{Markup, html};
 use serde_json::Value as Json;
 
@@ -13,9 +14,8 @@ use crate::pools::size;
 use crate::service::Service;
 use crate::supervisor::blocking;
 
-/// Kinds of stages that leave a model.
-const MODELS: [&str; 5] = ["pretrain", "sft", "dpo", "export", "import_model"];
-/// The kind of stages that measure one.
+/// Kinds of stages that leave a model, and the one that measures them.
+const KINDS: [&str; 6] = ["pretrain", "sft", "dpo", "export", "import_model", EVALUATE];
 const EVALUATE: &str = "evaluate";
 /// Tokens of an answer when the form does not say.
 const USUAL_TOKENS: u64 = 200;
@@ -35,7 +35,7 @@ struct Model {
 }
 
 pub(super) async fn list(service: Arc<Service>, call: Call) -> Page {
-    show(service, call.query("model").unwrap_or_default(), "", None).await
+    Ok(show(&all(&service).await?, call.query("model").unwrap_or_default(), "", None))
 }
 
 /// Asks a model.
@@ -45,27 +45,22 @@ pub(super) async fn ask(service: Arc<Service>, call: Call) -> Page {
     let (model, prompt) = (field("model"), field("prompt").trim());
     let tokens = field("tokens").parse().unwrap_or(USUAL_TOKENS).clamp(1, MOST_TOKENS);
     // Only what a finished stage has listed is started, not any file that bears the name.
-    let known = all(&service).await?.iter().any(|of| of.ggufs.iter().any(|path| path == model));
+    let models = all(&service).await?;
+    let known = models.iter().any(|of| of.ggufs.iter().any(|path| path == model));
     if !known {
         return Err(Problem::not_found(format!("no run has exported `{model}`")));
     }
     let real = service.looking.confined(model)?;
     let ask = Ask { prompt: prompt.to_owned(), tokens, is_chat: field("as") != "text" };
     let answer = service.chats.ask(&real, &ask).await;
-    show(service, model, prompt, Some(answer)).await
+    Ok(show(&models, model, prompt, Some(answer)))
 }
 
-async fn show(
-    service: Arc<Service>,
-    chosen: &str,
-    prompt: &str,
-    answer: Option<Result<String, Problem>>,
-) -> Page {
-    let models = all(&service).await?;
+fn show(models: &[Model], chosen: &str, prompt: &str, answer: Option<Result<String, Problem>>) -> Response {
     let ggufs: Vec<&String> = models.iter().flat_map(|model| &model.ggufs).collect();
     let body = html! {
         h1 { "Models" }
-        @if models.is_empty() { p.quiet { "No run has made a model yet." } } @else { (table(&models)) }
+        @if models.is_empty() { p.quiet { "No run has made a model yet." } } @else { (table(models)) }
         h2 { "Talk" }
         @if ggufs.is_empty() {
             p.quiet { "A model can be talked with once an " code { "export" } " stage with " code { "gguf" } " has written it." }
@@ -88,7 +83,7 @@ async fn show(
             Some(Err(problem)) => { h2 { "Answer" } pre.error { (problem.detail()) } }
         }
     };
-    Ok(layout("Models", "/models", &body))
+    layout("Models", "/models", &body)
 }
 
 fn table(models: &[Model]) -> Markup {
@@ -129,18 +124,15 @@ fn table(models: &[Model]) -> Markup {
 
 /// The models of all runs whose stages are finished.
 async fn all(service: &Arc<Service>) -> Result<Vec<Model>, Problem> {
-    let stages = stages_of(service, &MODELS).await?;
-    let measured = stages_of(service, &[EVALUATE]).await?;
+    let stages = stages_of(service, &KINDS).await?;
     let folder = service.runs_folder();
     // Files are read, so it is no work for a thread that answers.
     blocking(&service.ledger, move |_| {
         let read = |path: &str| manifest_of(&folder.join(path.trim_start_matches("runs/")));
-        let measures: Vec<(String, Json)> =
-            measured.iter().filter_map(|(path, _)| Some((path.clone(), read(path)?))).collect();
-        let finished: Vec<(String, String, Json)> = stages
+        let (measures, finished): (Vec<_>, Vec<_>) = stages
             .into_iter()
             .filter_map(|(path, kind)| read(&path).map(|manifest| (path, kind, manifest)))
-            .collect();
+            .partition(|(_, kind, _)| kind == EVALUATE);
         let model = |(path, kind, manifest): &(String, String, Json)| {
             let upstream = |other: &str| reads(path, manifest, other);
             // An export has the parameters of the model that it hands on.
@@ -162,7 +154,7 @@ async fn all(service: &Arc<Service>) -> Result<Vec<Model>, Problem> {
                 .map(str::to_owned)
                 .collect();
             checkpoints.sort();
-            let evaluations = measures.iter().filter(|(other, manifest)| reads(other, manifest, path));
+            let evaluations = measures.iter().filter(|(other, _, manifest)| reads(other, manifest, path));
             Model {
                 path: path.clone(),
                 kind: kind.clone(),
@@ -176,7 +168,7 @@ async fn all(service: &Arc<Service>) -> Result<Vec<Model>, Problem> {
                     .map(|(file, _)| format!("{path}/{file}"))
                     .collect(),
                 evaluations: evaluations
-                    .map(|(stage, manifest)| (stage.clone(), numbers(&manifest["metrics"], "")))
+                    .map(|(stage, _, manifest)| (stage.clone(), numbers(&manifest["metrics"], "")))
                     .collect(),
             }
         };

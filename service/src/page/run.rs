@@ -261,40 +261,6 @@ pub(super) async fn report(service: Arc<Service>, call: Call) -> Page {
     Ok(response)
 }
 
-/// Two runs side by side, as `pipeline diff` tells.
-pub(super) async fn compare(service: Arc<Service>, call: Call) -> Page {
-    let id = call.run();
-    let (run, others) = blocking(&service.ledger, move |ledger| {
-        let others = crate::ledger::RunFilter { limit: 100, ..Default::default() };
-        Ok((ledger.run(&id)?, ledger.runs(&others)?.runs))
-    })
-    .await?;
-    let mut folders: Vec<&str> =
-        others.iter().map(|other| other.folder.as_str()).filter(|folder| *folder != run.folder).collect();
-    folders.sort_unstable();
-    folders.dedup();
-    let with = call.query("with");
-    let lines = match with {
-        None => Vec::new(),
-        Some(folder) => {
-            let first = service.looking.confined(&format!("runs/{}", run.folder))?;
-            let second = service.looking.confined(&format!("runs/{folder}"))?;
-            service.looking.look(&["diff"], &first, &[second.display().to_string()]).await?
-        }
-    };
-    let body = html! {
-        h1 { (run.folder) " beside another run" }
-        form.row method="get" {
-            label { "The other run's folder"
-                select name="with" { @for folder in folders { option selected[with == Some(folder)] { (folder) } } }
-            }
-            button { "Compare" }
-        }
-        @for line in lines { pre { (serde_json::to_string_pretty(&line).unwrap_or_default()) } }
-    };
-    Ok(layout("Compare", "/runs", &body))
-}
-
 /// What the run's answers of language models cost, and what each stage was made from.
 pub(super) async fn cost(service: Arc<Service>, call: Call) -> Page {
     let id = call.run();
@@ -352,13 +318,13 @@ pub(super) async fn cost(service: Arc<Service>, call: Call) -> Page {
                     @for (stage, manifest) in &manifests {
                         tr {
                             td { (stage) }
-                            td { code { (short(&manifest["fingerprint"])) } }
-                            td { code { (short(&manifest["content"])) } }
+                            td { code { (short(manifest["fingerprint"].as_str().unwrap_or_default())) } }
+                            td { code { (short(manifest["content"].as_str().unwrap_or_default())) } }
                             td {
                                 @for (name, inputs) in manifest["inputs"].as_object().into_iter().flatten() {
                                     @for input in inputs.as_array().into_iter().flatten() {
                                         @let (id, content) = input.as_str().unwrap_or_default().split_once(':').unwrap_or_default();
-                                        div { (name) ": " (id) " " code { (content.get(..12).unwrap_or(content)) } }
+                                        div { (name) ": " (id) " " code { (short(content)) } }
                                     }
                                 }
                             }
@@ -379,8 +345,7 @@ fn price(manifest: &Json, prompt_tokens: u64, answer_tokens: u64) -> f64 {
 }
 
 /// The beginning of a digest.
-fn short(digest: &Json) -> &str {
-    let digest = digest.as_str().unwrap_or_default();
+fn short(digest: &str) -> &str {
     digest.get(..12).unwrap_or(digest)
 }
 
