@@ -6,7 +6,7 @@ mod place;
 mod support;
 
 use std::collections::BTreeMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::Command;
@@ -19,7 +19,7 @@ use opentelemetry_proto::tonic::trace::v1::Span;
 use place::{PATIENCE, Place, text, wait_until};
 use prost::Message;
 use serde_json::{Value, json};
-use support::{generate_workflow, pipeline, run, serve};
+use support::{generate_workflow, pipeline, read_request, run, serve};
 
 /// A server's whole answer.
 fn answer(status: &str, body: &Value) -> &'static str {
@@ -42,6 +42,7 @@ fn collector() -> (String, Arc<Mutex<Vec<Received>>>) {
             let collected = collected.clone();
             std::thread::spawn(move || {
                 while let Some((head, body)) = read_request(&mut stream) {
+                    let head = head.to_lowercase();
                     let decoded = ExportTraceServiceRequest::decode(body.as_slice()).unwrap();
                     for resource in decoded.resource_spans {
                         let name = format!("{head}{:?}", resource.resource);
@@ -54,20 +55,6 @@ fn collector() -> (String, Arc<Mutex<Vec<Received>>>) {
         }
     });
     (url, spans)
-}
-
-fn read_request(stream: &mut std::net::TcpStream) -> Option<(String, Vec<u8>)> {
-    let (mut request, mut buffer) = (Vec::new(), [0; 65_536]);
-    loop {
-        let read = stream.read(&mut buffer).ok().filter(|read| *read > 0)?;
-        request.extend_from_slice(&buffer[..read]);
-        let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
-        let head = String::from_utf8_lossy(&request[..end]).to_lowercase();
-        let length = head.split("content-length: ").nth(1)?.lines().next()?.trim().parse::<usize>().ok()?;
-        if request.len() >= end + 4 + length {
-            return Some((head, request[end + 4..].to_vec()));
-        }
-    }
 }
 
 /// A span's attributes as text.

@@ -5,7 +5,7 @@
 mod place;
 mod support;
 
-use std::io::{Read, Write};
+use std::io::Write;
 use std::time::{Duration, Instant};
 
 use place::{HOOK_KEY, PATIENCE, Place, processes_with, text, wait_until};
@@ -432,21 +432,8 @@ fn receiver() -> (String, std::sync::mpsc::Receiver<(String, String)>) {
     let (sender, received) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
-            let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
-            loop {
-                let text = String::from_utf8_lossy(&request).into_owned();
-                if let Some((head, body)) = text.split_once("\r\n\r\n") {
-                    let head = head.to_lowercase();
-                    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
-                    if length.is_some_and(|length| length.parse() == Ok(body.len())) {
-                        let _ = sender.send((head, body.to_owned()));
-                        break;
-                    }
-                }
-                match stream.read(&mut buffer) {
-                    Ok(read) if read > 0 => request.extend_from_slice(&buffer[..read]),
-                    _ => break,
-                }
+            if let Some((head, body)) = support::read_request(&mut stream) {
+                let _ = sender.send((head.to_lowercase(), String::from_utf8_lossy(&body).into_owned()));
             }
             let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
         }

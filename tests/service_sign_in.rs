@@ -6,7 +6,7 @@ mod place;
 mod support;
 
 use std::collections::HashMap;
-use std::io::{Read, Write};
+use std::io::Write;
 use std::net::TcpListener;
 use std::sync::{Arc, Mutex};
 
@@ -40,19 +40,8 @@ impl Provider {
         let answering = provider.clone();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().flatten() {
-                let mut request = Vec::new();
-                let mut buffer = [0; 65_536];
-                // Small requests: head and body may come in two pieces.
-                while let Ok(read @ 1..) = stream.read(&mut buffer) {
-                    request.extend_from_slice(&buffer[..read]);
-                    let text = String::from_utf8_lossy(&request).to_lowercase();
-                    let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
-                    let length = head.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
-                    if body.len() >= length.and_then(|text| text.parse().ok()).unwrap_or(0) {
-                        break;
-                    }
-                }
-                let (status, body) = answering.answer(&String::from_utf8_lossy(&request));
+                let Some((head, body)) = support::read_request(&mut stream) else { continue };
+                let (status, body) = answering.answer(&head, &body);
                 let body = body.to_string();
                 let head = format!(
                     "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\nConnection: close\r\nContent-Length: {}",
@@ -64,10 +53,10 @@ impl Provider {
         provider
     }
 
-    fn answer(&self, request: &str) -> (u16, Value) {
+    fn answer(&self, head: &str, body: &[u8]) -> (u16, Value) {
         let at = |path: &str| format!("{}/{path}", self.issuer);
         let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
-        match request.split(' ').nth(1).unwrap_or_default() {
+        match head.split(' ').nth(1).unwrap_or_default() {
             "/.well-known/openid-configuration" => {
                 let body = json!({
                     "issuer": self.issuer, "authorization_endpoint": at("authorize"),
@@ -86,9 +75,7 @@ impl Provider {
                 (200, json!({"keys": [key]}))
             }
             "/token" => {
-                let (head, body) = request.split_once("\r\n\r\n").unwrap();
-                let form: HashMap<String, String> =
-                    url::form_urlencoded::parse(body.as_bytes()).into_owned().collect();
+                let form: HashMap<String, String> = url::form_urlencoded::parse(body).into_owned().collect();
                 let shown = BASE64_STANDARD.encode(format!("corpusmith:{SECRET}"));
                 let digest = ring::digest::digest(&ring::digest::SHA256, form["code_verifier"].as_bytes());
                 match self.codes.lock().unwrap().remove(&form["code"]) {

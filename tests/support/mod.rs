@@ -126,6 +126,23 @@ pub fn serve(answer: Option<&'static str>) -> String {
     url
 }
 
+/// A whole request, head and body; `None` when the connection ends before it.
+pub fn read_request(stream: &mut impl Read) -> Option<(String, Vec<u8>)> {
+    let (mut request, mut buffer) = (Vec::new(), [0; 65_536]);
+    loop {
+        let read = stream.read(&mut buffer).ok().filter(|read| *read > 0)?;
+        request.extend_from_slice(&buffer[..read]);
+        let Some(end) = request.windows(4).position(|four| four == b"\r\n\r\n") else { continue };
+        let head = String::from_utf8_lossy(&request[..end]).into_owned();
+        let lower = head.to_lowercase();
+        let length = lower.split("content-length: ").nth(1).and_then(|rest| rest.lines().next());
+        let length = length.map_or(0, |length| length.trim().parse::<usize>().unwrap());
+        if request.len() >= end + 4 + length {
+            return Some((head, request[end + 4..].to_vec()));
+        }
+    }
+}
+
 /// Prompts as JSONL, asked of a server at `url`.
 pub fn generate_workflow(folder: &Path, url: &str) -> String {
     let path = folder.join("prompts.jsonl");
