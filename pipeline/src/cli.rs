@@ -1,5 +1,7 @@
 //! The command line.
 
+#[cfg(feature = "cluster")]
+mod cluster;
 mod language_models;
 mod service;
 
@@ -7,6 +9,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+#[cfg(feature = "cluster")]
+pub use cluster::{ClusterCommand, ExecutorArgs, LocalArgs, SchedulerArgs};
 pub use language_models::{
     AnswersCommand, BatchCommand, BatchTarget, ChatArgs, EvalArgs, ExportArgs, GenerateArgs, LlmCommand,
     PromptsCommand, ServeArgs, SpeakerArgs,
@@ -14,6 +18,7 @@ pub use language_models::{
 
 pub use service::{LogsArgs, LsArgs, ServiceArgs, TokenCommand};
 
+use crate::engine::Engine;
 use crate::observe::LogFormat;
 use crate::units;
 use crate::workflow::Overrides;
@@ -141,6 +146,10 @@ pub enum Command {
         /// The run's id.
         run: String,
     },
+    /// Start the parts of a cluster, on which `run --engine ballista://HOST:PORT` does its tasks.
+    #[cfg(feature = "cluster")]
+    #[command(subcommand)]
+    Cluster(ClusterCommand),
     /// Ask prompts by way of OpenAI batch files instead of a server.
     #[command(subcommand)]
     Batch(BatchCommand),
@@ -264,6 +273,10 @@ pub struct ResourceArgs {
     /// Run only this stage and what it reads.
     #[arg(long, value_name = "STAGE")]
     pub until: Option<String>,
+    /// Where tasks are done: `embedded`, or `ballista://HOST:PORT`, a cluster's scheduler; as the workflow
+    /// says by default.
+    #[arg(long, value_name = "ENGINE", env = "CORPUSMITH_ENGINE")]
+    pub engine: Option<Engine>,
 }
 
 /// Arguments of `verify`.

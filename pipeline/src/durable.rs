@@ -4,6 +4,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use thiserror::Error;
 
@@ -92,11 +93,59 @@ pub fn publish(from: &Path, to: &Path) -> Result<(), WriteError> {
     }
 }
 
+/// What the names of unfinished files begin with.
+pub const TEMPORARY: &str = ".tmp-";
+
+/// This process among those that write into the same folder, see [`write_beside_others`].
+static WRITER: OnceLock<String> = OnceLock::new();
+
+/// From now on this process's unfinished files bear its name, so that several may make the same file. What a
+/// killed one leaves is then nobody's to overwrite, and is removed by who publishes the folder.
+pub fn write_beside_others(name: &str) {
+    // Once named, a process keeps its name.
+    let _ = WRITER.set(format!("{name}-"));
+}
+
 /// The name that a file has until it is complete.
 pub fn temporary_name(path: &Path) -> PathBuf {
-    let mut name = std::ffi::OsString::from(".tmp-");
+    let mut name = std::ffi::OsString::from(TEMPORARY);
+    name.push(WRITER.get().map_or("", String::as_str));
     name.push(path.file_name().unwrap_or_default());
     path.with_file_name(name)
+}
+
+/// Writes a whole file, unless another process was first: then that one's stays.
+///
+/// # Errors
+/// As [`write_file`].
+pub fn write_first(path: &Path, bytes: &[u8]) -> Result<(), WriteError> {
+    let temporary = temporary_name(path);
+    let mut file = File::create(&temporary).doing("create", &temporary)?;
+    file.write_all(bytes).doing("write", &temporary)?;
+    file.sync_all().doing("sync", &temporary)?;
+    match fs::hard_link(&temporary, path) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+        linked => linked.doing("name", path)?,
+    }
+    fs::remove_file(&temporary).doing("remove", &temporary)?;
+    path.parent().map_or(Ok(()), sync_folder)
+}
+
+/// Removes the unfinished files of a folder and of those in it, which killed processes have left.
+///
+/// # Errors
+/// One cannot be removed.
+pub fn remove_unfinished(folder: &Path) -> Result<(), WriteError> {
+    for entry in fs::read_dir(folder).doing("read", folder)? {
+        let entry = entry.doing("read", folder)?;
+        let path = entry.path();
+        if entry.file_type().doing("read", &path)?.is_dir() {
+            remove_unfinished(&path)?;
+        } else if entry.file_name().to_string_lossy().starts_with(TEMPORARY) {
+            fs::remove_file(&path).doing("remove", &path)?;
+        }
+    }
+    Ok(())
 }
 
 /// Syncs a folder, so that a rename in it survives a power cut.
@@ -147,6 +196,20 @@ mod tests {
         write_file(&path, b"two").unwrap();
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_first_to_write_a_file_stays() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("a.json");
+        write_first(&path, b"one").unwrap();
+        write_first(&path, b"two").unwrap();
+        assert_eq!(fs::read(&path).unwrap(), b"one");
+        fs::create_dir(folder.path().join("b")).unwrap();
+        fs::write(folder.path().join("b/.tmp-other-c"), b"").unwrap();
+        remove_unfinished(folder.path()).unwrap();
+        assert_eq!(fs::read_dir(folder.path().join("b")).unwrap().count(), 0);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2);
     }
 
     #[test]

@@ -7,6 +7,7 @@
 pub mod assets;
 pub mod benchmarks;
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod dag;
 pub mod durable;

@@ -6,6 +6,8 @@ mod assets;
 mod batch;
 mod check;
 mod classifier;
+#[cfg(feature = "cluster")]
+mod cluster;
 mod describe;
 mod diff;
 mod eval;
@@ -118,6 +120,8 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Llm(command) => llm::llm(&command),
         Command::Answers(command) => answers::answers(&command),
         Command::Batch(command) => batch::batch(&command),
+        #[cfg(feature = "cluster")]
+        Command::Cluster(command) => cluster::cluster(&command),
     };
     let code = match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -57,6 +57,7 @@ pub fn run_options(resources: &ResourceArgs) -> RunOptions {
         threads: resources.threads,
         shard_bytes: resources.shard_size,
         until: resources.until.clone(),
+        engine: resources.engine.clone(),
     }
 }
 

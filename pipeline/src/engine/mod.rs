@@ -6,12 +6,14 @@ pub mod hub;
 pub mod operator;
 pub mod scan;
 pub mod source;
+pub mod stores;
 pub mod streams;
 
 use std::path::Path;
+use std::str::FromStr;
 use std::sync::Arc;
 
-use datafusion::error::Result;
+use datafusion::error::Result as PlanResult;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
@@ -22,6 +24,34 @@ pub use erased::{Plan, Session};
 /// Rows of a batch. Small, because a row holds a whole page.
 pub const BATCH_ROWS: usize = 512;
 
+/// Where the tasks of stages are done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Engine {
+    /// In this process.
+    #[default]
+    Embedded,
+    /// In this process, an executor of a cluster: others write into the run's folder beside it.
+    Executor,
+    /// By the executors of the cluster whose scheduler is at this place, `HOST:PORT`.
+    Ballista(String),
+}
+
+impl FromStr for Engine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let place = text.strip_prefix("ballista://").map(|place| place.trim_end_matches('/'));
+        let is_place = |place: &str| {
+            place.rsplit_once(':').is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        match place {
+            None if text == "embedded" => Ok(Self::Embedded),
+            Some(place) if is_place(place) => Ok(Self::Ballista(place.to_owned())),
+            _ => Err(format!("`{text}` is no engine: write embedded, or ballista://HOST:PORT")),
+        }
+    }
+}
+
 /// A session whose plans share one memory pool and spill under `spill_folder`.
 ///
 /// Plans have one partition: parallelism comes from the runner's tasks and from inside the
@@ -29,7 +59,7 @@ pub const BATCH_ROWS: usize = 512;
 ///
 /// # Errors
 /// The spill folder cannot be used.
-pub fn session(memory_bytes: u64, spill_folder: &Path) -> Result<Session> {
+pub fn session(memory_bytes: u64, spill_folder: &Path) -> PlanResult<Session> {
     let disk =
         DiskManagerBuilder::default().with_mode(DiskManagerMode::Directories(vec![spill_folder.to_owned()]));
     let runtime = RuntimeEnvBuilder::new()
@@ -42,4 +72,19 @@ pub fn session(memory_bytes: u64, spill_folder: &Path) -> Result<Session> {
     options.execution.parquet.schema_force_view_types = false;
     options.sql_parser.map_string_types_to_utf8view = false;
     Ok(SessionContext::new_with_config_rt(config, runtime).into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_is_here_or_behind_a_scheduler() {
+        assert_eq!("embedded".parse(), Ok(Engine::Embedded));
+        assert_eq!("ballista://a.b:50050/".parse(), Ok(Engine::Ballista("a.b:50050".to_owned())));
+        for wrong in ["", "ballista", "ballista://", "ballista://host", "ballista://host:x", "spark://host:1"]
+        {
+            assert!(wrong.parse::<Engine>().unwrap_err().contains("ballista://HOST:PORT"), "{wrong}");
+        }
+    }
 }

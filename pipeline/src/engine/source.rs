@@ -1,4 +1,4 @@
-//! Where data comes from: `hf://` and local paths and globs become a sorted list of files, each with
+//! Where data comes from: `hf://`, buckets and local paths and globs become a sorted list of files, each with
 //! the digest of its content.
 
 use std::fs::File;
@@ -12,6 +12,7 @@ use thiserror::Error;
 
 use super::hub::{Hub, HubError};
 use super::scan::FileSlice;
+use super::stores::{self, StoreError};
 use crate::durable;
 
 /// How a file is encoded.
@@ -55,7 +56,8 @@ pub enum SourceError {
     Empty(String),
     /// A pattern that is none.
     #[error(
-        "`{0}` is not a path this program reads; give a local path or glob, or hf://datasets/<owner>/<name>/<path>"
+        "`{0}` is not a path this program reads; give a local path or glob, hf://datasets/<owner>/<name>/<path>, \
+         s3://<bucket>/<path>, gs://<bucket>/<path> or az://<container>/<path>"
     )]
     Unsupported(String),
     /// A file that cannot be opened.
@@ -75,6 +77,9 @@ pub enum SourceError {
     /// The hub does not give it.
     #[error(transparent)]
     Hub(#[from] HubError),
+    /// The bucket does not give it.
+    #[error(transparent)]
+    Store(#[from] StoreError),
 }
 
 /// Resolves paths and patterns to files, sorted within each pattern.
@@ -94,6 +99,11 @@ pub async fn resolve(
             let hub = Hub::from_environment()?;
             hub.register(session)?;
             for file in hub.list(path).await? {
+                let format = format_of(&file.slice.path)?;
+                files.push(SourceFile { slice: file.slice, format, digest: file.digest });
+            }
+        } else if stores::is_bucket(pattern) {
+            for file in stores::list(session, pattern).await? {
                 let format = format_of(&file.slice.path)?;
                 files.push(SourceFile { slice: file.slice, format, digest: file.digest });
             }

@@ -13,8 +13,8 @@ use super::lock::Fence;
 use super::progress::StageProgress;
 use crate::assets::{Asset, AssetStore};
 use crate::durable::{self, WriteError};
-use crate::engine::Session;
 use crate::engine::external_sort::Spill;
+use crate::engine::{Engine, Session};
 use crate::integrity::Damage;
 use crate::integrity::guard::Guard;
 use crate::stages::LlmSessions;
@@ -33,6 +33,8 @@ pub struct Environment {
     pub threads: usize,
     /// Shards are closed at this size, in bytes.
     pub shard_bytes: u64,
+    /// Where tasks are done.
+    pub engine: Engine,
     /// The answer logs, servers and budgets of the stages that ask a language model.
     pub llm: LlmSessions,
     /// Stands before each step that others see: the folder may have been taken over.

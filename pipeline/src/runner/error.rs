@@ -2,6 +2,7 @@
 
 use datafusion::error::DataFusionError;
 use miette::Diagnostic;
+use serde::{Deserialize, Serialize};
 pub use service::words::chain;
 use thiserror::Error;
 
@@ -9,7 +10,7 @@ use crate::durable::WriteError;
 use crate::manifest::ManifestError;
 
 /// Whose fault a failure is; decides the exit code.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fault {
     /// The workflow or the data it names is wrong: exit code 2.
     Input,
@@ -22,7 +23,7 @@ pub enum Fault {
 }
 
 /// A stage could not finish.
-#[derive(Debug, Error, Diagnostic)]
+#[derive(Debug, Error, Diagnostic, Serialize, Deserialize)]
 #[error("stage `{stage}`: {message}")]
 pub struct StageError {
     /// The stage's name.

@@ -96,6 +96,16 @@ impl Drop for RunLock {
 pub struct Fence(Option<(PathBuf, Holder)>);
 
 impl Fence {
+    /// That of another process, which holds the folder, for those who work for it.
+    pub fn of(folder: &Path, holder: Holder) -> Self {
+        Self(Some((folder.join(LOCK_FILE), holder)))
+    }
+
+    /// Whose folder it is.
+    pub fn holder(&self) -> Option<&Holder> {
+        self.0.as_ref().map(|(_, holder)| holder)
+    }
+
     /// Fails if another process has taken the folder over.
     ///
     /// # Errors

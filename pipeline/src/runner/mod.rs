@@ -25,7 +25,7 @@ use tracing::field::Empty;
 
 use crate::assets::AssetStore;
 use crate::durable;
-use crate::engine;
+use crate::engine::{self, Engine};
 use crate::integrity::guard::Guard;
 use crate::manifest::Manifest;
 use crate::stages::blocking;
@@ -57,6 +57,8 @@ pub struct RunOptions {
     pub shard_bytes: u64,
     /// Run only this stage and what it reads.
     pub until: Option<String>,
+    /// Where tasks are done; as the workflow says when it is `None`.
+    pub engine: Option<Engine>,
 }
 
 /// What became of a stage.
@@ -114,6 +116,7 @@ pub fn environment(
         spill_folder,
         threads: options.threads,
         shard_bytes: options.shard_bytes,
+        engine: options.engine.clone().or_else(|| workflow.engine.clone()).unwrap_or_default(),
         llm: crate::stages::LlmSessions::default(),
         fence,
         guard: Guard::default(),

@@ -29,13 +29,14 @@ use super::inputs::InputResolver;
 use super::ledger::{Ledger, LostRows};
 use super::progress::StageProgress;
 use super::shards::ShardWriter;
+use crate::cluster;
 use crate::durable::{self, WriteContext, WriteError};
-use crate::engine::Plan;
 use crate::engine::streams::execute;
+use crate::engine::{Engine, Plan};
 use crate::integrity::files::{Care, problem};
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
 use crate::stages::{Shape, Task, blocking};
-use crate::workflow::StageNode;
+use crate::workflow::{OutputMode, StageNode};
 
 /// What a finished task leaves: enough to skip it later.
 #[derive(Debug, Serialize, Deserialize)]
@@ -185,7 +186,7 @@ impl StageRun<'_> {
             peak_memory_bytes: 0,
         };
         match self.node.stage.shape() {
-            Shape::PerShard | Shape::Whole => self.run_tasks(&partial, &mut manifest).await?,
+            Shape::PerShard | Shape::Whole => self.run_tasks(&partial, fingerprint, &mut manifest).await?,
             Shape::Folder => self.run_folder(&ctx, &partial, &mut manifest).await?,
         }
         manifest.metrics.extend(self.node.stage.prices());
@@ -256,14 +257,44 @@ impl StageRun<'_> {
         Ok(())
     }
 
-    async fn run_tasks(&self, partial: &Path, manifest: &mut Manifest) -> Result<(), StageError> {
-        let ctx = self.context();
-        let tasks = self.tasks(&ctx).await?;
-        let records: Vec<TaskRecord> = stream::iter(tasks.iter().enumerate())
+    /// The records of a stage's tasks, done here or by the executors of a cluster.
+    async fn do_tasks(
+        &self,
+        partial: &Path,
+        fingerprint: &Fingerprint,
+        tasks: Vec<Task>,
+    ) -> Result<Vec<TaskRecord>, StageError> {
+        if let (Engine::Ballista(scheduler), false) = (&self.env.engine, self.stays(self.node)) {
+            return cluster::do_tasks(self, scheduler, partial, fingerprint, tasks).await;
+        }
+        stream::iter(tasks.iter().enumerate())
             .map(|(index, task)| self.run_task(partial, index, task))
             .buffered(self.env.threads.max(1))
             .try_collect()
-            .await?;
+            .await
+    }
+
+    /// Whether a stage's tasks are done where the run is: those of a whole are one, and some share what only
+    /// one process may hold, perhaps by way of a stage that is fused into them.
+    fn stays(&self, node: &StageNode) -> bool {
+        let stages = &self.inputs.workflow.stages;
+        let fused = |id: &&str| {
+            stages.iter().find(|node| node.id == **id).filter(|node| node.output == OutputMode::Fuse)
+        };
+        node.stage.shape() != Shape::PerShard
+            || node.stage.stays()
+            || node.upstream().iter().filter_map(fused).any(|node| self.stays(node))
+    }
+
+    async fn run_tasks(
+        &self,
+        partial: &Path,
+        fingerprint: &Fingerprint,
+        manifest: &mut Manifest,
+    ) -> Result<(), StageError> {
+        let ctx = self.context();
+        let tasks = self.tasks(&ctx).await?;
+        let records = self.do_tasks(partial, fingerprint, tasks).await?;
         let written = |record: &TaskRecord| record.files.iter().filter_map(|file| file.rows).sum::<u64>();
         let first_failure = records.iter().find_map(|record| record.first_failure.clone());
         let nothing_else = records.iter().all(|record| written(record) == 0 && record.dropped.is_empty());
@@ -306,7 +337,16 @@ impl StageRun<'_> {
             .collect())
     }
 
-    async fn run_task(&self, partial: &Path, index: usize, task: &Task) -> Result<TaskRecord, StageError> {
+    /// Does a task, unless it is done.
+    ///
+    /// # Errors
+    /// It fails, or the run is to stop.
+    pub async fn run_task(
+        &self,
+        partial: &Path,
+        index: usize,
+        task: &Task,
+    ) -> Result<TaskRecord, StageError> {
         let ctx = self.context();
         if let Some(record) = self.finished_task(partial, index).await? {
             self.progress.add_rows(record.files.iter().filter_map(|file| file.rows).sum());
@@ -365,7 +405,12 @@ impl StageRun<'_> {
             self.env.fence.check()?;
             record.side_files = write_side_tables(partial, index, dropped, quarantined)?;
             durable::make_folder(&partial.join("tasks"))?;
-            durable::write_file(&record_path, &digests::seal(&serde_json::json!(record).to_string()))
+            let sealed = digests::seal(&serde_json::json!(record).to_string());
+            match self.env.engine {
+                // One that was taken for lost may do the task once more.
+                Engine::Executor => durable::write_first(&record_path, &sealed),
+                _ => durable::write_file(&record_path, &sealed),
+            }
         };
         write(&mut record).map_err(|error| ctx.write_error(&error))?;
         Ok(record)
@@ -373,7 +418,11 @@ impl StageRun<'_> {
 
     /// The record of a task that an earlier call finished. A task whose record or files are damaged is done
     /// anew: it is work that this run does anyhow.
-    async fn finished_task(&self, partial: &Path, index: usize) -> Result<Option<TaskRecord>, StageError> {
+    pub(crate) async fn finished_task(
+        &self,
+        partial: &Path,
+        index: usize,
+    ) -> Result<Option<TaskRecord>, StageError> {
         let (folder, path) = (partial.to_owned(), task_record_path(partial, index));
         let stage = self.node.id.clone();
         blocking(&self.node.id, move || {
@@ -386,6 +435,8 @@ impl StageRun<'_> {
                 Err(damage) => damage,
             };
             tracing::warn!(stage, record = %path.display(), damage, "a finished task is damaged: it is done anew");
+            // Who comes first writes it anew.
+            let _ = std::fs::remove_file(&path);
             Ok(None)
         })
         .await

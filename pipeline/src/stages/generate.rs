@@ -167,6 +167,10 @@ impl Stage for GenerateConfig {
         Shape::PerShard
     }
 
+    fn stays(&self) -> bool {
+        true
+    }
+
     fn needs(&self) -> Needs {
         Needs { memory_bytes: self.llm.memory_bytes() }
     }

@@ -74,8 +74,8 @@ use arrow::error::ArrowError;
 use async_trait::async_trait;
 use datafusion::prelude::DataFrame;
 use schemars::{JsonSchema, Schema};
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
 use columns::keep_where;
@@ -246,7 +246,7 @@ pub enum Shape {
 }
 
 /// One piece of a stage's work.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Task {
     /// What it is, for logs: a file name, a package.
     pub name: String,
@@ -289,6 +289,12 @@ pub trait Stage: Any + Send + Sync {
 
     /// How the work is cut.
     fn shape(&self) -> Shape;
+
+    /// Whether its tasks keep to the process that makes the run, because of what they share: a log of answers,
+    /// a budget.
+    fn stays(&self) -> bool {
+        false
+    }
 
     /// Mistakes that the schema cannot express.
     fn validate(&self, _inputs: &BTreeMap<String, Vec<String>>) -> Vec<ConfigMistake> {

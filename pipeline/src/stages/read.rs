@@ -25,6 +25,7 @@ use super::{External, Inputs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::hub::HubError;
 use crate::engine::scan;
 use crate::engine::source::{self, Format, SourceError, SourceFile};
+use crate::engine::stores::StoreError;
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -33,7 +34,7 @@ use crate::runner::inputs;
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "read",
-    summary: "Reads Parquet (local or from the Hugging Face hub), JSONL, CSV, Arrow IPC, WARC and WET files.",
+    summary: "Reads Parquet (local, from the Hugging Face hub or a bucket), JSONL, CSV, Arrow IPC, WARC and WET files.",
     version: 1,
     inputs: &[],
     output: OutputKind::Table,
@@ -50,7 +51,8 @@ const INFERENCE_ROWS: usize = 1000;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadConfig {
-    /// Paths and globs, in order: local ones, or `hf://datasets/<owner>/<name>/<path>`. Files end in
+    /// Paths and globs, in order: local ones, `hf://datasets/<owner>/<name>/<path>`, or those of a bucket
+    /// (`s3://`, `gs://`, `az://`), whose credentials come from the environment. Files end in
     /// `.parquet`, `.jsonl`, `.ndjson`, `.csv` or `.tsv` (each also with `.gz` or `.zst`), `.arrow`,
     /// `.feather`, `.warc`, `.warc.gz`, `.wet` or `.wet.gz`.
     pub paths: Vec<String>,
@@ -97,6 +99,7 @@ impl ReadConfig {
         files.map_err(|error| match error {
             // Not wrong input: the hub may be back for the next try.
             SourceError::Hub(HubError::Request { .. }) => ctx.failed(&error),
+            SourceError::Store(StoreError::Store { .. }) => ctx.failed(&error),
             error => ctx.input(crate::runner::error::chain(&error)),
         })
     }
@@ -152,7 +155,10 @@ impl Stage for ReadConfig {
         let path = PathBuf::from(format!("/{}", slice.path));
         let format = source::format_of(&slice.path).map_err(|error| ctx.input(error.to_string()))?;
         if slice.store != "file:///" && format != Format::Parquet {
-            let message = format!("{}: only Parquet is read from the hub, other files are local", task.name);
+            let message = format!(
+                "{}: only Parquet is read from the hub and from buckets, other files are local",
+                task.name
+            );
             return Err(ctx.input(message).help("download the file and give its path"));
         }
         let wrong = |message| ctx.input(message);

@@ -34,6 +34,7 @@ pub fn context() -> StageContext {
         run_folder: folder,
         threads: 2,
         shard_bytes: 1 << 20,
+        engine: engine::Engine::Embedded,
         llm: super::LlmSessions::default(),
         fence: crate::runner::lock::Fence::default(),
         guard: crate::integrity::guard::Guard::default(),

@@ -40,6 +40,8 @@ pub fn workflow_shape() -> Json {
             "name": {"type": "string", "pattern": "^[a-z][a-z0-9_]*$",
                 "description": "The workflow's name; its runs are kept in a folder of this name."},
             "description": {"type": "string", "description": "What it makes, in a sentence."},
+            "engine": {"type": "string",
+                "description": "Where tasks are done: `embedded`, or `ballista://HOST:PORT`, a cluster's scheduler."},
             "vars": {"type": "object", "description": "Values used as \"${name}\"."},
             "stage": {"type": "object", "description": "The stages by name."},
             "schedule": service_table::<ScheduleConfig>("When `pipeline serve` runs the workflow by itself."),

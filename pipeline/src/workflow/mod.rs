@@ -26,8 +26,10 @@ use std::path::Path;
 use std::sync::Arc;
 
 use miette::NamedSource;
+use serde::{Deserialize, Serialize};
 
 use crate::dag;
+use crate::engine::Engine;
 use crate::stages::{self, InputCount, Stage, StageKind};
 use problem::{Problem, Problems, nearest};
 use service::run::StageShape;
@@ -53,10 +55,14 @@ pub struct Workflow {
     pub profiles: Vec<String>,
     /// The run's folder under the workflow's; the profile's name by default.
     pub run_name: String,
+    /// Where its tasks are done, if the file says so.
+    pub engine: Option<Engine>,
     /// What it says to `pipeline serve`.
     pub service: ServiceTables,
     /// The stages in an order in which each comes after its inputs.
     pub stages: Vec<StageNode>,
+    /// What it was read from.
+    pub text: WorkflowText,
 }
 
 /// One stage of a workflow.
@@ -131,7 +137,7 @@ impl StageNode {
 }
 
 /// What the caller lays over the file.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Overrides {
     /// The profile; [`DEFAULT_PROFILE`] when absent.
     pub profile: Option<String>,
@@ -141,43 +147,67 @@ pub struct Overrides {
     pub run_name: Option<String>,
 }
 
+/// A workflow file's text with all that is laid over it: enough to read it again elsewhere.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct WorkflowText {
+    /// The file's name, for messages.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// What [`OVERRIDES_VARIABLE`] lays over it.
+    pub environment: String,
+    /// What the caller lays over that.
+    pub overrides: Overrides,
+}
+
 /// Reads, merges, interpolates and checks a workflow file.
 ///
 /// # Errors
 /// Every problem that the file and the overrides have, together.
 pub fn load(path: &Path, overrides: &Overrides) -> Result<Workflow, Problems> {
     let name = path.display().to_string();
-    let fail = |problems| Problems { workflow: name.clone(), problems };
+    let fail = |problem| Problems { workflow: name.clone(), problems: vec![problem] };
     let text = std::fs::read(path).map_err(|error| {
         let place = whole_text(&name, String::new());
-        fail(vec![
+        fail(
             Problem::at(&place, format!("cannot read {name}: {error}"), "no file here")
                 .help("name a workflow file, for example workflows/cosmopedia_v2.toml"),
-        ])
+        )
     })?;
     let text = String::from_utf8(text).map_err(|error| {
         let at = error.utf8_error().valid_up_to();
         let place = whole_text(&name, String::new());
-        fail(vec![
+        fail(
             Problem::at(&place, format!("{name} is not UTF-8 at byte {at}"), "")
                 .help("save the file as UTF-8"),
-        ])
+        )
     })?;
-    let source = Arc::new(NamedSource::new(&name, text));
-    let mut root = tree::parse(&source).map_err(fail)?;
-    let mut problems = Vec::new();
-    let profiles =
-        root.as_table().and_then(|table| table.get("profile")).and_then(|entry| entry.node.as_table());
-    let profiles = profiles.map(|table| table.keys().cloned().collect()).unwrap_or_default();
-    let profile = apply_overrides(&mut root, overrides, &mut problems);
-    interpolate::interpolate(&mut root, &mut problems);
-    let workflow = build(&root, profile, &mut problems);
-    match workflow {
-        Some(workflow) if problems.is_empty() => {
-            let run_name = overrides.run_name.clone().unwrap_or(workflow.run_name);
-            Ok(Workflow { profiles, run_name, ..workflow })
+    let environment = std::env::var(OVERRIDES_VARIABLE).unwrap_or_default();
+    WorkflowText { name, text, environment, overrides: overrides.clone() }.workflow()
+}
+
+impl WorkflowText {
+    /// Merges, interpolates and checks it.
+    ///
+    /// # Errors
+    /// As [`load`].
+    pub fn workflow(self) -> Result<Workflow, Problems> {
+        let fail = |problems| Problems { workflow: self.name.clone(), problems };
+        let named = Arc::new(NamedSource::new(&self.name, self.text.clone()));
+        let mut root = tree::parse(&named).map_err(fail)?;
+        let mut problems = Vec::new();
+        let profiles =
+            root.as_table().and_then(|table| table.get("profile")).and_then(|entry| entry.node.as_table());
+        let profiles = profiles.map(|table| table.keys().cloned().collect()).unwrap_or_default();
+        let profile = apply_overrides(&mut root, &self, &mut problems);
+        interpolate::interpolate(&mut root, &mut problems);
+        match build(&root, profile, &mut problems) {
+            Some(workflow) if problems.is_empty() => {
+                let run_name = self.overrides.run_name.clone().unwrap_or(workflow.run_name);
+                Ok(Workflow { profiles, run_name, text: self, ..workflow })
+            }
+            _ => Err(fail(problems)),
         }
-        _ => Err(fail(problems)),
     }
 }
 
@@ -187,7 +217,8 @@ fn whole_text(name: &str, text: String) -> Place {
 }
 
 /// Lays the profile, the environment's overrides and the caller's over the tree, in this order.
-fn apply_overrides(root: &mut Node, overrides: &Overrides, problems: &mut Vec<Problem>) -> String {
+fn apply_overrides(root: &mut Node, text: &WorkflowText, problems: &mut Vec<Problem>) -> String {
+    let overrides = &text.overrides;
     let wanted = overrides.profile.clone().unwrap_or_else(|| DEFAULT_PROFILE.to_owned());
     if let Value::Table(table) = &mut root.value
         && let Some(profiles) = table.remove("profile")
@@ -204,8 +235,8 @@ fn apply_overrides(root: &mut Node, overrides: &Overrides, problems: &mut Vec<Pr
         let place = Place { source: root.place.source.clone(), range: 0..0 };
         problems.push(unknown_profile(&wanted, &place, &Table::new()));
     }
-    let environment = std::env::var(OVERRIDES_VARIABLE).unwrap_or_default();
-    let from_environment = environment
+    let from_environment = text
+        .environment
         .split([';', '\n'])
         .filter(|text| !text.trim().is_empty())
         .map(|text| (OVERRIDES_VARIABLE, text));
@@ -265,9 +296,21 @@ fn build(root: &Node, profile: String, problems: &mut Vec<Problem>) -> Option<Wo
         run_name: profile.clone(),
         profile,
         profiles: Vec::new(),
+        engine: table.get("engine").and_then(|entry| engine(entry, problems)),
         service: service_tables::read(table, problems),
         stages,
+        text: WorkflowText::default(),
     })
+}
+
+fn engine(entry: &tree::Entry, problems: &mut Vec<Problem>) -> Option<Engine> {
+    match entry.node.as_str()?.parse() {
+        Ok(engine) => Some(engine),
+        Err(message) => {
+            problems.push(Problem::at(&entry.node.place, message, "no engine"));
+            None
+        }
+    }
 }
 
 fn start_of(place: &Place) -> Place {
