@@ -132,6 +132,7 @@ parity: run
 	$(PARITY)/bin/python tests/parity/load_croissant.py runs/cosmopedia_v2/sample/dataset
 	$(PARITY)/bin/python model/tests/parity/check_onnx.py runs/cosmopedia_v2/sample/export/model
 	$(PARITY)/bin/python -W ignore tests/parity/openid_provider.py $(PIPELINE)
+	$(PARITY)/bin/python -W ignore tests/parity/object_stores.py $(PIPELINE)
 	$(PIPELINE) llm serve embedded --port 8097 & trap "kill $$!" EXIT; \
 	$(PARITY)/bin/python tests/parity/openai_client.py http://127.0.0.1:8097/v1
 

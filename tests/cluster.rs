@@ -53,8 +53,8 @@ fn place() -> tempfile::TempDir {
     std::fs::create_dir(folder.path().join("pages")).unwrap();
     for file in 0..FILES {
         let page = |page: usize| {
-            let words: Vec<String> = (0..60 + page).map(|word| sentence(file * PAGES + page, word)).collect();
-            serde_json::json!({"id": format!("{file}-{page}"), "text": words.join(" ")}).to_string() + "\n"
+            let words: Vec<String> = (0..20 + page).map(|word| sentence(file * PAGES + page, word)).collect();
+            serde_json::json!({"id": format!("{file}-{page}"), "text": words.concat()}).to_string() + "\n"
         };
         let text: String = (0..PAGES).map(page).collect();
         std::fs::write(folder.path().join(format!("pages/{file:02}.jsonl")), text).unwrap();
@@ -63,15 +63,22 @@ fn place() -> tempfile::TempDir {
     folder
 }
 
-/// Every seventh page is nearly that before it.
+/// Words that look random; every seventh page is nearly that before it.
 fn sentence(page: usize, word: usize) -> String {
     let page = if page % 7 == 6 { page - 1 } else { page };
-    let nouns = ["river", "teacher", "number", "garden", "engine", "letter", "winter", "market"];
-    let noun = nouns[(page * 31 + word * 17) % nouns.len()];
+    let mut state = (page * 7_919 + word) as u64;
+    let mut next = |below: u64| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) % below
+    };
+    let syllables =
+        ["ra", "ten", "mo", "li", "sur", "ka", "ven", "do", "pel", "na", "shi", "gor", "win", "ba"];
+    let mut name = || (0..3).map(|_| syllables[next(syllables.len() as u64) as usize]).collect::<String>();
+    let words: Vec<String> = (0..8).map(|_| name()).collect();
     format!(
-        "The {noun} of page {page} is number {}, and you may write to a{word}@example.org.",
-        page * word % 97
-    )
+        "The {} of the {} and a {} had {} that were {} in {}. ",
+        words[0], words[1], words[2], words[3], words[4], words[5]
+    ) + &format!("Write to {}@{}.org.\n", words[6], words[7])
 }
 
 /// What a run's stages have left, by path; unfinished files would be among it.
