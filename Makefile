@@ -123,7 +123,7 @@ bench-search:
 
 # What other programs make of ours: `datasets` opens the sample run's dataset, ONNX Runtime and transformers
 # compute its model, OpenAI's client asks the embedded model's server, the service takes sign-ins of a provider
-# of OpenID Connect and hands a notice to a mail server.
+# of OpenID Connect and hands a notice to a mail server, and Parquet is read from a server that speaks S3.
 PARITY := $(or $(CARGO_TARGET_DIR),target)/parity
 parity: run
 	python3 -m venv $(PARITY)
