@@ -29,6 +29,9 @@ pub struct SchedulerArgs {
     /// The name or address by which executors reach this machine; the one it listens at by default.
     #[arg(long)]
     pub host: Option<String>,
+    /// Ends when its standard input does.
+    #[arg(long, hide = true)]
+    pub supervised: bool,
 }
 
 /// Arguments of `cluster executor`.
@@ -61,6 +64,9 @@ pub struct ExecutorArgs {
     /// Its name; the machine's and the process's number by default.
     #[arg(long)]
     pub name: Option<String>,
+    /// Ends when its standard input does.
+    #[arg(long, hide = true)]
+    pub supervised: bool,
 }
 
 /// Arguments of `cluster local`.

@@ -2,6 +2,7 @@
 
 use std::process::{Child, Command, Stdio};
 
+use super::run::end_with_standard_input;
 use super::{Failure, runtime};
 use crate::cli::{ClusterCommand, ExecutorArgs, LocalArgs, SchedulerArgs};
 use crate::cluster::servers::{self, Executor};
@@ -24,6 +25,9 @@ pub fn cluster(command: &ClusterCommand) -> Result<(), Failure> {
 }
 
 fn scheduler(args: &SchedulerArgs) -> Result<(), Failure> {
+    if args.supervised {
+        end_with_standard_input();
+    }
     println!("scheduler at ballista://{}", args.listen);
     let served = runtime(SCHEDULER_THREADS)?.block_on(async {
         tokio::select! {
@@ -35,6 +39,9 @@ fn scheduler(args: &SchedulerArgs) -> Result<(), Failure> {
 }
 
 fn executor(args: &ExecutorArgs) -> Result<(), Failure> {
+    if args.supervised {
+        end_with_standard_input();
+    }
     let scheduler = match &args.scheduler {
         Engine::Ballista(place) => place.rsplit_once(':'),
         _ => None,
@@ -77,7 +84,13 @@ impl Drop for Part {
 fn local(args: &LocalArgs) -> Result<(), Failure> {
     let program = std::env::current_exe().map_err(Failure::run)?;
     let start = |words: &[String]| {
-        let command = Command::new(&program).arg("cluster").args(words).stdin(Stdio::null()).spawn();
+        let command = Command::new(&program)
+            .arg("cluster")
+            .args(words)
+            // Closes however this process ends, and they end then.
+            .arg("--supervised")
+            .stdin(Stdio::piped())
+            .spawn();
         command.map(Part).map_err(Failure::run)
     };
     let machine = units::parse_memory("70%").unwrap_or(1 << 30);
