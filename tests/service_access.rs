@@ -192,6 +192,34 @@ fn no_path_leads_out_of_the_data() {
 }
 
 #[test]
+fn what_a_caller_lays_over_a_workflow_does_not_read_the_services_secrets() {
+    let place = Place::new();
+    place.small_workflow("small", "");
+    let served = place.serve_with(&[], &[("CORPUSMITH_TEST_SECRET", "not-to-be-told-4711")]);
+    for set in [
+        "description='${env:CORPUSMITH_TEST_SECRET}'",
+        "vars.a='x ${env:CORPUSMITH_TEST_SECRET:-none}'",
+        "description=\"\\u0024{\\u0065nv:CORPUSMITH_TEST_SECRET}\"",
+    ] {
+        let answer = served.post("/api/v1/runs", &json!({"file": "small.toml", "set": [set]}));
+        assert_eq!(answer.status, 422, "{set}: {}", answer.body);
+        assert!(!answer.body.contains("not-to-be-told"), "{set}: {}", answer.body);
+        assert!(answer.body.contains("environment"), "{set}: {}", answer.body);
+    }
+    // The page of a run shows no file outside, whatever lies in the run's folder.
+    let run = served.submit("small.toml");
+    served.wait_for(&run, &["succeeded"]);
+    let folder = served.get(&format!("/api/v1/runs/{run}")).json()["folder"].as_str().unwrap().to_owned();
+    let report = place.data().join("runs").join(folder).join("report.html");
+    let page = format!("/runs/{run}/report");
+    assert_eq!(served.get(&page).status, 200);
+    let secret = tempfile::NamedTempFile::new().unwrap();
+    std::fs::remove_file(&report).unwrap();
+    std::os::unix::fs::symlink(secret.path(), &report).unwrap();
+    assert_eq!(served.get(&page).status, 404);
+}
+
+#[test]
 fn a_public_address_needs_tls_in_front_and_a_token() {
     let place = Place::new();
     let data = text(&place.data());

@@ -11,6 +11,10 @@ use crate::run::{Amounts, StageShape};
 use crate::schedule::{ScheduleConfig, TriggerConfig};
 use crate::supervisor::LOG_FORMAT_VARIABLE;
 
+/// The variable that tells a process that its overrides come from callers: those may not read the environment,
+/// which has the service's secrets.
+pub const CALLERS_VARIABLE: &str = "CORPUSMITH_CALLERS_OVERRIDES";
+
 /// What `pipeline check --json` says of a workflow without problems.
 #[derive(Clone, Debug, Serialize, Deserialize, schemars::JsonSchema)]
 pub struct WorkflowShape {
@@ -139,7 +143,7 @@ impl Workflows {
         let mut command = Command::new(&self.program);
         command.arg("check").arg("--json").arg(&path).stdin(std::process::Stdio::null());
         // What it says of an error is shown to people.
-        command.env(LOG_FORMAT_VARIABLE, "text");
+        command.env(LOG_FORMAT_VARIABLE, "text").env(CALLERS_VARIABLE, "1");
         command.args(profile.iter().flat_map(|profile| ["--profile", profile]));
         command.args(set.iter().flat_map(|value| ["--set", value.as_str()]));
         let output = command

@@ -3,7 +3,7 @@
 //! ```text
 //! <run>/.cluster/<stage>-<fingerprint>/
 //!     order.json              the order; taken away when the run is stopped
-//!     00003.failure.json      why a task failed
+//!     6f1e…-00003.failure.json   why a task of the order of this digest failed
 //! ```
 
 use std::path::{Path, PathBuf};
@@ -122,7 +122,8 @@ impl OrderRef {
     /// Leaves word of a failure, whose own words Ballista would wrap in its own.
     pub(super) fn report(&self, task: u32, error: &StageError) {
         // The failure itself comes by way of the scheduler, too.
-        let path = self.folder.join(format!("{task:05}.failure.json"));
+        // An executor may still be at an order that another has taken the place of.
+        let path = self.folder.join(format!("{}-{task:05}.failure.json", self.digest));
         let _ = durable::write_file(&path, serde_json::json!(error).to_string().as_bytes());
     }
 
@@ -131,7 +132,10 @@ impl OrderRef {
         let mut names: Vec<PathBuf> =
             std::fs::read_dir(&self.folder).ok()?.flatten().map(|entry| entry.path()).collect();
         names.sort();
-        let is_failure = |path: &&PathBuf| path.to_string_lossy().ends_with(".failure.json");
+        let is_failure = |path: &&PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.starts_with(&self.digest) && name.ends_with(".failure.json")
+        };
         names
             .iter()
             .filter(is_failure)
@@ -178,7 +182,10 @@ mod tests {
         given.report(3, &StageError::input("read", "three"));
         let failure = given.failure().unwrap();
         assert_eq!((failure.to_string(), failure.help), ("stage `read`: three".to_owned(), None));
-        assert!(order(PROGRAM).give(folder.path()).unwrap().failure().is_none());
+        let next = Order { shard_bytes: 2, ..order(PROGRAM) }.give(folder.path()).unwrap();
+        // Word of the order before that comes late.
+        given.report(1, &StageError::run("read", "late"));
+        assert!(next.failure().is_none());
         given.withdraw();
         assert!(!given.stands());
     }

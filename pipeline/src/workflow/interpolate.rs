@@ -4,6 +4,9 @@
 //! `target = "${topics}"` can be an integer. `${env:NAME}` reads the environment, and
 //! `${env:NAME:-text}` falls back to `text`. `$${` stands for a plain `${`.
 
+use service::workflows::CALLERS_VARIABLE;
+
+use super::OVERRIDE;
 use super::problem::{Problem, nearest};
 use super::tree::{Node, Place, Table, Value};
 
@@ -109,6 +112,15 @@ fn replace(text: &str, place: &Place, vars: &Table) -> Result<Value, Problem> {
 
 fn lookup(name: &str, place: &Place, vars: &Table) -> Result<Value, Problem> {
     if let Some(variable) = name.strip_prefix("env:") {
+        // Whoever may ask a service for runs may not read its secrets that way.
+        if place.source.name() == OVERRIDE && std::env::var_os(CALLERS_VARIABLE).is_some() {
+            return Err(Problem::at(
+                place,
+                "what a caller lays over a workflow may not read the service's environment",
+                "read here",
+            )
+            .help("take the variable in the workflow's file, or give the value itself"));
+        }
         let (variable, fallback) = match variable.split_once(":-") {
             Some((variable, fallback)) => (variable, Some(fallback)),
             None => (variable, None),

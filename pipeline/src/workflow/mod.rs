@@ -43,6 +43,9 @@ pub const DEFAULT_PROFILE: &str = "sample";
 /// The environment variable that holds overrides, separated by `;` or new lines.
 pub const OVERRIDES_VARIABLE: &str = "CORPUSMITH_SET";
 
+/// Where a caller's override stands, for messages.
+const OVERRIDE: &str = "--set";
+
 /// A checked workflow.
 pub struct Workflow {
     /// Its name; also the folder of its runs.
@@ -240,7 +243,7 @@ fn apply_overrides(root: &mut Node, text: &WorkflowText, problems: &mut Vec<Prob
         .split([';', '\n'])
         .filter(|text| !text.trim().is_empty())
         .map(|text| (OVERRIDES_VARIABLE, text));
-    let from_caller = overrides.set.iter().map(|text| ("--set", text.as_str()));
+    let from_caller = overrides.set.iter().map(|text| (OVERRIDE, text.as_str()));
     for (origin, text) in from_environment.chain(from_caller) {
         match tree::parse_override(origin, text) {
             Ok(node) => root.merge(node),

@@ -151,14 +151,15 @@ fn both(values: &Json, text: impl Fn(&Json) -> String) -> [String; 2] {
 /// A table whose columns from `numbers` on hold numbers; nothing where it has no rows.
 fn table(name: &str, header: &[&str], numbers: usize, rows: impl Iterator<Item = Vec<Markup>>) -> Markup {
     let rows: Vec<_> = rows.collect();
+    let class = |column: usize| (column >= numbers).then_some("n");
     html! {
         @if !rows.is_empty() {
             div.scroll tabindex="0" role="region" aria-label=(name) {
                 table {
-                    thead { tr { @for (number, title) in header.iter().enumerate() { th.n[number >= numbers] { (title) } } } }
+                    thead { tr { @for (number, title) in header.iter().enumerate() { th class=[class(number)] { (title) } } } }
                     tbody {
                         @for row in rows {
-                            tr { @for (number, cell) in row.into_iter().enumerate() { td.n[number >= numbers] { (cell) } } }
+                            tr { @for (number, cell) in row.into_iter().enumerate() { td class=[class(number)] { (cell) } } }
                         }
                     }
                 }

@@ -252,9 +252,10 @@ async fn again(service: &Arc<Service>, call: &Call, id: RunId, from: Option<Stri
 pub(super) async fn report(service: Arc<Service>, call: Call) -> Page {
     let id = call.run();
     let run = blocking(&service.ledger, move |ledger| ledger.run(&id)).await?;
-    let path = service.runs_folder().join(&run.folder).join("report.html");
-    let page =
-        tokio::fs::read(path).await.map_err(|_| Problem::not_found("the run has left no report yet"))?;
+    let missing = || Problem::not_found("the run has left no report yet");
+    let path =
+        service.looking.confined(&format!("runs/{}/report.html", run.folder)).map_err(|_| missing())?;
+    let page = tokio::fs::read(path).await.map_err(|_| missing())?;
     let mut response = text(HTML, page);
     let policy = HeaderValue::from_static(REPORT_POLICY);
     response.headers_mut().insert(header::CONTENT_SECURITY_POLICY, policy);

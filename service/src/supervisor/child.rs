@@ -12,6 +12,7 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 use crate::pools::{MEMORY, THREADS};
 use crate::run::Run;
 use crate::trace;
+use crate::workflows::CALLERS_VARIABLE;
 
 /// The variable that tells the process its epoch.
 const EPOCH_VARIABLE: &str = "CORPUSMITH_EPOCH";
@@ -84,7 +85,7 @@ impl RunProcess {
             }
         }
         command.env(EPOCH_VARIABLE, run.epoch.to_string());
-        command.env(RUN_VARIABLE, &run.id.0);
+        command.env(RUN_VARIABLE, &run.id.0).env(CALLERS_VARIABLE, "1");
         command.env(LOG_FORMAT_VARIABLE, if places.json_log { "json" } else { "text" });
         // Its spans go on where those of the service are.
         match trace::current() {
