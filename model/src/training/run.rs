@@ -334,6 +334,11 @@ impl<'a, O: Objective> Run<'a, O> {
             &self.parameters,
             &self.optimizer,
         )?;
+        self.prune()
+    }
+
+    /// Removes checkpoints that are not kept.
+    fn prune(&self) -> Result<(), TrainError> {
         let options = self.options;
         checkpoint::prune(
             self.out_dir,
@@ -345,6 +350,8 @@ impl<'a, O: Objective> Run<'a, O> {
     }
 
     pub(super) fn publish_final(&self) -> Result<(), TrainError> {
+        // One that was killed after its last checkpoint has left those before.
+        self.prune()?;
         write_folder(&self.out_dir.join(FINAL_FOLDER), |folder| {
             write_tensors(
                 &folder.join(WEIGHTS_FILE),
