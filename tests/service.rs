@@ -176,6 +176,7 @@ fn wrong_input_is_told_as_check_tells_it() {
     assert_eq!(served.ask("POST", "/api/v1/runs", "", &"x".repeat(2 << 20)).status, 413);
     assert_eq!(served.get("/api/v1/runs/none").status, 404);
     assert_eq!(served.get("/api/v1/runs?state=busy").status, 400);
+    assert_eq!(served.post("/api/openapi.json", &json!({})).status, 405);
     assert_eq!(served.get("/nowhere").status, 404);
 }
 

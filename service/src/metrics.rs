@@ -31,8 +31,10 @@ pub(crate) async fn render(service: &Arc<Service>) -> Result<String, Problem> {
     }
     page.head("corpusmith_stage_rows", "gauge", "Rows that a stage of a running run has done.");
     for run in &running {
+        let id = &run.id.0;
         for (stage, progress) in &run.progress {
-            let labels = [("workflow", run.workflow.as_str()), ("stage", stage)];
+            // Two runs of one workflow are two series.
+            let labels = [("workflow", run.workflow.as_str()), ("run", id), ("stage", stage)];
             page.line("corpusmith_stage_rows", &labels, progress.rows as f64);
         }
     }

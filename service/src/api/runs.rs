@@ -280,6 +280,8 @@ pub(crate) fn log(service: Arc<Service>, call: Call) -> Answer {
         let read = tokio::task::spawn_blocking(move || -> std::io::Result<Vec<u8>> {
             let mut bytes = Vec::new();
             match std::fs::File::open(path) {
+                // Behind its end, which may be farther than files can reach, there is nothing yet.
+                Ok(file) if file.metadata()?.len() <= offset => {}
                 Ok(mut file) => {
                     file.seek(SeekFrom::Start(offset))?;
                     file.take(MOST_LOG_BYTES).read_to_end(&mut bytes)?;
@@ -291,7 +293,7 @@ pub(crate) fn log(service: Arc<Service>, call: Call) -> Answer {
         });
         let bytes = read.await.map_err(|error| Problem::internal(error.to_string()))?;
         let bytes = bytes.map_err(|error| Problem::internal(format!("the log cannot be read: {error}")))?;
-        let next = offset + bytes.len() as u64;
+        let next = offset.saturating_add(bytes.len() as u64);
         let mut response = text("text/plain; charset=utf-8", bytes);
         response.headers_mut().insert(HeaderName::from_static("x-next-offset"), HeaderValue::from(next));
         Ok(response)

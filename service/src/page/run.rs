@@ -268,10 +268,11 @@ pub(super) async fn cost(service: Arc<Service>, call: Call) -> Page {
     let run = blocking(&service.ledger, move |ledger| ledger.run(&id)).await?;
     let folder = service.looking.confined(&format!("runs/{}", run.folder))?;
     let (stages, at) = (run.stages.clone(), folder.clone());
-    let manifests = blocking(&service.ledger, move |_| {
+    let (manifests, spent) = blocking(&service.ledger, move |_| {
         let read =
             stages.iter().filter_map(|stage| Some((stage.id.clone(), manifest_of(&at.join(&stage.id))?)));
-        Ok(read.collect::<Vec<(String, Json)>>())
+        let manifests: Vec<(String, Json)> = read.collect();
+        Ok((manifests, spent_of(&at)))
     })
     .await?;
     let logs = match folder.join(".answers").is_dir() {
@@ -287,7 +288,8 @@ pub(super) async fn cost(service: Arc<Service>, call: Call) -> Page {
             let count = |name: &str| line["stats"]["totals"][name].as_u64().unwrap_or_default();
             let manifest = manifests.iter().find(|(id, _)| *id == stage).map(|(_, manifest)| manifest);
             let (prompt, answer) = (count("prompt_tokens"), count("completion_tokens"));
-            let price = manifest.map_or(0.0, |manifest| price(manifest, prompt, answer));
+            let noted = spent["stages"][&stage]["usd"].as_f64();
+            let price = noted.unwrap_or_else(|| manifest.map_or(0.0, |of| price(of, prompt, answer)));
             dollars += price;
             (stage, count("requests"), prompt, answer, price)
         })
@@ -336,6 +338,12 @@ pub(super) async fn cost(service: Arc<Service>, call: Call) -> Page {
         }
     };
     Ok(layout("Cost", "/runs", &body))
+}
+
+/// What the run noted of its spending: it knows lost answers, and prices as they were.
+fn spent_of(run: &Path) -> Json {
+    let bytes = std::fs::read(run.join(".answers/spent.json")).unwrap_or_default();
+    serde_json::from_slice(&bytes).unwrap_or_default()
 }
 
 /// US dollars, by the two prices of the stage's model.

@@ -16,7 +16,10 @@ pub(super) async fn list(service: Arc<Service>, _: Call) -> Page {
     let files = service.workflows.list().await;
     let body = html! {
         h1 { "Workflows" }
-        @if files.is_empty() { p.quiet { "There is no workflow file in the service's folder of workflows." } }
+        @if files.is_empty() { p.quiet {
+            "There is no workflow file in the service's folder of workflows. " code { "pipeline init" } " writes one; "
+            code { "pipeline serve --workflows FOLDER" } " names another folder."
+        } }
         @for file in &files {
             section {
                 h2 { (file.file) }

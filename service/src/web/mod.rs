@@ -56,8 +56,8 @@ pub(crate) fn router(service: Arc<Service>) -> Router {
             Problem::not_found(format!("there is nothing at `{}`", request.uri().path())).into_response()
         })
         .method_not_allowed_fallback(|request: Request| async move {
-            Problem::bad_request(format!("`{}` does not answer {}", request.uri().path(), request.method()))
-                .into_response()
+            let said = format!("`{}` does not answer {}", request.uri().path(), request.method());
+            Problem::method_not_allowed(said).into_response()
         })
         .layer(middleware::from_fn_with_state(guard, guard::guard))
         .with_state(service)
