@@ -30,8 +30,8 @@ pub struct RetrieveOptions {
     /// script's default is 2,000.
     pub pages_per_topic: u32,
     /// Most pages a query ranks; 4,000 in the published tool [huggingface/cosmopedia
-    /// `fulltext_search/search_sharded.py`]. With `max_pages_per_host` the pages of a topic are
-    /// taken from the best this many of each query.
+    /// `fulltext_search/search_sharded.py`]. With `max_pages_per_host` a query whose best pages are
+    /// all of hosts that have enough is widened, up to 64 times this.
     pub max_matches: u32,
     /// Which pages may be found at all.
     pub filters: PageFilters,

@@ -11,7 +11,7 @@ use crate::error::SearchError;
 use crate::filter::Admitted;
 use crate::host::HostLimit;
 use crate::query::{Matching, ScoredQuery, Topic, WeightedTerms, topic_terms};
-use crate::rank::{FoundPage, TopPages};
+use crate::rank::{Found, FoundPage, TopPages};
 use crate::retrieve::RetrieveOptions;
 use crate::searcher::Searcher;
 
@@ -32,6 +32,11 @@ pub(crate) fn answer(
     Ok(searches.into_iter().map(TopicSearch::finish).collect())
 }
 
+/// How far a query is widened, as multiples of `max_matches`, for topics whose best pages are all of hosts
+/// that have enough.
+const WIDEST: usize = 64;
+const WIDER: usize = 4;
+
 /// One of the two queries, for every topic that still wants pages.
 fn run_step(
     searcher: &Searcher,
@@ -47,29 +52,60 @@ fn run_step(
     let mut steps = Vec::new();
     for (terms, search) in &mut open {
         if let Some(query) = searcher.scored(terms, matching)? {
-            steps.push(Step { top: TopPages::new(search.ranked_at_most(), &query), query, search });
+            let ranked = search.ranked_at_most();
+            steps.push(Step { query, matching, search, ranked, looked_at: 0, picked: Vec::new() });
         }
     }
-    for shard in 0..searcher.shards().len() {
-        steps.par_iter_mut().try_for_each(|step| step.search(searcher, admitted, shard))?;
+    let mut narrow: Vec<&mut Step> = steps.iter_mut().collect();
+    while !narrow.is_empty() {
+        let mut tops: Vec<(TopPages, &mut Step)> =
+            narrow.drain(..).map(|step| (TopPages::new(step.ranked, &step.query), step)).collect();
+        for shard in 0..searcher.shards().len() {
+            tops.par_iter_mut().try_for_each(|(top, step)| {
+                searcher.search_shard(shard, &step.query, top, admitted, &step.search.taken)
+            })?;
+        }
+        let finished: Result<Vec<(bool, &mut Step)>, SearchError> = tops
+            .into_par_iter()
+            .map(|(top, step)| {
+                Ok((step.take_from(top.finish(searcher.shards(), searcher.common_id_bytes))?, step))
+            })
+            .collect();
+        narrow = finished?.into_iter().filter_map(|(again, step)| again.then_some(step)).collect();
     }
-    steps.into_par_iter().try_for_each(|step| {
-        let found = step.top.finish(searcher.shards(), searcher.common_id_bytes);
-        let mut pages = found.pages.iter().zip(found.ids.iter());
-        pages.try_for_each(|(page, id)| step.search.take(*page, id, matching))
-    })
+    for Step { search, picked, .. } in steps {
+        search.taken.extend(picked);
+    }
+    Ok(())
 }
 
 /// A query of a topic at work.
 struct Step<'a, 'b> {
-    top: TopPages,
     query: ScoredQuery,
+    matching: Matching,
     search: &'b mut TopicSearch<'a>,
+    /// Pages that it ranks.
+    ranked: usize,
+    /// Of its ranking, pages that have been looked at.
+    looked_at: usize,
+    /// Pages that the topic took: the same query, when it is asked for more, must still find them.
+    picked: Vec<(usize, DocId)>,
 }
 
 impl Step<'_, '_> {
-    fn search(&mut self, searcher: &Searcher, admitted: &Admitted, shard: usize) -> Result<(), SearchError> {
-        searcher.search_shard(shard, &self.query, &mut self.top, admitted, &self.search.taken)
+    /// Takes what the topic wants of a ranking; whether a longer one may have more for it.
+    fn take_from(&mut self, found: Found) -> Result<bool, SearchError> {
+        for (page, id) in found.pages.iter().zip(found.ids.iter()).skip(self.looked_at) {
+            if self.search.take(*page, id, self.matching)? {
+                self.picked.push((page.shard as usize, page.page));
+            }
+        }
+        let exhausted = found.pages.len() < self.ranked;
+        self.looked_at = found.pages.len();
+        let widest = WIDEST * self.search.options.max_matches as usize;
+        self.ranked *= WIDER;
+        let limited = self.search.options.max_pages_per_host.is_some();
+        Ok(limited && !exhausted && self.search.missing() > 0 && self.ranked <= widest)
     }
 }
 
@@ -80,6 +116,7 @@ struct TopicSearch<'a> {
     topic: &'a Topic,
     terms: usize,
     hits: Hits,
+    /// Pages of the first query, which the second must not find again.
     taken: FxHashSet<(usize, DocId)>,
     hosts: HostLimit,
 }
@@ -116,20 +153,17 @@ impl<'a> TopicSearch<'a> {
         }
     }
 
-    fn take(&mut self, found: FoundPage, id: &str, matching: Matching) -> Result<(), SearchError> {
+    /// Takes a page, if the topic wants it.
+    fn take(&mut self, found: FoundPage, id: &str, matching: Matching) -> Result<bool, SearchError> {
         if self.missing() == 0 {
-            return Ok(());
+            return Ok(false);
         }
         let shard = found.shard as usize;
         if !self.hosts.admits(|| self.searcher.shards()[shard].url(found.page))? {
-            return Ok(());
-        }
-        // Query 2 must not find it again.
-        if matching == Matching::All {
-            self.taken.insert((shard, found.page));
+            return Ok(false);
         }
         self.hits.push(id, found.score, matching);
-        Ok(())
+        Ok(true)
     }
 
     fn finish(self) -> Answer {

@@ -119,7 +119,7 @@ impl<'a> Twin<'a> {
                     && filters.min_edu_score.is_none_or(|least| page.int_score.unwrap_or(-1) >= least)
             });
             let fresh: Vec<_> = passing.filter(|(_, number)| !taken.contains(number)).collect();
-            for (score, number) in fresh.into_iter().take(options.max_matches as usize) {
+            for (score, number) in fresh {
                 if hits.len() == options.pages_per_topic as usize {
                     break;
                 }
@@ -173,7 +173,7 @@ fn assert_same(got: &[Hit], expected: &[Hit], what: &str) {
     }
 }
 
-fn variants() -> [RetrieveOptions; 7] {
+fn variants() -> [RetrieveOptions; 9] {
     let plain = |pages_per_topic| RetrieveOptions { pages_per_topic, ..RetrieveOptions::default() };
     let filters = PageFilters {
         min_language_score: Some(0.35),
@@ -187,10 +187,13 @@ fn variants() -> [RetrieveOptions; 7] {
         plain(1),
         plain(10),
         plain(300),
+        plain(1_000),
         plain(4_000),
         RetrieveOptions { filters, ..plain(100) },
         RetrieveOptions { filters: english, topics_per_batch: 7, ..plain(1_000) },
         RetrieveOptions { max_pages_per_host: Some(3), max_matches: 200, ..plain(50) },
+        // The best pages are all of hosts that have enough: the rankings must be widened.
+        RetrieveOptions { max_pages_per_host: Some(3), max_matches: 60, ..plain(60) },
     ]
 }
 
