@@ -123,7 +123,8 @@ bench-search:
 
 # What other programs make of ours: `datasets` opens the sample run's dataset, ONNX Runtime and transformers
 # compute its model, OpenAI's client asks the embedded model's server, the service takes sign-ins of a provider
-# of OpenID Connect and hands a notice to a mail server, and Parquet is read from a server that speaks S3.
+# of OpenID Connect and hands a notice to a mail server, Parquet is read from a server that speaks S3, and the
+# sample's training is a config of nanotron.
 PARITY := $(or $(CARGO_TARGET_DIR),target)/parity
 parity: run
 	python3 -m venv $(PARITY)
@@ -131,6 +132,8 @@ parity: run
 	$(PARITY)/bin/python tests/parity/load_dataset.py runs/cosmopedia_v2/sample/dataset
 	$(PARITY)/bin/python tests/parity/load_croissant.py runs/cosmopedia_v2/sample/dataset
 	$(PARITY)/bin/python model/tests/parity/check_onnx.py runs/cosmopedia_v2/sample/export/model
+	$(PIPELINE) nanotron workflows/cosmopedia_v2.toml --output $(PARITY)/nanotron.yaml
+	$(PARITY)/bin/python tests/parity/nanotron_config.py $(PARITY)/nanotron.yaml
 	$(PARITY)/bin/python -W ignore tests/parity/openid_provider.py $(PIPELINE)
 	$(PARITY)/bin/python -W ignore tests/parity/object_stores.py $(PIPELINE)
 	$(PIPELINE) llm serve embedded --port 8097 & trap "kill $$!" EXIT; \

@@ -76,3 +76,61 @@ fn a_raised_limit_asks_for_the_cut_answers_alone_and_batch_files_bring_them() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     assert_eq!(statistics(runs.path())["superseded"], 0);
 }
+
+/// Two stages of ten prompts each share the run's limit: the first takes what it needs, the second what is left,
+/// and raising the limit goes on where they stopped.
+#[test]
+fn a_runs_limit_holds_over_its_stages_and_its_processes() {
+    const ANSWER: &str = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\ncontent-length: 170\r\nconnection: close\r\n\r\n";
+    let body = json!({
+        "choices": [{"message": {"content": "Sets hold things."}, "finish_reason": "stop"}],
+        "usage": {"prompt_tokens": 10, "completion_tokens": 20},
+    });
+    let body = format!("{:<170}", body.to_string());
+    let url = support::serve(Some(Box::leak(format!("{ANSWER}{body}").into_boxed_str())));
+    let folder = tempfile::tempdir().unwrap();
+    let rows = |stage: &str| {
+        let row = |n: usize| json!({"prompt_id": format!("{stage}{n}"), "prompt": format!("{stage} {n}?")});
+        (0..10).map(|n| row(n).to_string()).collect::<Vec<_>>().join("\n")
+    };
+    let mut text = "name = \"limited\"\n[limits]\nmax_requests = 14\n".to_owned();
+    for stage in ["one", "two"] {
+        std::fs::write(folder.path().join(format!("{stage}.jsonl")), rows(stage)).unwrap();
+        let paths = folder.path().join(format!("{stage}.jsonl"));
+        text.push_str(&format!(
+            "[stage.{stage}_prompts]\nkind = \"read\"\npaths = [{paths:?}]\n[stage.{stage}]\nkind = \"generate\"\n\
+             input = \"{stage}_prompts\"\nmin_tokens = 1\n[stage.{stage}.llm]\nbase_urls = [{url:?}]\nmodel = \"m\"\n\
+             usd_per_million_completion_tokens = 1000.0\n"
+        ));
+    }
+    let path = folder.path().join("limited.toml");
+    std::fs::write(&path, text).unwrap();
+    let runs = folder.path().join("runs");
+    let go = |until: &str, set: &[&str]| {
+        let mut command = pipeline();
+        command.arg("run").arg(&path).args(["--until", until, "--runs"]).arg(&runs);
+        set.iter().for_each(|set| {
+            command.args(["--set", set]);
+        });
+        run(&mut command)
+    };
+    let first = go("one", &[]);
+    assert_eq!(first.code, Some(0), "{}", first.err);
+    let second = go("two", &[]);
+    assert_eq!(second.code, Some(1), "{}", second.err);
+    for words in ["the run's budget of 14 requests", "raise max_requests in the workflow's [limits]"] {
+        assert!(second.err.contains(words), "{words} not in: {}", second.err);
+    }
+    let spent = || -> Json {
+        let file = std::fs::read(runs.join("limited/sample/.answers/spent.json")).unwrap();
+        serde_json::from_slice::<Json>(&file).unwrap()["stages"].clone()
+    };
+    let before = spent();
+    assert_eq!((&before["one"]["requests"], &before["two"]["requests"]), (&json!(10), &json!(4)), "{before}");
+    let third = go("two", &["limits.max_requests=20"]);
+    assert_eq!(third.code, Some(0), "{}", third.err);
+    let after = spent();
+    assert_eq!(after["two"]["requests"], 10, "{after}");
+    let usd = after["two"]["usd"].as_f64().unwrap();
+    assert!((usd - 10.0 * 20.0 * 1e-3).abs() < 1e-9, "{usd}");
+}

@@ -179,3 +179,53 @@ fn a_crawl_becomes_clean_text() {
     let text = GOOD_PAGE.replace("curator@museum.org", "email@example.com");
     assert_eq!(rows, [json!({"id": "<urn:uuid:1>", "text": text})]);
 }
+
+#[test]
+fn token_files_of_other_programs_come_in_as_the_shards_they_were_made_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = folder.path().join("runs");
+    std::fs::write(folder.path().join("pages.jsonl"), pages(0, 40)).unwrap();
+    let first_half = r#"
+        [stage.pages]
+        kind = "read"
+        paths = ["${env:OWN}/pages.jsonl"]
+        [stage.corpus]
+        kind = "mix"
+        inputs = { sources = ["pages"] }
+        [stage.corpus.subsets]
+        web = { stage = "pages" }
+        [stage.tokenizer]
+        kind = "tokenizer"
+        input = "corpus"
+        vocab_size = 400
+    "#;
+    let run_workflow = |name: &str, rest: &str| {
+        let path = folder.path().join(format!("{name}.toml"));
+        std::fs::write(&path, format!("name = \"{name}\"\n{first_half}\n{rest}")).unwrap();
+        run(pipeline().arg("run").arg(path).arg("--runs").arg(&runs).env("OWN", folder.path()))
+    };
+    let packed = run_workflow(
+        "there",
+        "[stage.tokens]\nkind = \"pack\"\nalso = [\"datatrove\", \"megatron\"]\n\
+         inputs = { corpus = \"corpus\", tokenizer = \"tokenizer\" }\n",
+    );
+    assert_eq!(packed.code, Some(0), "{}", packed.err);
+    let shards = runs.join("there/sample/tokens/web");
+    let import = |files: &str| {
+        format!(
+            "[stage.tokens]\nkind = \"import_tokens\"\ninput = \"tokenizer\"\n[stage.tokens.subsets]\nweb = [{files:?}]\n"
+        )
+    };
+    for (name, file) in
+        [("of_datatrove", "datatrove/tokens-00000.ds"), ("of_megatron", "megatron/tokens-00000.bin")]
+    {
+        let said = run_workflow(name, &import(&shards.join(file).display().to_string()));
+        assert_eq!(said.code, Some(0), "{}", said.err);
+        let taken_in = std::fs::read(runs.join(name).join("sample/tokens/web/tokens-00000.bin")).unwrap();
+        assert!(taken_in == std::fs::read(shards.join("tokens-00000.bin")).unwrap(), "{name}");
+    }
+    std::fs::remove_file(shards.join("megatron/tokens-00000.idx")).unwrap();
+    let said =
+        run_workflow("broken", &import(&shards.join("megatron/tokens-00000.bin").display().to_string()));
+    assert!(said.code == Some(2) && said.err.contains("tokens-00000.idx"), "{:?} {}", said.code, said.err);
+}

@@ -24,7 +24,7 @@ SCALES = (1, 3, 10)
 ROWS = int(os.environ.get("CORPUSMITH_BENCH_ROWS", 10_000))
 MEMORY = os.environ.get("CORPUSMITH_BENCH_MEMORY", "1GiB")
 # The part of ROWS that slow stages get.
-SLOW = {"extract": 0.5, "score": 0.02}
+SLOW = {"extract": 0.5, "score": 0.02, "embed": 0.02}
 
 STAGES = {
     "extract": "",
@@ -46,6 +46,21 @@ STAGES = {
     "filter": 'keep = "length(text) > 100"',
     "score": 'head = "edu_web"',
     "mix": "shuffle = true",
+    "embed": "",
+    "index": "shards = 2\nmemory_bytes = 67108864",
+    "retrieve": "pages_per_topic = 20",
+    "prompts": "shares = { middle_school = 0, college = 0, other = 0, code = 1 }",
+    "clean": "min_tokens = 1",
+}
+# Where a stage reads not only `pages`, what it reads, and the stages that it needs.
+INPUTS = {
+    "mix": '{ sources = ["pages"] }',
+    "retrieve": '{ topics = "topics", index = "index", pages = "pages" }',
+}
+OTHERS = {
+    "mix": '[stage.measured.subsets]\nall = { stage = "pages", weight = 1 }\n',
+    "retrieve": '[stage.topics]\nkind = "topics"\nmax_headings = 300\ntarget = 300\n'
+    '[stage.index]\nkind = "index"\ninput = "pages"\nshards = 2\nmemory_bytes = 67108864\n',
 }
 
 
@@ -60,7 +75,15 @@ def pages(source, count, as_html):
             draw.shuffle(sentences)
             last = ". ".join(sentences)
         text = f"<html><body><article><p>{last}</p></article></body></html>" if as_html else last
-        rows.append({"id": f"row-{at}", "url": f"https://host{at % 997}.example/{at}", "text": text, "license": "MIT"})
+        rows.append(
+            {
+                "id": f"row-{at}", "url": f"https://host{at % 997}.example/{at}", "text": text, "license": "MIT",
+                # As `generate` leaves them, for `clean`.
+                "prompt_id": f"row-{at}", "topic_id": "t", "prompt": "Explain this.", "seed_text": "", "audience": "general",
+                "style": "textbook", "completion": text, "finish_reason": "stop", "prompt_tokens": 3,
+                "completion_tokens": len(text) // 4,
+            }
+        )
         if len(rows) == 500 or at + 1 == count:
             yield pyarrow.Table.from_pylist(rows)
             rows = []
@@ -79,12 +102,11 @@ def write(source, count, folder, as_html):
 
 def peak_megabytes(binary, name, rows, folder):
     kind, settings = name.split()[0], STAGES[name]
-    role = 'inputs = { sources = ["pages"] }' if kind == "mix" else 'input = "pages"'
+    role = f"inputs = {INPUTS[kind]}" if kind in INPUTS else 'input = "pages"'
     workflow = folder / "workflow.toml"
     workflow.write_text(
         f'name = "memory"\n[stage.pages]\nkind = "read"\npaths = ["{rows}/*.parquet"]\n'
-        f'[stage.measured]\nkind = "{kind}"\n{role}\n{settings}\n'
-        + ('[stage.measured.subsets]\nall = { stage = "pages", weight = 1 }\n' if kind == "mix" else "")
+        f'[stage.measured]\nkind = "{kind}"\n{role}\n{settings}\n' + OTHERS.get(kind, "")
     )
     command = [binary, "run", workflow, "--runs", folder / "runs", "--memory-limit", MEMORY]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -19,6 +19,7 @@ pub use language_models::{
 pub use service::{LogsArgs, LsArgs, ServiceArgs, TokenCommand};
 
 use crate::engine::Engine;
+use crate::forecast::cluster::ClusterSize;
 use crate::observe::LogFormat;
 use crate::units;
 use crate::workflow::Overrides;
@@ -112,6 +113,8 @@ pub enum Command {
     Eval(EvalArgs),
     /// Hand a model on: safetensors, ONNX, GGUF.
     Export(ExportArgs),
+    /// A workflow's training as a config of nanotron, to be run on GPUs.
+    Nanotron(NanotronArgs),
     /// Let a model go on from a text.
     Generate(GenerateArgs),
     /// Talk with a model.
@@ -332,9 +335,36 @@ pub struct PlanArgs {
     /// The resources.
     #[command(flatten)]
     pub resources: ResourceArgs,
+    /// Tell also what the run would take on a cluster: 64x32 has 64 machines of 32 cores. `--threads` says how
+    /// many this machine had when it measured.
+    #[arg(long, value_name = "MACHINESxCORES")]
+    pub cluster: Option<ClusterSize>,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+/// Arguments of `nanotron`.
+#[derive(Debug, Args)]
+pub struct NanotronArgs {
+    /// The workflow.
+    #[command(flatten)]
+    pub workflow: WorkflowArgs,
+    /// The resources.
+    #[command(flatten)]
+    pub resources: ResourceArgs,
+    /// The `pretrain` stage, where there are several.
+    #[arg(long)]
+    pub stage: Option<String>,
+    /// GPUs among which each update's sequences are dealt.
+    #[arg(long, default_value_t = 8)]
+    pub gpus: usize,
+    /// Sequences that a GPU computes at once, at most.
+    #[arg(long, default_value_t = 8)]
+    pub micro_batch: usize,
+    /// The new file; printed when left out.
+    #[arg(long, value_name = "FILE")]
+    pub output: Option<PathBuf>,
 }
 
 /// Arguments of `run` and `retry`.

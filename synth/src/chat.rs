@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use error::{BudgetKind, ChatError};
+pub use error::{BudgetKind, BudgetScope, ChatError};
 pub use key::{RequestId, RequestKey};
 
 /// Longest answer asked for, in tokens (huggingface/cosmopedia, `generation/`).

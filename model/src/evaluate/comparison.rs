@@ -104,6 +104,12 @@ impl Comparison {
         Ok(())
     }
 
+    /// All reports, in order of appearance.
+    #[must_use]
+    pub fn reports(&self) -> &[Measured] {
+        &self.reports
+    }
+
     /// The models, in order of appearance.
     fn models(&self) -> Vec<&str> {
         let mut seen = BTreeSet::new();

@@ -142,7 +142,11 @@ impl PretrainOptions {
         settings
     }
 
-    pub(super) fn check(&self) -> Result<(), TrainError> {
+    /// Checks what can be said before the data is seen; not the model's shape.
+    ///
+    /// # Errors
+    /// The option that cannot be.
+    pub fn check(&self) -> Result<(), TrainError> {
         if self.context_tokens == 0 || self.batch_sequences == 0 || self.steps == 0 {
             let field = "context_tokens, batch_sequences and steps";
             return Err(TrainError::Option { field, rule: "they must be above 0" });

@@ -145,6 +145,12 @@ impl TokenDataset {
         &self.digest
     }
 
+    /// Digest of the tokenizer that made the shards; none of a data set without shards.
+    #[must_use]
+    pub fn tokenizer_digest(&self) -> Option<[u8; 32]> {
+        self.sources.iter().flat_map(|source| source.shards.iter()).next().map(Shard::tokenizer_digest)
+    }
+
     /// Size of the shards' vocabulary.
     #[must_use]
     pub fn vocab_size(&self) -> usize {

@@ -70,7 +70,13 @@ pub struct EvalArgs {
     /// Tasks by likelihood: hellaswag, winogrande, piqa, siqa, openbookqa, arc_easy, arc_challenge, commonsense_qa,
     /// mmlu, mmlu_pro, boolq; by what the model writes: triviaqa, gsm8k, humaneval, ifeval; or the path of a task
     /// file. May be repeated.
-    #[arg(long = "task", value_name = "TASK=FILE", required_unless_present = "compare")]
+    #[arg(
+        long = "task",
+        visible_alias = "tasks",
+        value_name = "TASK=FILE",
+        num_args = 1..,
+        required_unless_present = "compare"
+    )]
     pub tasks: Vec<String>,
     /// Most items of a task, or of each of its groups.
     #[arg(long, default_value_t = 1000)]
@@ -90,6 +96,9 @@ pub struct EvalArgs {
     /// The Python 3 that runs the programs which models write (humaneval), in a sandbox.
     #[arg(long, default_value = "python3")]
     pub python: PathBuf,
+    /// Write a plot of each task's leading figure (`acc_norm`, where there is one) to this file, as SVG.
+    #[arg(long, value_name = "FILE")]
+    pub plot: Option<PathBuf>,
     /// The table as CSV: a line a model, task and figure.
     #[arg(long)]
     pub csv: bool,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use model::evaluate::{
-    Comparison, EngineGenerator, EvaluateError, GenerationOptions, Generator, GgufScorer, Measured,
+    Comparison, EngineGenerator, EvaluateError, Figure, GenerationOptions, Generator, GgufScorer, Measured,
     ModelScorer, Report, Scorer, TaskOptions,
 };
 use model::infer::{EngineOptions, Model, ModelOptions};
@@ -20,6 +20,8 @@ use super::Failure;
 use super::llm::{find_model, trained_folder};
 use crate::benchmarks::Benchmark;
 use crate::cli::EvalArgs;
+use crate::durable;
+use crate::report::plot::{self, Bar};
 use crate::runner::error::chain;
 
 type AnyError<'a> = &'a (dyn std::error::Error + 'static);
@@ -54,12 +56,36 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
     if let Some(mut answers) = answers {
         answers.flush().map_err(|error| failed(&error))?;
     }
+    if let Some(path) = &args.plot {
+        durable::write_file(path, plot(&comparison).as_bytes()).map_err(|error| failed(&error))?;
+    }
     match (args.json, args.csv) {
         (true, _) => {}
         (false, true) => println!("{}", comparison.csv()),
         (false, false) => println!("{}", comparison.markdown()),
     }
     Ok(())
+}
+
+/// A task's leading figure, of each model: `acc_norm` where a task has it, else its first.
+fn plot(comparison: &Comparison) -> String {
+    let mut figures: Vec<(&str, Bar)> = Vec::new();
+    for Measured { model, report } in comparison.reports() {
+        let all = report.figures();
+        let leading = all.iter().find(|figure| figure.name == "acc_norm").or(all.first());
+        if let Some(Figure { name, value, .. }) = leading {
+            let label = format!("{} {name} · {}", report.task(), short(model));
+            figures.push((report.task(), Bar { label, value: (value * 1e4).round() / 1e4 }));
+        }
+    }
+    figures
+        .sort_by_key(|(task, _)| comparison.reports().iter().position(|other| other.report.task() == *task));
+    plot::file(&plot::bars(&figures.into_iter().map(|(_, bar)| bar).collect::<Vec<_>>()))
+}
+
+/// A model's name without the folders before it.
+fn short(model: &str) -> &str {
+    model.trim_end_matches('/').rsplit('/').next().unwrap_or(model)
 }
 
 /// `piqa=valid.jsonl`, or `piqa=valid.jsonl,labels.lst`, or `gsm8k=test.parquet,train.parquet`; a task file of one's own

@@ -11,7 +11,7 @@ use crate::assets::{Asset, AssetStore};
 use crate::cli::{LlmCommand, ServeArgs};
 use crate::llm_server::{Server, ServerOptions};
 use crate::runner::error::chain;
-use crate::stages::llm::EMBEDDED_MODEL;
+use crate::stages::embedded::EMBEDDED_MODEL;
 
 /// The word for the model that comes with the program.
 const EMBEDDED: &str = "embedded";

@@ -16,6 +16,7 @@ mod init;
 mod inspect;
 mod integrity;
 mod llm;
+mod nanotron;
 mod plan;
 mod prompts;
 mod publish;
@@ -115,6 +116,7 @@ pub fn main(cli: Cli) -> ExitCode {
         Command::Prompts(command) => prompts::prompts(&command),
         Command::Eval(args) => eval::eval(&args),
         Command::Export(args) => export::export(&args),
+        Command::Nanotron(args) => nanotron::nanotron(&args),
         Command::Generate(args) => talk::generate(&args),
         Command::Chat(args) => talk::chat(&args),
         Command::Llm(command) => llm::llm(&command),

@@ -1,5 +1,6 @@
 //! `pipeline plan`: the graph, what is up to date, and what a run would do and take.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde_json::json;
@@ -7,6 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Failure, runtime};
 use crate::cli::{PlanArgs, ResourceArgs, WorkflowArgs};
+use crate::forecast::cluster::{self, ClusterSize, Share};
 use crate::forecast::{Forecaster, Outlook, Past};
 use crate::runner::error::{Fault, RunError, StageError};
 use crate::runner::lock::Fence;
@@ -66,20 +68,34 @@ pub fn run_options(resources: &ResourceArgs) -> RunOptions {
 /// # Errors
 /// See [`show`].
 pub fn plan(args: &PlanArgs) -> Result<(), Failure> {
-    show(&args.workflow, &args.resources, args.json)
+    show(&args.workflow, &args.resources, args.cluster, args.json)
 }
 
 /// Shows what a run would do and take; writes nothing.
 ///
 /// # Errors
 /// The workflow has problems, or an input is missing.
-pub fn show(workflow: &WorkflowArgs, resources: &ResourceArgs, as_json: bool) -> Result<(), Failure> {
+pub fn show(
+    workflow: &WorkflowArgs,
+    resources: &ResourceArgs,
+    cluster: Option<ClusterSize>,
+    as_json: bool,
+) -> Result<(), Failure> {
     let workflow = workflow::load(&workflow.workflow, &workflow.overrides())?;
     let options = run_options(resources);
     let forecasts = forecast(&workflow, &options)?;
+    let shares = cluster.map(|size| shares(&forecasts, size, &options));
     if as_json {
-        for forecast in &forecasts {
-            println!("{}", forecast.json());
+        for (at, forecast) in forecasts.iter().enumerate() {
+            let mut json = forecast.json();
+            if let Some(Share { place, seconds, tasks, moved_bytes }) =
+                shares.as_ref().map(|shares| shares[at])
+            {
+                json["cluster"] = json!({
+                    "place": place.name(), "seconds": seconds, "tasks": tasks, "moved_bytes": moved_bytes,
+                });
+            }
+            println!("{json}");
         }
         return Ok(());
     }
@@ -87,6 +103,9 @@ pub fn show(workflow: &WorkflowArgs, resources: &ResourceArgs, as_json: bool) ->
     println!("{}", dag::draw(&workflow.stages));
     print!("{}", rows_of(&forecasts));
     println!("\n{}", totals(&forecasts, &options, &workflow.profile));
+    if let Some((size, shares)) = cluster.zip(shares) {
+        print!("\n{}", on_cluster(&forecasts, &shares, size));
+    }
     for Forecast { node, doubt, .. } in &forecasts {
         if let Some(doubt) = doubt {
             println!("{} could not be looked at: {doubt}", node.id);
@@ -132,13 +151,12 @@ fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Fore
         }
         let outlook = match last {
             Some(last) if state == State::UpToDate => {
-                forecaster.done(node, last.manifest.rows_out);
-                Outlook { rows: Some(last.manifest.rows_out as f64), ..Outlook::default() }
+                let rows = Some(last.manifest.rows_out as f64);
+                let disk_bytes = Some(last.manifest.files.iter().map(|file| file.bytes as f64).sum());
+                forecaster.done(node, last);
+                Outlook { rows, disk_bytes, ..Outlook::default() }
             }
-            last => {
-                let past = last.or_else(|| Past::of_another(&env.run_folder, &node.id));
-                forecaster.expect(node, past.as_ref())
-            }
+            last => forecaster.expect(node, last.or_else(|| Past::of_another(&env.run_folder, &node.id))),
         };
         forecasts.push(Forecast { node, state, outlook, doubt });
     }
@@ -177,7 +195,7 @@ fn rows_of(forecasts: &[Forecast<'_>]) -> String {
             state.name().to_owned(),
             outlook.rows.map_or_else(|| "?".to_owned(), count),
             shown(outlook.seconds, |seconds| duration(Duration::from_secs_f64(seconds))),
-            shown(outlook.disk_bytes, |bytes| size(bytes as u64)),
+            shown(outlook.disk_bytes.filter(|_| working), |bytes| size(bytes as u64)),
             memory,
             asks.map(|asks| count(asks.requests.expected)).unwrap_or_default(),
             asks.map(|asks| {
@@ -190,6 +208,50 @@ fn rows_of(forecasts: &[Forecast<'_>]) -> String {
         ]
     });
     table::render(&header, rows.collect(), &[0, 1])
+}
+
+/// What each stage takes on a cluster.
+fn shares(forecasts: &[Forecast<'_>], size: ClusterSize, options: &RunOptions) -> Vec<Share> {
+    let bytes: BTreeMap<&str, Option<f64>> =
+        forecasts.iter().map(|forecast| (forecast.node.id.as_str(), forecast.outlook.disk_bytes)).collect();
+    let share = |Forecast { node, outlook, .. }: &Forecast<'_>| {
+        // What the first role has is cut into tasks; the rest is read by each.
+        let first = node.kind.inputs.first().and_then(|input| node.inputs.get(input.role));
+        let read = first.map(|ids| ids.iter().map(|id| bytes.get(id.as_str()).copied().flatten()).sum());
+        cluster::share(node, outlook, size, options.threads, read.unwrap_or(None), options.shard_bytes)
+    };
+    forecasts.iter().map(share).collect()
+}
+
+/// The table of the stages on a cluster, and its sum.
+fn on_cluster(forecasts: &[Forecast<'_>], shares: &[Share], cluster: ClusterSize) -> String {
+    let working = |forecast: &Forecast<'_>| !matches!(forecast.state, State::UpToDate | State::Fused);
+    let pairs = || forecasts.iter().zip(shares).filter(|(forecast, _)| working(forecast));
+    let time = |seconds: f64| duration(Duration::from_secs_f64(seconds));
+    let rows = pairs().map(|(Forecast { node, outlook, .. }, share)| {
+        let usd = outlook.asks.as_ref().map(|asks| asks.usd.expected).filter(|usd| *usd > 0.0);
+        [
+            node.id.clone(),
+            share.place.name().to_owned(),
+            share.tasks.map(count).unwrap_or_default(),
+            share.seconds.map(time).unwrap_or_default(),
+            share.moved_bytes.map(|bytes| size(bytes as u64)).unwrap_or_default(),
+            usd.map(money).unwrap_or_default(),
+        ]
+    });
+    let title = format!("time on {cluster}");
+    let header = ["stage", "where", "tasks", title.as_str(), "read + written", "US$"];
+    let table = table::render(&header, rows.collect(), &[0, 1]);
+    let seconds: f64 = pairs().filter_map(|(_, share)| share.seconds).sum();
+    let moved: f64 = pairs().filter_map(|(_, share)| share.moved_bytes).sum();
+    format!(
+        "{table}on {} machines of {} cores: {}, stage after stage; {} between them and the shared disk. \
+         Tasks of equal length, none lost: docs/SCALE.md says what skew, stragglers and preemption add\n",
+        cluster.machines,
+        cluster.cores,
+        time(seconds),
+        size(moved as u64)
+    )
 }
 
 /// What all of it takes together, and where the figures come from.

@@ -1,6 +1,6 @@
 //! `pipeline prompts`: look at finished prompts, and check templates.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::record_batch::RecordBatch;
 use datafusion::prelude::{col, lit};
@@ -9,6 +9,7 @@ use synth::prompts::{PromptSet, lint};
 use super::{Failure, runtime};
 use crate::cli::PromptsCommand;
 use crate::inspect::{self, generated};
+use crate::manifest::Manifest;
 use crate::stages::text_column;
 use crate::units;
 
@@ -104,12 +105,30 @@ fn print_table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) {
     }
 }
 
+/// The folder of a run's `prompts` stage, or the folder itself if it is one. Of several the one that is called
+/// `prompts`.
+fn prompts_stage(run: &Path) -> Option<PathBuf> {
+    let is_prompts = |folder: &PathBuf| {
+        Manifest::read(folder).ok().flatten().is_some_and(|manifest| manifest.kind == "prompts")
+    };
+    let stages = std::fs::read_dir(run).into_iter().flatten().flatten().map(|entry| entry.path());
+    // Begun stages have names with a dot.
+    let begun =
+        |path: &PathBuf| path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
+    let finished = stages.filter(|path| !begun(path));
+    let mut found: Vec<PathBuf> = finished.chain([run.to_owned()]).filter(is_prompts).collect();
+    found.sort_by_key(|folder| (!folder.ends_with("prompts"), folder.clone()));
+    found.into_iter().next()
+}
+
 fn preview(run: &Path, topic: Option<&str>, style: Option<&str>, n: usize) -> Result<(), Failure> {
     let wrong = |message: String| {
         Failure::message(message, "run the workflow first: `pipeline run <workflow> --until prompts`")
     };
     let session = inspect::session().map_err(Failure::run)?;
-    let mut rows = inspect::table(&session, &run.join("prompts")).map_err(wrong)?;
+    let stage = prompts_stage(run)
+        .ok_or_else(|| wrong(format!("{} has no finished stage of the kind `prompts`", run.display())))?;
+    let mut rows = inspect::table(&session, &stage).map_err(wrong)?;
     if let Some(topic) = topic {
         let pattern = format!("%{topic}%");
         rows = rows.filter(col("topic_id").like(lit(pattern))).map_err(Failure::run)?;

@@ -36,7 +36,7 @@ pub fn run(args: &RunArgs) -> Result<(), Failure> {
     }
     let workflow = workflow::load(&args.workflow.workflow, &args.workflow.overrides())?;
     if args.dry_run {
-        return plan::show(&args.workflow, &args.resources, args.json);
+        return plan::show(&args.workflow, &args.resources, None, args.json);
     }
     execute(&workflow, args, started)
 }

@@ -6,6 +6,7 @@
 //! a row. An earlier run is one of this profile or, failing that, of the same workflow's other
 //! profiles: so a run of the sample tells what the published scale takes on this machine.
 
+pub mod cluster;
 mod past;
 
 use std::collections::BTreeMap;
@@ -18,6 +19,7 @@ use crate::workflow::{OutputMode, StageNode};
 /// What the stages before a stage, and its own earlier runs, tell of it.
 pub struct Before<'a> {
     rows: BTreeMap<&'a str, Option<f64>>,
+    inputs: BTreeMap<&'a str, Vec<&'a Past>>,
     /// Its last run.
     pub past: Option<&'a Past>,
 }
@@ -31,6 +33,11 @@ impl Before<'_> {
     /// The spread of a column over the last run's rows.
     pub fn spread(&self, column: &str) -> Option<Spread> {
         self.past?.spread(column)
+    }
+
+    /// The spread of a column over what the first of the stages in a role made last.
+    pub fn input_spread(&self, role: &str, column: &str) -> Option<Spread> {
+        self.inputs.get(role)?.first()?.spread(column)
     }
 }
 
@@ -70,21 +77,36 @@ pub struct Outlook {
 #[derive(Default)]
 pub struct Forecaster<'a> {
     rows: BTreeMap<&'a str, Option<f64>>,
+    pasts: BTreeMap<&'a str, Past>,
 }
 
 impl<'a> Forecaster<'a> {
     /// What is there already.
-    pub fn done(&mut self, node: &'a StageNode, rows: u64) {
-        self.rows.insert(&node.id, Some(rows as f64));
+    pub fn done(&mut self, node: &'a StageNode, past: Past) {
+        self.rows.insert(&node.id, Some(past.manifest.rows_out as f64));
+        self.pasts.insert(&node.id, past);
     }
 
     /// What a stage will probably take.
-    pub fn expect(&mut self, node: &'a StageNode, past: Option<&Past>) -> Outlook {
+    pub fn expect(&mut self, node: &'a StageNode, past: Option<Past>) -> Outlook {
+        let outlook = self.outlook(node, past.as_ref());
+        self.rows.insert(&node.id, outlook.rows);
+        if let Some(past) = past {
+            self.pasts.insert(&node.id, past);
+        }
+        outlook
+    }
+
+    fn outlook(&self, node: &StageNode, past: Option<&Past>) -> Outlook {
         let rows_of = |ids: &[String]| {
             ids.iter().map(|id| self.rows.get(id.as_str()).copied().flatten()).sum::<Option<f64>>()
         };
-        let rows = node.inputs.iter().map(|(role, ids)| (role.as_str(), rows_of(ids))).collect();
-        let before = Before { rows, past };
+        let pasts_of = |ids: &[String]| ids.iter().filter_map(|id| self.pasts.get(id.as_str())).collect();
+        let before = Before {
+            rows: node.inputs.iter().map(|(role, ids)| (role.as_str(), rows_of(ids))).collect(),
+            inputs: node.inputs.iter().map(|(role, ids)| (role.as_str(), pasts_of(ids))).collect(),
+            past,
+        };
         let own = node.stage.expect(&before);
         let rows_in = node.kind.inputs.first().and_then(|input| before.rows(input.role));
         let kept = past.and_then(Past::rows_out_per_row_in);
@@ -94,7 +116,6 @@ impl<'a> Forecaster<'a> {
             same_kind.filter(|past| node.kind.inputs.is_empty() && past.manifest.config == node.config);
         let again = again.map(|past| past.manifest.rows_out as f64);
         let rows = own.rows.or_else(|| Some(rows_in? * kept?)).or(again);
-        self.rows.insert(&node.id, rows);
 
         let times = own.work.or_else(|| {
             let past = same_kind?;

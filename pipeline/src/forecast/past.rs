@@ -32,7 +32,8 @@ impl Spread {
         Self { rows: 1, sum: value, sum_of_squares: value * value }
     }
 
-    fn add(&mut self, value: f64) {
+    /// Counts a figure.
+    pub fn add(&mut self, value: f64) {
         self.rows += 1;
         self.sum += value;
         self.sum_of_squares += value * value;

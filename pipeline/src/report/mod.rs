@@ -4,6 +4,7 @@ mod clusters;
 mod comparison;
 mod duplicates;
 mod generated;
+mod generators;
 mod learning;
 mod mixture;
 mod outputs;
@@ -125,7 +126,8 @@ async fn write_stage(
             histogram(page, outputs, &node.id, "style", "Prompts by style").await;
         }
         "generate" => histogram(page, outputs, &node.id, "finish_reason", "Answers by their end").await,
-        "mix" => mixture::write(page, outputs, node).await?,
+        "mix" => mixture::write(page, outputs, node, manifest).await?,
+        "compare" => generators::write(page, outputs, node).await?,
         "compare_models" => comparison::write(page, folder)?,
         "scaling_law" => scaling_law::write(page, folder)?,
         "train_classifier" => training::write(page, folder)?,

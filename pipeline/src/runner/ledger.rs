@@ -1,14 +1,15 @@
 //! Rows that leave the line: dropped by a rule, or failed. Each has a reason, is counted, and may
-//! be written to a side table.
+//! be written to a side table. Beside them stand the figures that a stage notes of its work.
 
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use arrow::array::{ArrayRef, RecordBatch, StringArray};
+use arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use arrow::error::ArrowError;
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 
 use super::shards::write_batches;
 use crate::durable::WriteError;
@@ -55,11 +56,12 @@ impl LostRow {
 /// Where operators report rows: `(id, reason, detail)`.
 pub type RowSink = Arc<dyn Fn(String, String, String) + Send + Sync>;
 
-/// Collects the lost rows of one task.
+/// Collects the lost rows of one task, and what is to be told of it.
 #[derive(Clone)]
 pub struct Ledger {
     dropped: Arc<Mutex<Collected>>,
     quarantined: Arc<Mutex<Collected>>,
+    figures: Arc<Mutex<BTreeMap<String, Json>>>,
 }
 
 struct Collected {
@@ -77,6 +79,14 @@ pub struct LostRows {
     /// The first of them in the order of ids.
     pub first: Option<LostRow>,
     rows: Option<Sorted>,
+}
+
+/// Puts the figures of tasks together: counts are added, of others the last stands.
+pub fn add_figures(all: &mut BTreeMap<String, Json>, more: BTreeMap<String, Json>) {
+    for (name, value) in more {
+        let sum = all.get(&name).and_then(Json::as_u64).zip(value.as_u64()).map(|(a, b)| a + b);
+        all.insert(name, sum.map_or(value, Json::from));
+    }
 }
 
 fn locked(rows: &Mutex<Collected>) -> MutexGuard<'_, Collected> {
@@ -124,7 +134,40 @@ impl Ledger {
     pub fn new(spill_folder: &Path, dropped: DroppedRows) -> Self {
         let spill = Spill { folder: spill_folder.to_owned(), memory_bytes: MEMORY_BYTES };
         let kept = (dropped == DroppedRows::Keep).then(|| spill.sorter(2));
-        Self { dropped: Collected::new(kept), quarantined: Collected::new(Some(spill.sorter(2))) }
+        Self {
+            dropped: Collected::new(kept),
+            quarantined: Collected::new(Some(spill.sorter(2))),
+            figures: Arc::default(),
+        }
+    }
+
+    /// Notes a figure for the manifest, which must follow from the data. See [`add_figures`] for a stage with
+    /// several tasks.
+    pub fn note_figure(&self, name: &str, value: Json) {
+        add_figures(&mut self.figures(), [(name.to_owned(), value)].into());
+    }
+
+    /// Adds to a count among the figures; nothing is no figure.
+    pub fn count(&self, name: &str, rows: u64) {
+        if rows > 0 {
+            self.note_figure(name, rows.into());
+        }
+    }
+
+    /// Counts the rows of a batch that have nothing in a column, as `rows_without_<column>`.
+    pub fn count_nulls(&self, batch: &RecordBatch, column: &str) {
+        if let Some(values) = batch.column_by_name(column) {
+            self.count(&format!("rows_without_{column}"), values.null_count() as u64);
+        }
+    }
+
+    fn figures(&self) -> MutexGuard<'_, BTreeMap<String, Json>> {
+        self.figures.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the figures out.
+    pub fn take_figures(&self) -> BTreeMap<String, Json> {
+        std::mem::take(&mut *self.figures())
     }
 
     /// For rows that a rule drops.
@@ -253,6 +296,19 @@ mod tests {
         let ids = crate::stages::testing::strings(&batches, "id");
         assert_eq!(ids, (0..10_000).map(|n| format!("row {n:05}")).collect::<Vec<_>>());
         assert_eq!(crate::stages::testing::strings(&batches, "detail")[7], "detail\u{0}7");
+    }
+
+    #[test]
+    fn counts_of_tasks_are_added_and_other_figures_stand() {
+        let ledger = Ledger::default();
+        ledger.count("rows_without_text", 2);
+        ledger.count("rows_without_text", 3);
+        ledger.count("rows_without_url", 0);
+        ledger.note_figure("mixture", serde_json::json!({"web": 1}));
+        let mut all = BTreeMap::from([("rows_without_text".to_owned(), Json::from(10))]);
+        add_figures(&mut all, ledger.take_figures());
+        assert_eq!(Json::from_iter(all), serde_json::json!({"rows_without_text": 15, "mixture": {"web": 1}}));
+        assert!(ledger.take_figures().is_empty());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use crate::durable;
 use crate::engine::{self, Engine};
 use crate::integrity::guard::Guard;
 use crate::manifest::Manifest;
-use crate::stages::blocking;
+use crate::stages::{LlmSessions, blocking};
 use crate::workflow::{OutputMode, StageNode, Workflow};
 use context::{Environment, StageContext};
 use error::{Fault, RunError, StageError};
@@ -117,7 +117,7 @@ pub fn environment(
         threads: options.threads,
         shard_bytes: options.shard_bytes,
         engine: options.engine.clone().or_else(|| workflow.engine.clone()).unwrap_or_default(),
-        llm: crate::stages::LlmSessions::default(),
+        llm: LlmSessions::new(workflow.limits.clone()),
         fence,
         guard: Guard::default(),
         stop,
@@ -201,6 +201,7 @@ pub async fn run(
             break;
         };
         memory_in_use -= node.stage.needs().memory_bytes;
+        env.llm.note_spending(&node.id);
         match result {
             Ok(status) => {
                 done.insert(node.id.clone(), status);

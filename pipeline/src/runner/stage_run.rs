@@ -18,6 +18,7 @@ use datafusion::error::DataFusionError;
 use digests::Seal;
 use futures::{StreamExt, TryStreamExt, stream};
 use serde::{Deserialize, Serialize};
+use serde_json::Value as Json;
 use service::trace;
 use tokio::sync::mpsc;
 use tracing::Instrument;
@@ -26,7 +27,7 @@ use tracing::field::Empty;
 use super::context::{Environment, StageContext};
 use super::error::StageError;
 use super::inputs::InputResolver;
-use super::ledger::{Ledger, LostRows};
+use super::ledger::{Ledger, LostRows, add_figures};
 use super::progress::StageProgress;
 use super::shards::ShardWriter;
 use crate::cluster;
@@ -58,6 +59,9 @@ pub struct TaskRecord {
     /// The first failed row's failure, for people.
     #[serde(default)]
     pub first_failure: Option<String>,
+    /// What the stage notes of its work.
+    #[serde(default)]
+    pub figures: BTreeMap<String, Json>,
     /// Wall-clock time, in seconds.
     pub seconds: f64,
 }
@@ -309,6 +313,7 @@ impl StageRun<'_> {
             manifest.side_files.push(record_file(partial, index).map_err(|error| ctx.write_error(&error))?);
             manifest.rows_out += record.files.iter().filter_map(|file| file.rows).sum::<u64>();
             manifest.files.extend(record.files);
+            add_figures(&mut manifest.metrics, record.figures);
             for (reason, rows) in record.dropped {
                 *manifest.dropped.entry(reason).or_insert(0) += rows;
             }
@@ -399,6 +404,7 @@ impl StageRun<'_> {
                 .first
                 .as_ref()
                 .map(|row| format!("{} ({}): {}", row.id, row.reason, row.detail)),
+            figures: ctx.ledger.take_figures(),
             seconds: started.elapsed().as_secs_f64(),
         };
         let write = |record: &mut TaskRecord| {

@@ -35,6 +35,8 @@ pub struct PackageSpec {
     pub sdist: &'static str,
     /// Repository its files are attributed to, `owner/name`.
     pub repo_name: &'static str,
+    /// SPDX identifier of its code's licence.
+    pub licence: &'static str,
     /// Version, put where the documentation says `|version|` or `|release|`.
     pub version: &'static str,
     /// Day of the release: the `date` of its pages.
@@ -79,6 +81,7 @@ impl Package {
             Self::Django => PackageSpec {
                 sdist: "django-5.2.19.tar.gz",
                 repo_name: "django/django",
+                licence: "BSD-3-Clause",
                 version: "5.2",
                 date: "2026-11-03T00:00:00Z",
                 docs: Some(DocSet {
@@ -93,6 +96,7 @@ impl Package {
             Self::Sympy => PackageSpec {
                 sdist: "sympy-1.14.0.tar.gz",
                 repo_name: "sympy/sympy",
+                licence: "BSD-3-Clause",
                 version: "1.14.0",
                 date: "2025-04-27T00:00:00Z",
                 docs: Some(DocSet {
@@ -107,6 +111,7 @@ impl Package {
             Self::Networkx => PackageSpec {
                 sdist: "networkx-3.6.1.tar.gz",
                 repo_name: "networkx/networkx",
+                licence: "BSD-3-Clause",
                 version: "3.6.1",
                 date: "2025-12-08T00:00:00Z",
                 docs: Some(DocSet {
@@ -121,6 +126,7 @@ impl Package {
             Self::Sphinx => PackageSpec {
                 sdist: "sphinx-9.0.4.tar.gz",
                 repo_name: "sphinx-doc/sphinx",
+                licence: "BSD-2-Clause",
                 version: "9.0.4",
                 date: "2025-12-04T00:00:00Z",
                 docs: Some(DocSet {
@@ -135,6 +141,7 @@ impl Package {
             Self::Celery => PackageSpec {
                 sdist: "celery-5.7.0.tar.gz",
                 repo_name: "celery/celery",
+                licence: "BSD-3-Clause",
                 version: "5.7.0",
                 date: "2026-11-05T00:00:00Z",
                 docs: None,

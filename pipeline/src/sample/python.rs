@@ -23,6 +23,8 @@ pub struct PythonFile {
     pub repo_name: &'static str,
     /// Path inside the package.
     pub path: String,
+    /// SPDX identifier of its licence.
+    pub license: &'static str,
     /// Length in bytes.
     pub length_bytes: i64,
     /// The file.
@@ -32,7 +34,7 @@ pub struct PythonFile {
 /// Iterator over the Python files of a package, in the archive's order; unpacks as it goes.
 pub struct PythonFiles {
     items: Receiver<Result<Item, SampleError>>,
-    repo_name: &'static str,
+    package: Package,
     on_reject: OnReject,
 }
 
@@ -48,7 +50,7 @@ pub fn python_files(
 ) -> PythonFiles {
     let path = Box::new(|path: &str| path.ends_with(".py"));
     let items = read(sdist, Wanted { path, max_file_bytes: options.max_python_file_bytes });
-    PythonFiles { items, repo_name: package.spec().repo_name, on_reject }
+    PythonFiles { items, package, on_reject }
 }
 
 impl Iterator for PythonFiles {
@@ -63,8 +65,9 @@ impl Iterator for PythonFiles {
                 }
                 Ok(Item::File(file)) => Some(Ok(PythonFile {
                     blob_id: git_blob_id(file.text.as_bytes()),
-                    repo_name: self.repo_name,
+                    repo_name: self.package.spec().repo_name,
                     path: file.path,
+                    license: self.package.spec().licence,
                     length_bytes: file.text.len() as i64,
                     text: file.text,
                 })),
@@ -82,7 +85,7 @@ fn git_blob_id(bytes: &[u8]) -> String {
     hex(&hasher.finalize())
 }
 
-/// `blob_id, repo_name, path` strings, `length_bytes` i64, `text` string; nothing is null.
+/// `blob_id, repo_name, path` strings, `length_bytes` i64, `text, license` strings; nothing is null.
 pub fn python_file_schema() -> SchemaRef {
     let string = |name| Field::new(name, DataType::Utf8, false);
     Arc::new(Schema::new(vec![
@@ -91,6 +94,7 @@ pub fn python_file_schema() -> SchemaRef {
         string("path"),
         Field::new("length_bytes", DataType::Int64, false),
         string("text"),
+        string("license"),
     ]))
 }
 
@@ -112,6 +116,7 @@ pub fn python_file_batches(
             string(|file| &file.path),
             Arc::new(Int64Array::from_iter_values(files.iter().map(|file| file.length_bytes))),
             string(|file| &file.text),
+            string(|file| file.license),
         ];
         Ok(RecordBatch::try_new(python_file_schema(), columns)?)
     })
@@ -149,6 +154,7 @@ mod tests {
         assert_eq!(strings(0)[0], "ce013625030ba8dba906f756967f9e9ca394464a");
         assert_eq!(strings(1), ["celery/celery"; 2]);
         assert_eq!(strings(2), ["a.py", "c/d.py"]);
+        assert_eq!(strings(5), ["BSD-3-Clause"; 2]);
         let lengths = batches[0].column(3).as_any().downcast_ref::<Int64Array>().unwrap();
         assert_eq!(lengths.values(), &[6, 7]);
         assert_eq!(*rejects.lock().unwrap(), ["empty"]);

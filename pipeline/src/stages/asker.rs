@@ -57,7 +57,7 @@ impl Asker {
     /// # Errors
     /// [`AskFailure`].
     pub async fn ask(&self, id: &str, prompt: &str, attempt: u32) -> Result<String, AskFailure> {
-        let mut chat = ChatRequest::new(&self.config.model, vec![Message::user(prompt)]);
+        let mut chat = ChatRequest::new(self.model.name(), vec![Message::user(prompt)]);
         chat.max_new_tokens = self.sampling.max_new_tokens;
         chat.temperature = self.sampling.temperature;
         chat.repetition_penalty = self.sampling.repetition_penalty;

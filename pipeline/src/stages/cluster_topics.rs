@@ -159,7 +159,7 @@ impl Stage for ClusterTopicsConfig {
                 }
             }
         }
-        let source = format!("llm:{}", self.llm.model);
+        let source = format!("llm:{}", self.llm.name());
         let texts = |text: fn(&ClusterName) -> &str| -> ArrayRef {
             Arc::new(StringArray::from_iter_values(kept.iter().map(|(_, _, name)| text(name))))
         };

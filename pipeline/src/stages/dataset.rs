@@ -47,6 +47,11 @@ pub const KIND: StageKind = StageKind {
             about: "an `evaluate` stage, for its figures",
             count: InputCount::Optional,
         },
+        InputRole {
+            role: "mixture",
+            about: "the `mix` stage of the corpus, for its weights and repeats",
+            count: InputCount::Optional,
+        },
     ],
     output: OutputKind::Folder,
     schema: super::schema_of::<DatasetConfig>,
@@ -101,6 +106,14 @@ struct Published {
     schema: SchemaRef,
 }
 
+/// What other stages tell in their manifests.
+#[derive(Default)]
+struct Told {
+    packed: BTreeMap<String, Json>,
+    evaluation: BTreeMap<String, Json>,
+    mixture: BTreeMap<String, Json>,
+}
+
 fn default_licence() -> String {
     "other".to_owned()
 }
@@ -151,9 +164,13 @@ impl Stage for DatasetConfig {
             let manifest = Manifest::read(folder).map_err(|error| ctx.failed(&error))?;
             Ok(manifest.map(|manifest| manifest.metrics).unwrap_or_default())
         };
-        let (tokens, evaluation) = (metrics("tokens")?, metrics("evaluation")?);
+        let told = Told {
+            packed: metrics("tokens")?,
+            evaluation: metrics("evaluation")?,
+            mixture: metrics("mixture")?,
+        };
         let mut files = card::plots(&published);
-        files.push(("README.md".to_owned(), card::render(self, &published, &tokens, &evaluation)));
+        files.push(("README.md".to_owned(), card::render(self, &published, &told)));
         files.push(("croissant.json".to_owned(), croissant::render(self, &published)));
         for (path, text) in files {
             let path = out.join(path);

@@ -36,7 +36,7 @@ use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
-use crate::runner::ledger::RowSink;
+use crate::runner::ledger::Ledger;
 use benchmark::BenchmarkError;
 use format::Format;
 use index::{BenchmarkIndex, Contamination};
@@ -244,14 +244,14 @@ impl Stage for DecontaminateConfig {
         require(ctx, &rows, "rows", &[&self.id_column, &self.text_column])?;
         let index = self.index(ctx).await?;
         let schema = schema_of(&rows);
-        let (config, sink, out_schema) = (Arc::new(self.clone()), ctx.ledger.drop_sink(), schema.clone());
+        let (config, ledger, out_schema) = (Arc::new(self.clone()), ctx.ledger.clone(), schema.clone());
         let search = move |stream| {
-            let (index, config, sink) = (index.clone(), config.clone(), sink.clone());
+            let (index, config, ledger) = (index.clone(), config.clone(), ledger.clone());
             let kept = to_domain(stream)
                 .map(move |batch| {
-                    let (index, config, sink) = (index.clone(), config.clone(), sink.clone());
+                    let (index, config, ledger) = (index.clone(), config.clone(), ledger.clone());
                     let work =
-                        tokio::task::spawn_blocking(move || keep_clean(&index, &config, &sink, &batch?));
+                        tokio::task::spawn_blocking(move || keep_clean(&index, &config, &ledger, &batch?));
                     async move { work.await.map_err(|error| ArrowError::ExternalError(Box::new(error)))? }
                 })
                 .buffered(BATCHES_IN_FLIGHT);
@@ -265,9 +265,11 @@ impl Stage for DecontaminateConfig {
 fn keep_clean(
     index: &BenchmarkIndex,
     config: &DecontaminateConfig,
-    sink: &RowSink,
+    ledger: &Ledger,
     batch: &RecordBatch,
 ) -> Result<RecordBatch, ArrowError> {
+    ledger.count_nulls(batch, &config.text_column);
+    let sink = ledger.drop_sink();
     let texts = text_column(batch, &config.text_column)?;
     let ids = cast(batch.column(batch.schema().index_of(&config.id_column)?), &DataType::Utf8)?;
     let ids = ids.as_string::<i32>();

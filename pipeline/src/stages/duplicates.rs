@@ -106,6 +106,8 @@ pub struct Passes {
     pub name: &'static str,
     /// The columns that the first pass reads.
     pub columns: Vec<String>,
+    /// The one of them in which duplicates are looked for; rows that have nothing there are counted.
+    pub compared: String,
 }
 
 /// The input `rows`, read by `first_pass` and then put through the second pass that it returns.
@@ -130,7 +132,7 @@ pub fn plan(
         return Err(ctx.input(message).help("take `materialize = false` away from that stage"));
     }
     let rows = inputs.table(ctx, "rows")?;
-    let Passes { name, mut columns } = passes;
+    let Passes { name, mut columns, compared } = passes;
     columns.sort_unstable();
     columns.dedup();
     require(ctx, &rows, "rows", &columns.iter().map(String::as_str).collect::<Vec<_>>())?;
@@ -140,11 +142,13 @@ pub fn plan(
     let narrow = Plan::from(narrow);
     let schema = schema_of(&rows);
     let (first_pass, out_schema) = (Arc::new(first_pass), schema.clone());
+    let count = Arc::new((ctx.ledger.clone(), compared));
     let both = move |rows| {
-        let (narrow, first_pass) = (narrow.clone(), first_pass.clone());
+        let (narrow, first_pass, count) = (narrow.clone(), first_pass.clone(), count.clone());
         let out = stream::once(async move {
             let narrow = execute(narrow).await.map_err(ArrowError::from)?;
-            let second_pass = first_pass(to_domain(narrow)).await?;
+            let narrow = to_domain(narrow).inspect_ok(move |batch| count.0.count_nulls(batch, &count.1));
+            let second_pass = first_pass(narrow.boxed()).await?;
             Ok::<_, ArrowError>(through(second_pass, to_domain(rows)))
         });
         Ok(from_domain(out_schema.clone(), out.try_flatten()))
@@ -199,7 +203,8 @@ where
         let own = [self.id_column.as_str(), column];
         let columns = own.into_iter().chain(self.keep.column()).map(str::to_owned).collect();
         let (rule, sink) = (Arc::new(self), ctx.ledger.drop_sink());
-        plan(ctx, task, inputs, Passes { name, columns }, move |rows| {
+        let passes = Passes { name, columns, compared: column.to_owned() };
+        plan(ctx, task, inputs, passes, move |rows| {
             let (rule, sink) = (rule.clone(), sink.clone());
             async move { Ok(rule.clone().first_pass(rows).await?.leave_out(rule.id_column.clone(), sink)) }
                 .boxed()

@@ -10,17 +10,19 @@ use futures::StreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
+use synth::answer_log::Totals;
 use synth::chat;
+use synth::estimate::AnswerLength;
 use synth::generate::{
     GenerateError, GenerateOptions, Progress, WhenMissing, generate_stream, generated_schema,
 };
 use thiserror::Error;
 
-use super::columns::{require, schema_of};
-use super::llm::{ExpectedAsks, LlmConfig};
+use super::columns::{require, schema_of, text_column};
+use super::llm::{Expected, ExpectedAsks, LlmConfig, PromptLengths};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
-use crate::engine::operator;
-use crate::engine::streams::{from_domain, to_domain};
+use crate::engine::streams::{self, from_domain, to_domain};
+use crate::engine::{Plan, operator};
 use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -33,8 +35,8 @@ pub const KIND: StageKind = StageKind {
     version: 1,
     inputs: &[InputRole {
         role: "prompts",
-        about: "prompts with `prompt_id` and `prompt`",
-        count: InputCount::One,
+        about: "prompts with `prompt_id` and `prompt`; of several stages all with the same columns",
+        count: InputCount::Many,
     }],
     output: OutputKind::Table,
     schema: super::schema_of::<GenerateConfig>,
@@ -44,6 +46,9 @@ pub const KIND: StageKind = StageKind {
 /// Length of a prompt before any has been seen: about 1,000 characters of template around a seed of
 /// 1,000 [huggingface/cosmopedia `prompts/`].
 const PROMPT_CHARS: f64 = 2000.0;
+
+/// Prompts by which the stage tells what it will take.
+const SAMPLE: usize = 1000;
 
 /// Asks a language model. A row comes out with the columns `completion, finish_reason,
 /// prompt_tokens, completion_tokens, model, endpoint, attempts, latency_ms` behind its own.
@@ -147,6 +152,35 @@ fn with_rows_left(error: ArrowError, done: u64, total: u64) -> ArrowError {
     }
 }
 
+impl GenerateConfig {
+    /// Says in the log what the stage will ask and cost, by a sample of its prompts.
+    async fn tell_what_it_takes(
+        &self,
+        ctx: &StageContext,
+        prompts: &Plan,
+        answered: &Totals,
+    ) -> Result<(), StageError> {
+        let sample = prompts.frame().select_columns(&["prompt"]).and_then(|all| all.limit(0, Some(SAMPLE)));
+        let sample = sample.map_err(|error| ctx.plan_error(&error))?;
+        let batches = streams::collect(sample).await.map_err(|error| ctx.plan_error(&error))?;
+        let mut lengths = Spread::default();
+        for batch in &batches {
+            let texts = text_column(batch, "prompt").map_err(|error| ctx.failed(&error))?;
+            texts.iter().flatten().for_each(|text| lengths.add(text.chars().count() as f64));
+        }
+        let (_, total) = ctx.progress.rows_of_total();
+        let estimate = self.llm.estimate(&Expected {
+            requests: total.saturating_sub(answered.answers) as f64,
+            prompts: PromptLengths::Characters(lengths),
+            answers: AnswerLength::of_log(Some(*answered)),
+            max_new_tokens: self.max_new_tokens,
+            max_tries: self.max_tries,
+        });
+        tracing::info!("what is left to be asked, about:\n{estimate}");
+        Ok(())
+    }
+}
+
 #[async_trait]
 impl Stage for GenerateConfig {
     fn config(&self) -> Json {
@@ -178,7 +212,10 @@ impl Stage for GenerateConfig {
     fn expect(&self, before: &Before<'_>) -> Expectation {
         let asks = ExpectedAsks {
             requests: before.rows("prompts"),
-            prompt_chars: before.spread("prompt").unwrap_or(Spread::of_one(PROMPT_CHARS)),
+            prompt_chars: before
+                .input_spread("prompts", "prompt")
+                .or_else(|| before.spread("prompt"))
+                .unwrap_or(Spread::of_one(PROMPT_CHARS)),
             max_new_tokens: self.max_new_tokens,
             max_tries: self.max_tries,
         };
@@ -191,11 +228,24 @@ impl Stage for GenerateConfig {
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let prompts = inputs.table(ctx, "prompts")?;
+        for other in inputs.tables("prompts") {
+            if schema_of(&other.plan) != schema_of(&prompts) {
+                let message =
+                    format!("the prompts of `{}` have other columns than the first ones", other.stage);
+                return Err(ctx.input(message).help("a `sql` stage gives them the same"));
+            }
+        }
         require(ctx, &prompts, "prompts", &["prompt_id", "prompt"])?;
         let schema = generated_schema(&schema_of(&prompts)).map_err(|error| ctx.input(error.to_string()))?;
         let model = self.llm.connect(ctx).await?;
         let session = ctx.env.llm.session(ctx, &self.llm).await?;
-        let options = GenerateOptions { max_in_flight: model.max_in_flight(), ..self.options() };
+        let answered = session.log.totals();
+        session.tell_once(|| self.tell_what_it_takes(ctx, &prompts, &answered)).await?;
+        let options = GenerateOptions {
+            model: model.name().to_owned(),
+            max_in_flight: model.max_in_flight(),
+            ..self.options()
+        };
         let (sink, progress, out_schema) =
             (ctx.ledger.quarantine_sink(), ctx.progress.clone(), schema.clone());
         operator::apply(

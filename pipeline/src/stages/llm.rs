@@ -1,34 +1,23 @@
 //! The language model of the stages that ask one: the embedded one, or an OpenAI-compatible server.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::time::Instant;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use async_trait::async_trait;
-use model::infer::{
-    Engine, EngineOptions, GenerateRequest, Message, Model, ModelOptions, Prompt, SamplingOptions,
-};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use synth::answer_log::{AnswerLog, Totals};
-use synth::chat::{
-    Api, ChatAnswer, ChatError, ChatModel, ChatRequest, ExtraFields, FinishReason, Role, span,
-};
+use synth::chat::{Api, ChatModel, ExtraFields};
 use synth::client::{BudgetOptions, Capped, ClientOptions, EndpointOptions, ServerKind};
-use synth::estimate::{AnswerLength, CHARACTERS_A_TOKEN, Counting, Outlook, Price, PromptSample, estimate};
-use tracing::Instrument;
+use synth::estimate::{
+    AnswerLength, CHARACTERS_A_TOKEN, Counting, Estimate, Outlook, Price, PromptSample, estimate,
+};
 
-use super::{External, asset_external};
-use crate::assets::Asset;
+use super::External;
+use super::embedded::{self, EMBEDDED_MODEL, Weights};
 use crate::forecast::{Before, Expectation, Spread};
 use crate::runner::context::StageContext;
-use crate::runner::error::{StageError, chain};
-
-/// The embedded model's name.
-pub const EMBEDDED_MODEL: &str = "SmolLM2-135M-Instruct";
-
-/// Memory of the embedded model: its weights, the caches of its sequences and of shared beginnings.
-pub const EMBEDDED_MEMORY_BYTES: u64 = 1300 << 20;
+use crate::runner::error::StageError;
 
 /// 25 billion tokens in 10,000 H100 hours [huggingface/cosmopedia].
 const PUBLISHED_TOKENS_PER_GPU_SECOND: f64 = 694.0;
@@ -45,15 +34,35 @@ pub struct ExpectedAsks {
     pub max_tries: u32,
 }
 
-/// Which language model is asked. Without `base_urls` and `endpoints` it is the embedded SmolLM2-135M-Instruct.
+/// What is known of requests before they are made.
+pub(super) struct Expected {
+    pub(super) requests: f64,
+    pub(super) prompts: PromptLengths,
+    pub(super) answers: AnswerLength,
+    pub(super) max_new_tokens: u32,
+    pub(super) max_tries: u32,
+}
+
+/// Lengths of prompts.
+pub(super) enum PromptLengths {
+    /// As a server counted them.
+    Tokens(Spread),
+    /// As they are written.
+    Characters(Spread),
+}
+
+/// Which language model is asked: that of servers, a GGUF file's, or without either the embedded
+/// SmolLM2-135M-Instruct.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct LlmConfig {
     /// OpenAI-compatible servers (vLLM, TGI, llama-server, hosted), for example
     /// `["http://localhost:8000/v1"]`; requests go to whichever has room.
     pub base_urls: Vec<String>,
-    /// Further servers with settings of their own: `{ url, weight, max_in_flight, api_key_env }`.
+    /// Further servers with settings of their own: `{ url, weight, max_in_flight, api_key_env }`, and prices.
     pub endpoints: Vec<EndpointOptions>,
+    /// A GGUF file whose model is asked in this process instead of the embedded one.
+    pub model_path: Option<PathBuf>,
     /// The model's name on the servers.
     pub model: String,
     /// The environment variable that holds the API key, which stands in no file, log or error.
@@ -116,6 +125,7 @@ impl Default for LlmConfig {
         Self {
             base_urls: Vec::new(),
             endpoints: Vec::new(),
+            model_path: None,
             model: EMBEDDED_MODEL.to_owned(),
             api_key_env: None,
             server_kind: ServerKind::default(),
@@ -145,19 +155,33 @@ impl Default for LlmConfig {
 }
 
 impl LlmConfig {
-    /// Whether the embedded model answers.
+    /// Whether a model in this process answers.
     pub fn is_embedded(&self) -> bool {
         self.base_urls.is_empty() && self.endpoints.is_empty()
     }
 
+    /// The model's name: the file's where it is read from one.
+    pub fn name(&self) -> String {
+        match &self.model_path {
+            Some(path) if self.is_embedded() => {
+                path.file_stem().unwrap_or_default().to_string_lossy().into_owned()
+            }
+            _ => self.model.clone(),
+        }
+    }
+
+    fn weights(&self) -> Weights<'_> {
+        self.model_path.as_deref().map_or(Weights::Embedded, |path: &Path| Weights::File(path))
+    }
+
     /// The memory that the model takes in this process.
     pub fn memory_bytes(&self) -> u64 {
-        if self.is_embedded() { EMBEDDED_MEMORY_BYTES } else { 64 << 20 }
+        if self.is_embedded() { self.weights().memory_bytes() } else { 64 << 20 }
     }
 
     /// What decides the answers: the model and what it is told, not where it runs or how fast it is asked.
     pub fn identity(&self) -> serde_json::Value {
-        let mut identity = serde_json::json!({"model": self.model, "embedded": self.is_embedded()});
+        let mut identity = serde_json::json!({"model": self.name(), "embedded": self.is_embedded()});
         if self.api != Api::Chat {
             identity["api"] = serde_json::json!(self.api);
         }
@@ -179,8 +203,39 @@ impl LlmConfig {
         .collect()
     }
 
-    /// What requests will take. The lengths are those of the last run where this model answered within
-    /// the same limit, else the published ones.
+    /// The price at servers that have none of their own.
+    pub(super) fn price(&self) -> Price {
+        Price {
+            usd_per_million_prompt_tokens: self.usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens: self.usd_per_million_completion_tokens,
+        }
+    }
+
+    /// What requests will take.
+    pub(super) fn estimate(&self, expected: &Expected) -> Estimate {
+        let sample = match expected.prompts {
+            PromptLengths::Tokens(Spread { rows, sum, sum_of_squares }) => {
+                PromptSample::of_sums(Counting::Tokenizer, rows, sum, sum_of_squares)
+            }
+            PromptLengths::Characters(Spread { rows, sum, sum_of_squares }) => {
+                let squares = sum_of_squares / CHARACTERS_A_TOKEN.powi(2);
+                PromptSample::of_sums(Counting::Guess, rows, sum / CHARACTERS_A_TOKEN, squares)
+            }
+        };
+        estimate(&Outlook {
+            prompts: expected.requests as u64,
+            sample,
+            answers: expected.answers,
+            max_new_tokens: expected.max_new_tokens,
+            max_tries: expected.max_tries,
+            price: self.price(),
+            // The plan scales the time of the last run, if it asked this model, or counts GPU hours.
+            tokens_a_second: None,
+        })
+    }
+
+    /// What a stage's requests will take. The lengths are those of the last run where this model answered
+    /// within the same limit, else the published ones.
     pub fn expect(&self, asks: &ExpectedAsks, before: &Before<'_>) -> Expectation {
         let Some(requests) = asks.requests else { return Expectation::default() };
         let alike = before.past.is_some_and(|past| {
@@ -188,54 +243,35 @@ impl LlmConfig {
             config["llm"] == self.identity() && config["max_new_tokens"] == asks.max_new_tokens
         });
         let measured = |column| before.spread(column).filter(|_| alike);
-        let sample = match measured("prompt_tokens") {
-            Some(seen) => {
-                PromptSample::of_sums(Counting::Tokenizer, seen.rows, seen.sum, seen.sum_of_squares)
-            }
-            None => {
-                let Spread { rows, sum, sum_of_squares } = asks.prompt_chars;
-                let squares = sum_of_squares / CHARACTERS_A_TOKEN.powi(2);
-                PromptSample::of_sums(Counting::Guess, rows, sum / CHARACTERS_A_TOKEN, squares)
-            }
-        };
         let answers = measured("completion_tokens").map(|spread| Totals {
             answers: spread.rows,
             completion_tokens: spread.sum as u64,
             completion_tokens_squared: spread.sum_of_squares,
             ..Totals::default()
         });
-        let estimate = estimate(&Outlook {
-            prompts: requests as u64,
-            sample,
+        let estimate = self.estimate(&Expected {
+            requests,
+            prompts: measured("prompt_tokens")
+                .map_or(PromptLengths::Characters(asks.prompt_chars), PromptLengths::Tokens),
             answers: AnswerLength::of_log(answers),
             max_new_tokens: asks.max_new_tokens,
             max_tries: asks.max_tries,
-            price: Price {
-                usd_per_million_prompt_tokens: self.usd_per_million_prompt_tokens,
-                usd_per_million_completion_tokens: self.usd_per_million_completion_tokens,
-            },
-            // The plan scales the time of the last run, or counts GPU hours.
-            tokens_a_second: None,
         });
         let gpu_hours = estimate.answer_tokens.expected / self.tokens_per_gpu_second / 3600.0;
         Expectation {
-            other_machine: !self.is_embedded(),
+            other_machine: !self.is_embedded() && !alike,
             gpu_hours: (!self.is_embedded()).then_some(gpu_hours),
             asks: Some(estimate),
             ..Expectation::default()
         }
     }
 
-    /// The embedded model's digest.
+    /// The digest of a model in this process.
     ///
     /// # Errors
-    /// It has not been fetched.
+    /// It has not been fetched, or its file cannot be read.
     pub fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
-        if self.is_embedded() {
-            Ok(vec![asset_external(ctx, Asset::Smollm2Instruct)?])
-        } else {
-            Ok(Vec::new())
-        }
+        if self.is_embedded() { Ok(vec![self.weights().external(ctx)?]) } else { Ok(Vec::new()) }
     }
 
     /// The model, ready to be asked. The tasks of a stage share its servers' state and its budget.
@@ -247,7 +283,7 @@ impl LlmConfig {
         Ok(match &session.client {
             Some(client) => client.clone(),
             None => {
-                let model = embedded(ctx, self.max_in_flight).await?;
+                let model = embedded::load(ctx, self.weights(), self.max_in_flight).await?;
                 Arc::new(Capped::new(model, session.budget.clone()))
             }
         })
@@ -299,103 +335,4 @@ pub fn answer_log(ctx: &StageContext) -> Result<Arc<AnswerLog>, StageError> {
     }
     let log = AnswerLog::open(ctx.answers_folder()).map_err(|error| ctx.failed(&error))?;
     Ok(Arc::new(log))
-}
-
-/// The embedded model, loaded once for the stages that use it at the same time.
-async fn embedded(ctx: &StageContext, sequences: usize) -> Result<Arc<EmbeddedModel>, StageError> {
-    static LOADED: Mutex<Weak<EmbeddedModel>> = Mutex::new(Weak::new());
-    let path = ctx.asset(Asset::Smollm2Instruct)?;
-    let (threads, ctx) = (ctx.env.threads, ctx.clone());
-    let load = move || {
-        let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(model) = loaded.upgrade() {
-            return Ok(model);
-        }
-        let weights =
-            Model::load(&path, &ModelOptions::default()).map_err(|error| ctx.input(chain(&error)))?;
-        let options = EngineOptions { max_sequences: sequences.max(1), threads, ..EngineOptions::default() };
-        let engine = Engine::new(Arc::new(weights), &options).map_err(|error| ctx.failed(&error))?;
-        let model = Arc::new(EmbeddedModel { engine, sequences: sequences.max(1) });
-        *loaded = Arc::downgrade(&model);
-        Ok(model)
-    };
-    super::blocking("llm", load).await
-}
-
-/// The embedded model behind the trait that the prompting crate asks through.
-struct EmbeddedModel {
-    engine: Engine,
-    sequences: usize,
-}
-
-#[async_trait]
-impl ChatModel for EmbeddedModel {
-    fn name(&self) -> &str {
-        EMBEDDED_MODEL
-    }
-
-    fn max_in_flight(&self) -> usize {
-        // A few more than run at once, so that a free place is filled between two steps.
-        self.sequences + self.sequences / 2
-    }
-
-    async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
-        let span = span::of_request("embedded", EMBEDDED_MODEL, 1, None);
-        let result = self.answer(request).instrument(span.clone()).await;
-        span::end(&span, &result);
-        result
-    }
-}
-
-impl EmbeddedModel {
-    async fn answer(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
-        let started = Instant::now();
-        let text = |message: &synth::chat::Message| message.content.clone();
-        let messages: Vec<Message> = request
-            .messages
-            .iter()
-            .map(|message| Message {
-                role: match message.role {
-                    Role::System => model::infer::Role::System,
-                    Role::User => model::infer::Role::User,
-                    Role::Assistant => model::infer::Role::Assistant,
-                },
-                content: message.content.clone(),
-            })
-            .collect();
-        let mut job = match request.api {
-            Api::Chat => GenerateRequest::chat(messages),
-            // As servers are asked: one text below the other.
-            Api::Completions => {
-                let texts: Vec<String> = request.messages.iter().map(text).collect();
-                GenerateRequest::new(Prompt::Text(texts.join("\n\n")))
-            }
-        };
-        job.max_new_tokens = request.max_new_tokens as usize;
-        job.sampling = SamplingOptions {
-            temperature: request.temperature as f32,
-            top_p: request.top_p as f32,
-            top_k: request.top_k,
-            min_p: request.min_p as f32,
-            repetition_penalty: request.repetition_penalty as f32,
-        };
-        job.stop = request.stop.clone();
-        job.seed = request.seed;
-        let answer = self
-            .engine
-            .generate(job)
-            .await
-            .map_err(|error| ChatError::Model { model: EMBEDDED_MODEL.to_owned(), detail: chain(&error) })?;
-        let count = |tokens: usize| u32::try_from(tokens).unwrap_or(u32::MAX);
-        Ok(ChatAnswer {
-            text: answer.text,
-            finish_reason: FinishReason::from(answer.finish_reason.as_str().to_owned()),
-            prompt_tokens: count(answer.prompt_tokens),
-            completion_tokens: count(answer.completion_tokens),
-            model: EMBEDDED_MODEL.to_owned(),
-            endpoint: "embedded".to_owned(),
-            attempts: 1,
-            latency_ms: u32::try_from(started.elapsed().as_millis()).unwrap_or(u32::MAX),
-        })
-    }
 }

@@ -2,6 +2,7 @@
 //! open once; its servers, whose strength is found out but once; and its budget, which holds for all of them.
 
 use std::collections::HashMap;
+use std::future::Future;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -12,13 +13,19 @@ use tokio::sync::OnceCell;
 
 use super::blocking;
 use super::llm::LlmConfig;
+use super::spending::{LimitsConfig, Spending};
+use crate::runner::ANSWERS_FOLDER;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::progress::group;
 
-/// The sessions of a run's stages, by the stage's name.
+/// The sessions of a run's stages, by the stage's name, and what they may spend together.
 #[derive(Default)]
-pub struct LlmSessions(Mutex<HashMap<String, Arc<OnceCell<Arc<Session>>>>>);
+pub struct LlmSessions {
+    limits: LimitsConfig,
+    spending: OnceCell<Arc<Spending>>,
+    stages: Mutex<HashMap<String, Arc<OnceCell<Arc<Session>>>>>,
+}
 
 /// A stage's answer log, servers and budget.
 pub struct Session {
@@ -26,17 +33,42 @@ pub struct Session {
     /// None for the embedded model, which is loaded only while it is used.
     pub(super) client: Option<Arc<OpenAiClient>>,
     pub(super) budget: Arc<Budget>,
+    stage: String,
+    spending: Arc<Spending>,
     max_usd: Option<f64>,
+    told: OnceCell<()>,
     answers: AtomicU64,
     from_log: AtomicU64,
     rejected: AtomicU64,
 }
 
 impl LlmSessions {
+    /// Those of a run with these limits.
+    pub fn new(limits: LimitsConfig) -> Self {
+        Self { limits, ..Self::default() }
+    }
+
     fn cell(&self, stage: &str) -> Arc<OnceCell<Arc<Session>>> {
         // Under the lock is but a map insert, which a panic elsewhere leaves whole.
-        let mut cells = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut cells = self.stages.lock().unwrap_or_else(PoisonError::into_inner);
         cells.entry(stage.to_owned()).or_default().clone()
+    }
+
+    /// Notes durably what a stage has spent, at its end or the run's.
+    pub fn note_spending(&self, stage: &str) {
+        if let Some(session) = self.opened(stage) {
+            session.note_spending(true);
+        }
+    }
+
+    async fn spending(&self, ctx: &StageContext) -> Result<Arc<Spending>, StageError> {
+        let open = || async {
+            let (folder, limits, opener) =
+                (ctx.env.run_folder.join(ANSWERS_FOLDER), self.limits.clone(), ctx.clone());
+            let open = move || Spending::open(&folder, &limits).map_err(|e| opener.input(e.to_string()));
+            Ok(Arc::new(blocking(&ctx.stage, open).await?))
+        };
+        self.spending.get_or_try_init(open).await.cloned()
     }
 
     /// The stage's session, if a task of it has begun.
@@ -61,7 +93,9 @@ impl Session {
         let open = move || AnswerLog::open(folder).map_err(|error| opener.failed(&error));
         let log = Arc::new(blocking(&ctx.stage, open).await?);
         // What earlier runs paid for counts: a limit is one of the stage, not of a process.
-        let budget = Budget::resuming(config.budget_options(), &log.totals())
+        let spending = ctx.env.llm.spending(ctx).await?;
+        let earlier = spending.resume(&ctx.stage, |noted| noted.with_log(&log.totals(), config.price()));
+        let budget = Budget::resuming(config.budget_options(), &earlier, Some(spending.of_run().clone()))
             .map_err(|error| ctx.input(error.to_string()))?;
         let client = if config.is_embedded() {
             None
@@ -74,11 +108,22 @@ impl Session {
             log,
             client,
             budget,
+            stage: ctx.stage.clone(),
+            spending,
             max_usd: config.max_usd,
+            told: OnceCell::new(),
             answers: AtomicU64::new(0),
             from_log: AtomicU64::new(0),
             rejected: AtomicU64::new(0),
         }))
+    }
+
+    /// Says something of the stage, for the first of its tasks alone.
+    pub(super) async fn tell_once<F>(&self, tell: impl FnOnce() -> F) -> Result<(), StageError>
+    where
+        F: Future<Output = Result<(), StageError>>,
+    {
+        self.told.get_or_try_init(tell).await.copied()
     }
 
     /// Adds what a task has done since it said so the last time.
@@ -106,8 +151,14 @@ impl Session {
         note
     }
 
+    /// Notes what the stage has spent by now, for later processes.
+    fn note_spending(&self, at_once: bool) {
+        self.spending.note(&self.stage, self.budget.spent(), at_once);
+    }
+
     /// `812,003 tokens, US$ 1.24 of 5.00`: all that the stage has cost, in this run and before.
     pub(super) fn spend(&self) -> String {
+        self.note_spending(false);
         let spent = self.budget.spent();
         let mut text = format!("{} tokens", group(spent.tokens()));
         if spent.usd > 0.0 {

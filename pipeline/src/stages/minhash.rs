@@ -238,7 +238,7 @@ impl Stage for MinhashConfig {
         let against = Arc::new(self.against(ctx, inputs)?);
         let mut columns = vec![self.text_column.clone(), self.id_column.clone()];
         columns.extend(self.order().iter().filter_map(keep::Keep::column).map(str::to_owned));
-        let passes = Passes { name: "minhash", columns };
+        let passes = Passes { name: "minhash", columns, compared: self.text_column.clone() };
         let (config, spill) = (Arc::new(self.clone()), ctx.spill(self.memory_bytes)?);
         let sink = ctx.ledger.drop_sink();
         duplicates::plan(ctx, task, inputs, passes, move |rows| {

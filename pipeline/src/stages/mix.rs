@@ -183,6 +183,31 @@ impl Stage for MixConfig {
     }
 }
 
+/// The manifest's figure of what the subsets give, by subset.
+pub(crate) const MIXTURE_FIGURE: &str = "mixture";
+
+/// What a subset has and gives, of its training part.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Given {
+    /// Documents that its stage has.
+    pub documents: u64,
+    /// Their tokens.
+    pub tokens: u64,
+    /// Documents in the corpus, repeats counted.
+    pub documents_taken: u64,
+    /// Their tokens.
+    pub tokens_taken: u64,
+    /// Its share of the tokens, in the workflow's unit.
+    pub weight: f64,
+}
+
+impl Given {
+    /// How often a document of it is read in one pass over the corpus.
+    pub(crate) fn epochs(&self) -> f64 {
+        self.tokens_taken as f64 / self.tokens.max(1) as f64
+    }
+}
+
 impl MixConfig {
     fn is_weighted(&self) -> bool {
         self.subsets.values().any(|subset| subset.weight.is_some())
@@ -235,7 +260,7 @@ impl MixConfig {
             ctx.input(message)
                 .help("raise `max_repeats` of the subset, or lower `target_tokens` or its weight")
         })?;
-        let mut taken = BTreeMap::new();
+        let (mut taken, mut told) = (BTreeMap::new(), BTreeMap::new());
         for ((name, found), wanted) in counted.into_iter().zip(wanted.into_values()) {
             let (documents, tokens) = (found.documents, found.tokens);
             let amount = found.take(wanted).map_err(|error| ctx.write_error(&error))?;
@@ -248,8 +273,19 @@ impl MixConfig {
                 epochs = amount.tokens as f64 / tokens.max(1) as f64,
                 "mixture"
             );
+            told.insert(
+                name.clone(),
+                Given {
+                    documents,
+                    tokens,
+                    documents_taken: amount.documents,
+                    tokens_taken: amount.tokens,
+                    weight: sources[&name].weight,
+                },
+            );
             taken.insert(name, amount);
         }
+        ctx.ledger.note_figure(MIXTURE_FIGURE, serde_json::json!(told));
         Ok(taken)
     }
 

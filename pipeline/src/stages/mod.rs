@@ -21,6 +21,7 @@ mod decontaminate;
 mod dpo;
 mod duplicates;
 mod embed;
+pub mod embedded;
 mod evaluate;
 mod exact_dedup;
 mod export;
@@ -32,6 +33,7 @@ mod generate;
 mod gopher_quality;
 mod gopher_repetition;
 mod import_model;
+mod import_tokens;
 mod index;
 mod language;
 mod license;
@@ -54,6 +56,7 @@ mod score;
 mod sentence_dedup;
 mod sft;
 mod signature_index;
+mod spending;
 mod sql;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -83,7 +86,10 @@ pub(crate) use columns::text_column;
 pub(crate) use compare_models::COMPARISON_FILE;
 pub(crate) use generate::GenerateConfig;
 pub use llm_session::LlmSessions;
+pub(crate) use mix::{Given, MIXTURE_FIGURE};
+pub(crate) use pretrain::PretrainConfig;
 pub(crate) use scaling_law::LAW_FILE;
+pub use spending::LimitsConfig;
 pub(crate) use train_classifier::REPORT_FILE as TRAIN_REPORT_FILE;
 
 use crate::assets::Asset;
@@ -135,6 +141,7 @@ pub static STAGES: &[StageKind] = &[
     pack::KIND,
     pretrain::KIND,
     import_model::KIND,
+    import_tokens::KIND,
     sft::KIND,
     dpo::KIND,
     evaluate::KIND,

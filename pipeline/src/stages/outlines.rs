@@ -145,7 +145,7 @@ impl Stage for OutlinesConfig {
             other_topics: self.other_topics,
             max_retries: self.max_retries,
             max_in_flight: self.llm.max_in_flight,
-            model: self.llm.model.clone(),
+            model: self.llm.name(),
             seed: self.seed,
             ..OutlineOptions::default()
         };

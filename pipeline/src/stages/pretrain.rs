@@ -5,13 +5,15 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
+use model::config::ModelOptions;
 use model::evaluate::{EvaluateError, ModelScorer};
 use model::network::Network;
 use model::pretrain::{Ending, Evaluation, PretrainOptions, StepReport, pretrain_measured};
 use model::shards::{Source, TokenDataset, Verify};
 use model::tokenizer::{Encoder, TOKENIZER_FILE};
 use schemars::JsonSchema;
-use serde::{Deserialize, Serialize};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Value as Json, json};
 
 use super::corpus::documents;
@@ -66,8 +68,9 @@ pub struct PretrainConfig {
     /// The share of each subset in the training tokens, relative to the others. SmolLM: 0.70
     /// fineweb-edu-dedup, 0.15 cosmopedia-v2, 0.08 python-edu [huggingface/smollm `smollm1/`].
     pub weights: BTreeMap<String, f64>,
-    /// The model and how it is trained; the defaults are SmolLM-135M's.
-    #[serde(default)]
+    /// The model and how it is trained. What is left out is as the published run of `model.preset` has it:
+    /// learning rate, batch, steps, warm-up and cool-down too.
+    #[serde(default, deserialize_with = "with_preset")]
     pub training: PretrainOptions,
     /// Seed of the order of the data.
     #[serde(default)]
@@ -83,6 +86,18 @@ pub struct PretrainConfig {
     /// What it is measured by then.
     #[serde(default, skip_serializing_if = "is_default")]
     pub evaluation: EvaluateConfig,
+}
+
+/// Options over those of the preset that they name.
+fn with_preset<'de, D: Deserializer<'de>>(from: D) -> Result<PretrainOptions, D::Error> {
+    let given = serde_json::Map::<String, Json>::deserialize(from)?;
+    let model = given.get("model").cloned().unwrap_or_else(|| json!({}));
+    let model: ModelOptions = serde_json::from_value(model).map_err(D::Error::custom)?;
+    let mut options = json!(PretrainOptions::published(model.preset));
+    if let Some(options) = options.as_object_mut() {
+        options.extend(given);
+    }
+    serde_json::from_value(options).map_err(D::Error::custom)
 }
 
 fn is_default(evaluation: &EvaluateConfig) -> bool {
@@ -198,6 +213,12 @@ impl Stage for PretrainConfig {
                     .to_owned(),
             });
         }
+        let model = self.training.model.resolve().map(|_| ()).map_err(|error| error.to_string());
+        if let Err(message) = model.and_then(|()| self.training.check().map_err(|error| error.to_string())) {
+            let help =
+                "the presets are sample, 135m, 360m and 1.7b; `pipeline explain pretrain` has the fields";
+            mistakes.push(ConfigMistake { field: "training", message, help: help.to_owned() });
+        }
         let has_tokenizer = inputs.get("tokenizer").is_some_and(|stages| !stages.is_empty());
         if self.evaluate_every_steps.is_some() && !has_tokenizer {
             mistakes.push(ConfigMistake {
@@ -250,6 +271,13 @@ impl Stage for PretrainConfig {
             options.branch_from = Some(self.branch(ctx, trunk)?);
         }
         let evaluator = self.evaluator(ctx, inputs).await?;
+        let other =
+            |found: &Evaluator| dataset.tokenizer_digest().is_some_and(|made| made != found.encoder.digest());
+        if evaluator.as_ref().is_some_and(other) {
+            return Err(ctx
+                .input("the tokens were made by another tokenizer than the one in `tokenizer`")
+                .help("name the tokenizer that the `pack` stage has, or run that stage anew"));
+        }
         let (ctx, out) = (ctx.clone(), out.to_owned());
         ctx.progress.set_total(options.steps);
         let train = move || {
@@ -294,5 +322,39 @@ impl Stage for PretrainConfig {
             })
         };
         super::blocking(KIND.name, train).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(training: Json) -> PretrainConfig {
+        serde_json::from_value(json!({"weights": {"web": 1.0}, "training": training})).unwrap()
+    }
+
+    #[test]
+    fn a_preset_brings_all_of_its_published_run() {
+        // huggingface/smollm `text/pretraining/smollm1/config_smollm1_1B.yaml`.
+        let large = config(json!({"model": {"preset": "1.7b"}})).training;
+        assert_eq!(
+            (large.lr, large.batch_sequences, large.steps, large.warmup_steps),
+            (5e-4, 1_024, 500_000, 2_000)
+        );
+        let short = config(json!({"model": {"preset": "1.7b"}, "steps": 1_000})).training;
+        assert_eq!(short, PretrainOptions { steps: 1_000, ..large });
+        assert_eq!(config(json!({})).training, PretrainOptions::default());
+        let unknown = json!({"weights": {"web": 1.0}, "training": {"step": 3}});
+        assert!(serde_json::from_value::<PretrainConfig>(unknown).unwrap_err().to_string().contains("step"));
+    }
+
+    #[test]
+    fn shapes_that_cannot_be_are_mistakes_of_the_workflow() {
+        let mistakes = |training| config(training).validate(&BTreeMap::new());
+        assert!(mistakes(json!({})).is_empty());
+        let heads = mistakes(json!({"model": {"preset": "135m", "heads": 7}}));
+        assert!(heads.len() == 1 && heads[0].message.contains("heads"), "{}", heads[0].message);
+        let context = mistakes(json!({"context_tokens": 0}));
+        assert!(context[0].message.contains("context_tokens"), "{}", context[0].message);
     }
 }

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use datafusion::error::DataFusionError;
 use datafusion::prelude::{DataFrame, col};
+use futures::{StreamExt, stream};
 use schemars::JsonSchema;
-use search::{OpenedIndex, RetrieveOptions, hits_schema, retrieve};
+use search::{OpenedIndex, RetrieveOptions, RetrieveSummary, hits_schema, retrieve};
 use serde::{Deserialize, Serialize};
-use serde_json::Value as Json;
+use serde_json::{Value as Json, json};
 
 use super::columns::require;
 use super::{InputCount, InputRole, InputTable, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
@@ -20,6 +21,7 @@ use crate::engine::{Plan, operator};
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
+use crate::runner::ledger::Ledger;
 
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
@@ -98,6 +100,7 @@ impl Stage for RetrieveConfig {
             }
         })
         .await?;
+        let ledger = ctx.ledger.clone();
         let hits = operator::apply(
             ctx.session(),
             topics,
@@ -106,12 +109,30 @@ impl Stage for RetrieveConfig {
             Arc::new(move |stream| {
                 let retrieval = retrieve(backend.clone(), &options, to_domain(stream));
                 let retrieval = retrieval.map_err(|error| DataFusionError::External(Box::new(error)))?;
-                Ok(from_domain(hits_schema(), retrieval.hits))
+                let (summary, ledger) = (retrieval.summary, ledger.clone());
+                // Once all hits have come.
+                let note = stream::once(async move { note_summary(&ledger, &summary.get()) });
+                let hits = retrieval.hits.chain(note.filter_map(|()| std::future::ready(None)));
+                Ok(from_domain(hits_schema(), hits))
             }),
         )
         .map_err(plan_error)?;
         let order = ["topic_id", "rank"].map(|column| col(column).sort(true, false)).to_vec();
         pages::join(ctx, hits, pages)?.sort(order).map_err(plan_error)
+    }
+}
+
+/// What all topics together got.
+fn note_summary(ledger: &Ledger, summary: &RetrieveSummary) {
+    let figures = [
+        ("topics", summary.topics.len() as u64),
+        ("topics_short_of_pages", summary.short_topics),
+        ("topics_without_terms", summary.topics_without_terms),
+        ("pages_by_all_terms", summary.pages_all),
+        ("pages_by_any_term", summary.pages_any),
+    ];
+    for (name, figure) in figures {
+        ledger.note_figure(name, json!(figure));
     }
 }
 

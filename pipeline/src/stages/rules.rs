@@ -64,8 +64,11 @@ impl<R: TextRule + Clone + Default + Serialize + 'static> Stage for RuleConfig<R
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let rows = inputs.table(ctx, "rows")?;
         require(ctx, &rows, "rows", &[&self.id_column, &self.text_column])?;
-        let (rule, text_column) = (self.rule.clone(), self.text_column.clone());
-        let judge = move |batch| judge_texts(&rule, &text_column, batch);
+        let (rule, text_column, ledger) = (self.rule.clone(), self.text_column.clone(), ctx.ledger.clone());
+        let judge = move |batch: RecordBatch| {
+            ledger.count_nulls(&batch, &text_column);
+            judge_texts(&rule, &text_column, batch)
+        };
         let schema = schema_of(&rows);
         judged_rows(ctx, rows, R::NAME, &self.id_column, schema, judge)
     }

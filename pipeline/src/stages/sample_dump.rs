@@ -21,7 +21,7 @@ use crate::sample::{self, Package, SampleError, SampleOptions};
 pub const KIND: StageKind = StageKind {
     name: "sample_dump",
     summary: "Makes a sample dump from the documentation and Python files of PyPI source distributions.",
-    version: 1,
+    version: 2,
     inputs: &[],
     output: OutputKind::Table,
     schema: super::schema_of::<SampleDumpConfig>,
@@ -34,7 +34,7 @@ pub const KIND: StageKind = StageKind {
 pub enum Content {
     /// Documentation sections as pages in FineWeb's schema.
     Pages,
-    /// Python files in The Stack's schema: `blob_id, repo_name, path, length_bytes, text`.
+    /// Python files in The Stack's schema: `blob_id, repo_name, path, length_bytes, text, license`.
     Python,
 }
 

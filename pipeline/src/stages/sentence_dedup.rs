@@ -20,6 +20,7 @@ use unicode_segmentation::UnicodeSegmentation;
 
 use super::columns::{id_of, text_column};
 use super::duplicates::rolling::RollingHash;
+use super::duplicates::rows::{RowReader, RowWriter};
 use super::duplicates::{self, DedupError, Key, Passes, SecondPass, away, id_column, key_of};
 use super::minhash::normalise::simplify;
 use super::{ConfigMistake, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
@@ -28,7 +29,7 @@ use crate::engine::external_sort::{ExternalSorter, Sorted, Spill};
 use crate::engine::streams::BatchStream;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
-use crate::runner::ledger::RowSink;
+use crate::runner::ledger::Ledger;
 
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
@@ -147,47 +148,52 @@ impl Stage for SentenceDedupConfig {
     async fn plan(&self, ctx: &StageContext, task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let columns = vec![self.text_column.clone(), self.id_column.clone()];
         let (config, spill) = (Arc::new(self.clone()), ctx.spill(self.memory_bytes)?);
-        let sink = ctx.ledger.drop_sink();
-        duplicates::plan(ctx, task, inputs, Passes { name: "sentence_dedup", columns }, move |rows| {
-            let (config, sink) = (config.clone(), sink.clone());
+        let ledger = ctx.ledger.clone();
+        let passes = Passes { name: "sentence_dedup", columns, compared: self.text_column.clone() };
+        duplicates::plan(ctx, task, inputs, passes, move |rows| {
+            let (config, ledger) = (config.clone(), ledger.clone());
             let marks = first_pass(config.clone(), spill.clone(), rows);
-            async move { Ok(take_out(config, marks.await?, sink)) }.boxed()
+            async move { Ok(take_out(config, marks.await?, ledger)) }.boxed()
         })
     }
 }
 
-/// The runs that stood earlier, as records of row and place, in order.
+/// The runs that stood earlier, in order, and the ids of all rows.
 async fn first_pass(
     config: Arc<SentenceDedupConfig>,
     spill: Spill,
     mut rows: BatchStream,
-) -> Result<Sorted, ArrowError> {
+) -> Result<Marks, ArrowError> {
+    let ids = RowWriter::new(spill.file()?, spill.file()?, 0);
     // Records of digest, row and place.
-    let (mut runs, mut next_row) = (spill.sorter(2), 0_u32);
+    let mut state = (spill.sorter(2), ids);
     while let Some(batch) = rows.next().await {
-        let (batch, config, first_row) = (batch?, config.clone(), next_row);
-        let rows = u32::try_from(batch.num_rows()).map_err(|_| DedupError::TooManyRows)?;
-        next_row = first_row.checked_add(rows).ok_or(DedupError::TooManyRows)?;
-        runs = away(move || {
-            add_runs(&config, &batch, first_row, &mut runs)?;
-            Ok(runs)
+        let (batch, config) = (batch?, config.clone());
+        state = away(move || {
+            add_runs(&config, &batch, &mut state.0, &mut state.1)?;
+            Ok(state)
         })
         .await?;
     }
-    away(move || Ok(repeated(runs, &spill)?)).await
+    away(move || {
+        let (runs, ids) = state;
+        Ok(Marks { sorted: repeated(runs, &spill)?, next: None, ids: ids.finish()? })
+    })
+    .await
 }
 
 fn add_runs(
     config: &SentenceDedupConfig,
     batch: &RecordBatch,
-    first_row: u32,
     runs: &mut ExternalSorter,
+    rows: &mut RowWriter,
 ) -> Result<(), ArrowError> {
     let texts = text_column(batch, &config.text_column)?;
+    let ids = id_column(batch, &config.id_column)?;
     let digests = |row: usize| if texts.is_null(row) { Vec::new() } else { config.digests(texts.value(row)) };
     let digests: Vec<Vec<(u32, Key)>> = (0..batch.num_rows()).into_par_iter().map(digests).collect();
     for (at, digests) in digests.iter().enumerate() {
-        let row = first_row + at as u32;
+        let row = rows.push(&id_of(&ids, at), &[])?;
         for (place, digest) in digests {
             runs.push(&[&digest[..], &row.to_be_bytes(), &place.to_be_bytes()].concat())?;
         }
@@ -195,16 +201,18 @@ fn add_runs(
     Ok(())
 }
 
-/// Of the runs with one digest, all but the first.
+/// Of the runs with one digest, all but the first: records of row, place, and the row of the first.
 fn repeated(runs: ExternalSorter, spill: &Spill) -> Result<Sorted, WriteError> {
     let (mut runs, mut marked, mut last) = (runs.finish()?, spill.sorter(2), Vec::new());
+    let mut first_row = [0; 4];
     while let Some(record) = runs.next_record()? {
         let Some((digest, place)) = record.split_at_checked(16) else { continue };
         if digest == last {
-            marked.push(place)?;
+            marked.push(&[place, &first_row].concat())?;
         } else {
             last.clear();
             last.extend_from_slice(digest);
+            first_row = place.first_chunk().copied().unwrap_or_default();
         }
     }
     marked.finish()
@@ -257,22 +265,37 @@ impl SentenceDedupConfig {
 /// Marks in the order of rows.
 struct Marks {
     sorted: Sorted,
-    next: Option<(u32, u32)>,
+    next: Option<Mark>,
+    ids: RowReader,
+}
+
+/// A run that stood earlier.
+#[derive(Clone, Copy)]
+struct Mark {
+    row: u32,
+    place: u32,
+    /// The row in which it stood first.
+    first_row: u32,
+}
+
+impl Mark {
+    fn of(record: &[u8]) -> Option<Self> {
+        let number = |at: usize| Some(u32::from_be_bytes(record.get(at..at + 4)?.try_into().ok()?));
+        Some(Self { row: number(0)?, place: number(4)?, first_row: number(8)? })
+    }
 }
 
 impl Marks {
-    /// The places of a row; rows are asked for in order.
-    fn of(&mut self, row: u32) -> Result<Vec<u32>, WriteError> {
-        let mut places = Vec::new();
+    /// The marks of a row; rows are asked for in order.
+    fn of(&mut self, row: u32) -> Result<Vec<Mark>, WriteError> {
+        let mut marks = Vec::new();
         loop {
             if self.next.is_none() {
-                let number = |bytes: &[u8]| bytes.try_into().map(u32::from_be_bytes).ok();
-                let record = self.sorted.next_record()?.and_then(|record| record.split_at_checked(4));
-                self.next = record.and_then(|(row, place)| Some((number(row)?, number(place)?)));
+                self.next = self.sorted.next_record()?.and_then(Mark::of);
             }
             match self.next {
-                Some((at, place)) if at == row => places.push(place),
-                _ => return Ok(places),
+                Some(mark) if mark.row == row => marks.push(mark),
+                _ => return Ok(marks),
             }
             self.next = None;
         }
@@ -280,28 +303,36 @@ impl Marks {
 }
 
 /// The second pass: texts without the marked runs.
-fn take_out(config: Arc<SentenceDedupConfig>, marked: Sorted, sink: RowSink) -> SecondPass {
-    let (mut marks, mut next_row) = (Marks { sorted: marked, next: None }, 0_u32);
+fn take_out(config: Arc<SentenceDedupConfig>, mut marks: Marks, ledger: Ledger) -> SecondPass {
+    let (mut next_row, sink) = (0_u32, ledger.drop_sink());
     Box::new(move |batch| {
         let texts = text_column(batch, &config.text_column)?;
         let ids = id_column(batch, &config.id_column)?;
-        let mut places = Vec::with_capacity(batch.num_rows());
+        let mut marked = Vec::with_capacity(batch.num_rows());
         for _ in 0..batch.num_rows() {
-            places.push(marks.of(next_row)?);
+            marked.push(marks.of(next_row)?);
             next_row = next_row.checked_add(1).ok_or(DedupError::TooManyRows)?;
         }
         let changed = (0..batch.num_rows()).into_par_iter().map(|row| {
-            let changes = !texts.is_null(row) && !places[row].is_empty();
-            changes.then(|| config.without(texts.value(row), &places[row]))
+            let changes = !texts.is_null(row) && !marked[row].is_empty();
+            let places: Vec<u32> = marked[row].iter().map(|mark| mark.place).collect();
+            changes.then(|| config.without(texts.value(row), &places))
         });
         let changed: Vec<Option<String>> = changed.collect();
         let mut keep = vec![true; batch.num_rows()];
         for (row, text) in changed.iter().enumerate() {
-            if let Some((reason, detail)) = text.as_ref().and_then(|text| config.too_little(text)) {
-                sink(id_of(&ids, row), reason.to_owned(), detail);
-                keep[row] = false;
+            let Some(text) = text else { continue };
+            match (config.too_little(text), marked[row].first()) {
+                (Some((reason, left)), Some(mark)) => {
+                    let earlier = marks.ids.get(mark.first_row)?.id;
+                    let detail = format!("{left}; the first run taken out stood in {earlier}");
+                    sink(id_of(&ids, row), reason.to_owned(), detail);
+                    keep[row] = false;
+                }
+                _ => ledger.count("texts_cut_and_kept", 1),
             }
         }
+        ledger.count("runs_taken_out", marked.iter().map(|marks| marks.len() as u64).sum());
         let new_texts = changed.iter().enumerate().map(|(row, text)| match text {
             Some(text) => Some(text.as_str()),
             None => (!texts.is_null(row)).then(|| texts.value(row)),

@@ -166,7 +166,7 @@ impl TopicsConfig {
             redistributions: self.redistributions,
             max_in_flight: self.llm.max_in_flight,
             max_subtopics_per_request: self.max_subtopics_per_request,
-            model: self.llm.model.clone(),
+            model: self.llm.name(),
             seed: self.seed,
             ..ExpandOptions::default()
         }

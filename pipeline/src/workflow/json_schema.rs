@@ -5,7 +5,7 @@ use serde_json::{Map, Value as Json, json};
 
 use service::schedule::{RunConfig, ScheduleConfig, TriggerConfig};
 
-use crate::stages::{self, InputCount, StageKind};
+use crate::stages::{self, InputCount, LimitsConfig, StageKind};
 
 /// The fields that every stage table has beside its config.
 pub const ENVELOPE_FIELDS: &[&str] = &["kind", "input", "inputs", "keep_dropped", "materialize"];
@@ -44,17 +44,18 @@ pub fn workflow_shape() -> Json {
                 "description": "Where tasks are done: `embedded`, or `ballista://HOST:PORT`, a cluster's scheduler."},
             "vars": {"type": "object", "description": "Values used as \"${name}\"."},
             "stage": {"type": "object", "description": "The stages by name."},
-            "schedule": service_table::<ScheduleConfig>("When `pipeline serve` runs the workflow by itself."),
-            "trigger": service_table::<TriggerConfig>("What else makes `pipeline serve` run the workflow."),
-            "run": service_table::<RunConfig>("What a run takes of the pools of `pipeline serve`."),
+            "limits": inlined::<LimitsConfig>("What all stages of a run together may spend on language models."),
+            "schedule": inlined::<ScheduleConfig>("When `pipeline serve` runs the workflow by itself."),
+            "trigger": inlined::<TriggerConfig>("What else makes `pipeline serve` run the workflow."),
+            "run": inlined::<RunConfig>("What a run takes of the pools of `pipeline serve`."),
             "profile": {"type": "object",
                 "description": "Tables laid over the file by --profile <name>; `sample` is the default."},
         }
     })
 }
 
-/// The schema of a table for the service.
-fn service_table<T: schemars::JsonSchema>(about: &str) -> Json {
+/// The schema of a table of the workflow, with its definitions inside.
+fn inlined<T: schemars::JsonSchema>(about: &str) -> Json {
     let mut schema = Json::from(schemars::schema_for!(T));
     inline_references(&mut schema);
     schema["description"] = about.into();
@@ -92,7 +93,8 @@ pub fn workflow_schema() -> Json {
     schema["properties"]["stage"]["additionalProperties"] = json!({"$ref": "#/$defs/stage"});
     schema["properties"]["profile"]["additionalProperties"] = json!({
         "type": "object",
-        "properties": {"vars": {"type": "object"}, "stage": {"type": "object"}, "description": {"type": "string"}},
+        "properties": {"vars": {"type": "object"}, "stage": {"type": "object"}, "limits": {"type": "object"},
+            "description": {"type": "string"}},
     });
     schema["$defs"] = Json::Object(defs);
     schema

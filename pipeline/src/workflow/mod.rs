@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dag;
 use crate::engine::Engine;
-use crate::stages::{self, InputCount, Stage, StageKind};
+use crate::stages::{self, InputCount, LimitsConfig, Stage, StageKind};
 use problem::{Problem, Problems, nearest};
 use service::run::StageShape;
 use service::workflows::WorkflowShape;
@@ -60,6 +60,8 @@ pub struct Workflow {
     pub run_name: String,
     /// Where its tasks are done, if the file says so.
     pub engine: Option<Engine>,
+    /// What its stages may spend together on language models.
+    pub limits: LimitsConfig,
     /// What it says to `pipeline serve`.
     pub service: ServiceTables,
     /// The stages in an order in which each comes after its inputs.
@@ -300,10 +302,25 @@ fn build(root: &Node, profile: String, problems: &mut Vec<Problem>) -> Option<Wo
         profile,
         profiles: Vec::new(),
         engine: table.get("engine").and_then(|entry| engine(entry, problems)),
+        limits: limits(table, &stages, problems),
         service: service_tables::read(table, problems),
         stages,
         text: WorkflowText::default(),
     })
+}
+
+/// Reads `[limits]`.
+fn limits(table: &Table, stages: &[StageNode], problems: &mut Vec<Problem>) -> LimitsConfig {
+    let Some(entry) = table.get("limits") else { return LimitsConfig::default() };
+    // What is wrong in it, the check against the schema has said.
+    let limits: LimitsConfig = serde_json::from_value(entry.node.to_json()).unwrap_or_default();
+    if limits.max_usd.is_some() && stages.iter().all(|node| node.stage.prices().is_empty()) {
+        problems
+            .push(Problem::at(&entry.key, "max_usd limits nothing: no stage has prices", "this table").help(
+            "set usd_per_million_prompt_tokens and usd_per_million_completion_tokens in the `llm` of a stage",
+        ));
+    }
+    limits
 }
 
 fn engine(entry: &tree::Entry, problems: &mut Vec<Problem>) -> Option<Engine> {

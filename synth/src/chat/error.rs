@@ -42,6 +42,32 @@ impl fmt::Display for BudgetKind {
     }
 }
 
+/// Whose limit was reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BudgetScope {
+    /// That of the stage which asks.
+    Stage,
+    /// That of the whole run.
+    Run,
+}
+
+impl BudgetScope {
+    fn whose(self) -> &'static str {
+        match self {
+            Self::Stage => "the budget",
+            Self::Run => "the run's budget",
+        }
+    }
+
+    fn where_set(self) -> &'static str {
+        match self {
+            Self::Stage => "",
+            Self::Run => " in the workflow's [limits]",
+        }
+    }
+}
+
 /// Why a request has no answer: who failed, what came, and what to do.
 #[derive(Clone, Debug, Error)]
 pub enum ChatError {
@@ -131,12 +157,15 @@ pub enum ChatError {
     },
     /// A limit of the budget was reached; nothing more is asked.
     #[error(
-        "the budget of {limit} {kind} is used up: {used} spent ({spent}), {left} left, and the next request may need {needed}. All answers so far are kept: raise {option} and run again to go on",
+        "{whose} of {limit} {kind} is used up: {used} spent ({spent}), {left} left, and the next request may need {needed}. All answers so far are kept: raise {option}{place} and run again to go on",
+        whose = .scope.whose(), place = .scope.where_set(),
         option = .kind.option_name(), left = left(*.limit, *.used)
     )]
     BudgetExhausted {
         /// Which limit.
         kind: BudgetKind,
+        /// Whose.
+        scope: BudgetScope,
         /// The limit, in the kind's unit.
         limit: f64,
         /// Spent so far.
@@ -284,6 +313,7 @@ mod tests {
         assert!(refused.to_string().contains("environment variable MY_KEY"), "{refused}");
         let used = ChatError::BudgetExhausted {
             kind: BudgetKind::Usd,
+            scope: BudgetScope::Stage,
             limit: 5.0,
             used: 4.9,
             needed: 0.75,

@@ -10,9 +10,11 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::options::{ClientError, MAX_SECONDS};
+use super::options::{ClientError, MAX_SECONDS, OwnPrice};
+use super::wire;
 use crate::answer_log::Totals;
-use crate::chat::{BudgetKind, ChatAnswer, ChatError, ChatRequest};
+use crate::chat::{BudgetKind, BudgetScope, ChatAnswer, ChatError, ChatRequest};
+use crate::estimate::Price;
 
 /// Tokens that a chat template may put around each message.
 const TEMPLATE_TOKENS: u64 = 16;
@@ -36,8 +38,38 @@ pub struct BudgetOptions {
     pub max_duration_seconds: Option<f64>,
 }
 
+impl BudgetOptions {
+    fn price(&self) -> Price {
+        Price {
+            usd_per_million_prompt_tokens: self.usd_per_million_prompt_tokens,
+            usd_per_million_completion_tokens: self.usd_per_million_completion_tokens,
+        }
+    }
+
+    fn check(&self) -> Result<(), ClientError> {
+        for (option, value) in [
+            ("usd_per_million_prompt_tokens", self.usd_per_million_prompt_tokens),
+            ("usd_per_million_completion_tokens", self.usd_per_million_completion_tokens),
+            ("max_usd", self.max_usd.unwrap_or_default()),
+        ] {
+            if !(value.is_finite() && value >= 0.0) {
+                return Err(ClientError::BadNumber { option, value, rule: "0 or more" });
+            }
+        }
+        match self.max_duration_seconds {
+            Some(value) if !(0.0..=MAX_SECONDS).contains(&value) => Err(ClientError::BadNumber {
+                option: "max_duration_seconds",
+                value,
+                rule: "0 to a year of seconds",
+            }),
+            _ => Ok(()),
+        }
+    }
+}
+
 /// What was spent so far.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Spent {
     /// Requests sent.
     pub requests: u64,
@@ -57,6 +89,36 @@ impl Spent {
     pub fn tokens(&self) -> u64 {
         self.prompt_tokens + self.completion_tokens + self.lost_tokens
     }
+
+    /// What earlier processes spent: as one of them noted it, and what the answer log has beyond that note.
+    #[must_use]
+    pub fn with_log(self, log: &Totals, price: Price) -> Self {
+        let prompt_tokens = self.prompt_tokens.max(log.prompt_tokens);
+        let completion_tokens = self.completion_tokens.max(log.completion_tokens);
+        let beyond =
+            dollars(price, prompt_tokens - self.prompt_tokens, completion_tokens - self.completion_tokens);
+        Self {
+            requests: self.requests.max(log.requests),
+            prompt_tokens,
+            completion_tokens,
+            lost_tokens: self.lost_tokens,
+            usd: self.usd + beyond,
+        }
+    }
+
+    fn add(&mut self, more: &Self) {
+        self.requests += more.requests;
+        self.prompt_tokens += more.prompt_tokens;
+        self.completion_tokens += more.completion_tokens;
+        self.lost_tokens += more.lost_tokens;
+        self.usd += more.usd;
+    }
+}
+
+fn dollars(price: Price, prompt_tokens: u64, completion_tokens: u64) -> f64 {
+    (prompt_tokens as f64 * price.usd_per_million_prompt_tokens
+        + completion_tokens as f64 * price.usd_per_million_completion_tokens)
+        / 1e6
 }
 
 /// `1204 requests, 31022 prompt tokens, 80211 answer tokens, US$ 0.42`
@@ -74,15 +136,18 @@ impl fmt::Display for Spent {
     }
 }
 
-/// A budget, shared by all requests of a run.
+/// A budget, shared by all requests of a stage. It may lie inside that of a run, which its stages share: then
+/// a request must fit into both.
 ///
-/// The limits are hard: a request in flight holds its worst case (`max_new_tokens`, and a token for each
+/// The limits are hard: a request in flight holds its worst case (its longest answer, and a token for each
 /// byte of its prompt), so that what comes back never exceeds a limit. Near the end, requests wait for
 /// those in flight to give back what they did not need. A server may exceed it only by writing more than
-/// `max_new_tokens`. A refused request (an HTTP status that is an error, no connection) costs nothing.
+/// it was asked for. A refused request (an HTTP status that is an error, no connection) costs nothing.
 #[derive(Debug)]
 pub struct Budget {
     options: BudgetOptions,
+    of_run: Option<Arc<Budget>>,
+    scope: BudgetScope,
     started: Instant,
     state: Mutex<State>,
     settled: Notify,
@@ -110,52 +175,44 @@ enum Trial {
 impl Budget {
     /// A budget of which nothing is spent.
     pub fn new(options: BudgetOptions) -> Result<Arc<Self>, ClientError> {
-        Self::resuming(options, &Totals::default())
+        Self::resuming(options, &Spent::default(), None)
     }
 
-    /// A budget of which earlier runs have spent what their log's answers cost. Time starts anew.
-    pub fn resuming(options: BudgetOptions, earlier: &Totals) -> Result<Arc<Self>, ClientError> {
-        let prices = [
-            ("usd_per_million_prompt_tokens", options.usd_per_million_prompt_tokens),
-            ("usd_per_million_completion_tokens", options.usd_per_million_completion_tokens),
-            ("max_usd", options.max_usd.unwrap_or_default()),
-        ];
-        for (option, value) in prices {
-            if !(value.is_finite() && value >= 0.0) {
-                return Err(ClientError::BadNumber { option, value, rule: "0 or more" });
-            }
-        }
-        if options.max_usd.is_some() && prices[0].1 + prices[1].1 == 0.0 {
+    /// A stage's budget of which earlier processes have spent something, inside a run's. Time starts anew.
+    pub fn resuming(
+        options: BudgetOptions,
+        earlier: &Spent,
+        of_run: Option<Arc<Self>>,
+    ) -> Result<Arc<Self>, ClientError> {
+        options.check()?;
+        if options.max_usd.is_some() && options.price() == Price::default() {
             return Err(ClientError::NoPrice);
         }
-        if let Some(value) = options.max_duration_seconds
-            && !(0.0..=MAX_SECONDS).contains(&value)
-        {
-            return Err(ClientError::BadNumber {
-                option: "max_duration_seconds",
-                value,
-                rule: "0 to a year of seconds",
-            });
-        }
-        let budget = Self::starting_now(options);
-        {
-            let usd = budget.usd(earlier.prompt_tokens, earlier.completion_tokens);
-            let mut state = budget.lock();
-            state.spent.requests = earlier.requests;
-            state.spent.prompt_tokens = earlier.prompt_tokens;
-            state.spent.completion_tokens = earlier.completion_tokens;
-            state.spent.usd = usd;
-        }
+        let mut budget = Self::starting_now(options, BudgetScope::Stage);
+        budget.of_run = of_run;
+        budget.lock().spent = *earlier;
         Ok(Arc::new(budget))
+    }
+
+    /// A run's budget, inside which those of its stages lie. It has no prices: they count with their own.
+    pub fn of_run(options: BudgetOptions) -> Result<Arc<Self>, ClientError> {
+        options.check()?;
+        Ok(Arc::new(Self::starting_now(options, BudgetScope::Run)))
     }
 
     /// A budget without limits, which only counts.
     pub fn unlimited() -> Arc<Self> {
-        Arc::new(Self::starting_now(BudgetOptions::default()))
+        Arc::new(Self::starting_now(BudgetOptions::default(), BudgetScope::Stage))
     }
 
-    fn starting_now(options: BudgetOptions) -> Self {
-        Self { options, started: Instant::now(), state: Mutex::default(), settled: Notify::new() }
+    fn starting_now(options: BudgetOptions, scope: BudgetScope) -> Self {
+        let (state, settled) = (Mutex::default(), Notify::new());
+        Self { options, of_run: None, scope, started: Instant::now(), state, settled }
+    }
+
+    /// Counts what earlier processes spent.
+    pub fn add_earlier(&self, spent: &Spent) {
+        self.lock().spent.add(spent);
     }
 
     /// What was spent so far.
@@ -170,11 +227,14 @@ impl Budget {
 
     /// Does `work` if time is left, and gives it up when none is.
     pub(super) async fn in_time<T>(&self, work: impl Future<Output = T>) -> Result<T, ChatError> {
-        let Some(seconds) = self.options.max_duration_seconds else {
+        let ends = [Some(self), self.of_run.as_deref()].into_iter().flatten().filter_map(|budget| {
+            let seconds = budget.options.max_duration_seconds?;
+            Some((budget.started + Duration::from_secs_f64(seconds), budget))
+        });
+        let Some((deadline, budget)) = ends.min_by_key(|(deadline, _)| *deadline) else {
             return Ok(work.await);
         };
-        let deadline = self.started + Duration::from_secs_f64(seconds);
-        let out_of_time = || self.out_of(BudgetKind::Seconds, 0.0);
+        let out_of_time = || budget.out_of(BudgetKind::Seconds, 0.0);
         if Instant::now() >= deadline {
             return Err(out_of_time());
         }
@@ -196,34 +256,39 @@ impl Budget {
         };
         let needed = if kind == BudgetKind::Usd { cents(needed) } else { needed };
         let limit = limit.unwrap_or_default();
-        ChatError::BudgetExhausted { kind, limit, used, needed, spent: spent.to_string() }
+        ChatError::BudgetExhausted { kind, scope: self.scope, limit, used, needed, spent: spent.to_string() }
     }
 
-    fn usd(&self, prompt_tokens: u64, completion_tokens: u64) -> f64 {
-        (prompt_tokens as f64 * self.options.usd_per_million_prompt_tokens
-            + completion_tokens as f64 * self.options.usd_per_million_completion_tokens)
-            / 1e6
-    }
-
-    fn worst(&self, request: &ChatRequest) -> Worst {
+    /// Counts a request and holds its worst case, at a server's own price or the stage's; waits while that
+    /// depends on requests in flight.
+    pub(super) async fn hold(&self, request: &ChatRequest, price: OwnPrice) -> Result<Hold<'_>, ChatError> {
+        let price = price.or(self.options.price());
         let prompt_tokens: u64 =
             request.messages.iter().map(|message| message.content.len() as u64 + TEMPLATE_TOKENS).sum();
-        let completion_tokens = u64::from(request.max_new_tokens);
-        Worst { tokens: prompt_tokens + completion_tokens, usd: self.usd(prompt_tokens, completion_tokens) }
+        let completion_tokens = wire::longest_answer(request);
+        let worst = Worst {
+            tokens: prompt_tokens + completion_tokens,
+            usd: dollars(price, prompt_tokens, completion_tokens),
+        };
+        // The stage's first: while it waits for the run's, other stages lose nothing by that.
+        let of_stage = self.hold_worst(worst).await?;
+        let of_run = match &self.of_run {
+            Some(run) => Some(run.hold_worst(worst).await?),
+            None => None,
+        };
+        let mut hold = Hold { of_stage, of_run, price };
+        hold.set(Cost::Unknown);
+        Ok(hold)
     }
 
-    /// Counts a request and holds its worst case; waits while that depends on requests in flight.
-    pub(super) async fn hold(&self, request: &ChatRequest) -> Result<Hold<'_>, ChatError> {
-        let worst = self.worst(request);
+    async fn hold_worst(&self, worst: Worst) -> Result<Share<'_>, ChatError> {
         loop {
             let settled = self.settled.notified();
             tokio::pin!(settled);
             // Registered before the look, so that nothing settled in between is missed.
             settled.as_mut().enable();
             match self.try_hold(worst) {
-                Trial::Held => {
-                    return Ok(Hold { budget: self, worst, state: HoldState::Sent });
-                }
+                Trial::Held => return Ok(Share { budget: self, worst, cost: Cost::Unsent }),
                 Trial::Exhausted(error) => return Err(error),
                 Trial::Wait => settled.await,
             }
@@ -267,33 +332,47 @@ fn cents(usd: f64) -> f64 {
     (usd * 1e4).round() / 1e4
 }
 
-/// The worst case of one request in flight. Dropped without a word, it is spent: the request was on its way,
-/// and nobody tells what became of it.
+/// The worst case of one request in flight, in its stage's budget and its run's. Dropped without a word, it is
+/// spent: the request was on its way, and nobody tells what became of it.
 pub(super) struct Hold<'a> {
+    of_stage: Share<'a>,
+    of_run: Option<Share<'a>>,
+    price: Price,
+}
+
+/// A request's worst case in one budget.
+struct Share<'a> {
     budget: &'a Budget,
     worst: Worst,
-    state: HoldState,
+    cost: Cost,
 }
 
 /// What is known of a request's cost.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum HoldState {
+#[derive(Clone, Copy)]
+enum Cost {
+    /// It was not sent.
+    Unsent,
     /// Nothing.
-    Sent,
-    /// It is counted, or there was none.
-    Settled,
+    Unknown,
+    /// It was refused.
+    Nothing,
+    /// It was answered.
+    Known(Spent),
 }
 
 impl Hold<'_> {
+    fn set(&mut self, cost: Cost) {
+        for share in [Some(&mut self.of_stage), self.of_run.as_mut()].into_iter().flatten() {
+            share.cost = cost;
+        }
+    }
+
     /// Counts what the answer cost in truth.
     pub(super) fn settle(mut self, answer: &ChatAnswer) {
-        self.state = HoldState::Settled;
         let (prompt_tokens, completion_tokens) =
             (u64::from(answer.prompt_tokens), u64::from(answer.completion_tokens));
-        let mut state = self.budget.lock();
-        state.spent.prompt_tokens += prompt_tokens;
-        state.spent.completion_tokens += completion_tokens;
-        state.spent.usd += self.budget.usd(prompt_tokens, completion_tokens);
+        let usd = dollars(self.price, prompt_tokens, completion_tokens);
+        self.set(Cost::Known(Spent { prompt_tokens, completion_tokens, usd, ..Spent::default() }));
     }
 
     /// Counts what a request without an answer may have cost.
@@ -303,18 +382,23 @@ impl Hold<'_> {
             | ChatError::Cut { .. }
             | ChatError::BadJson { .. }
             | ChatError::BodyTooLarge { .. } => {}
-            _ => self.state = HoldState::Settled,
+            _ => self.set(Cost::Nothing),
         }
     }
 }
 
-impl Drop for Hold<'_> {
+impl Drop for Share<'_> {
     fn drop(&mut self) {
         {
             let mut state = self.budget.lock();
-            if self.state == HoldState::Sent {
-                state.spent.lost_tokens += self.worst.tokens;
-                state.spent.usd += self.worst.usd;
+            match self.cost {
+                Cost::Unsent => state.spent.requests -= 1,
+                Cost::Unknown => {
+                    state.spent.lost_tokens += self.worst.tokens;
+                    state.spent.usd += self.worst.usd;
+                }
+                Cost::Nothing => {}
+                Cost::Known(spent) => state.spent.add(&spent),
             }
             state.holds -= 1;
             state.held.tokens -= self.worst.tokens;

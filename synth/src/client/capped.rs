@@ -5,6 +5,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 
 use super::budget::Budget;
+use super::options::OwnPrice;
 use crate::chat::{ChatAnswer, ChatError, ChatModel, ChatRequest};
 
 /// A model with a budget around it: for models in this process, whose tokens and time may be capped as well.
@@ -32,7 +33,7 @@ impl ChatModel for Capped {
     }
 
     async fn ask(&self, request: &ChatRequest) -> Result<ChatAnswer, ChatError> {
-        let hold = self.budget.in_time(self.budget.hold(request)).await??;
+        let hold = self.budget.in_time(self.budget.hold(request, OwnPrice::default())).await??;
         let result = self.model.ask(request).await;
         match &result {
             Ok(answer) => hold.settle(answer),

@@ -83,8 +83,9 @@ impl OpenAiClient {
         let mut attempt = 1;
         loop {
             let slot = self.budget.in_time(self.pool.acquire(avoid)).await??;
-            let hold = self.budget.in_time(self.budget.hold(request)).await??;
             let endpoint = slot.endpoint();
+            let price = self.sender.price(endpoint);
+            let hold = self.budget.in_time(self.budget.hold(request, price)).await??;
             // Once it is sent it is paid for, so that no time limit but its own ends it.
             let server = self.sender.address(endpoint);
             let span = span::of_request(&self.options.model, &request.model, attempt, Some(server));

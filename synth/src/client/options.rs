@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 use url::Url;
 
+use crate::estimate::Price;
+
 /// Which dialect of the OpenAI API the servers speak: it decides the names of sampling fields beyond
 /// OpenAI's own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -34,11 +36,22 @@ pub struct EndpointOptions {
     pub max_in_flight: Option<usize>,
     /// Name of the environment variable that holds its API key; as for the others when left out.
     pub api_key_env: Option<String>,
+    /// US dollars for a million tokens of its prompts; as for the others when left out.
+    pub usd_per_million_prompt_tokens: Option<f64>,
+    /// US dollars for a million tokens of its answers; as for the others when left out.
+    pub usd_per_million_completion_tokens: Option<f64>,
 }
 
 impl Default for EndpointOptions {
     fn default() -> Self {
-        Self { url: String::new(), weight: 1.0, max_in_flight: None, api_key_env: None }
+        Self {
+            url: String::new(),
+            weight: 1.0,
+            max_in_flight: None,
+            api_key_env: None,
+            usd_per_million_prompt_tokens: None,
+            usd_per_million_completion_tokens: None,
+        }
     }
 }
 
@@ -203,6 +216,10 @@ impl ClientOptions {
             in_range(endpoint.weight, 1e-3..=1e3, "an endpoint's weight", "from 0.001 to 1000")?;
             let places = endpoint.max_in_flight.unwrap_or(1);
             in_range(places as f64, 1.0..=f64::MAX, "an endpoint's max_in_flight", "1 or more")?;
+            for price in [endpoint.usd_per_million_prompt_tokens, endpoint.usd_per_million_completion_tokens]
+            {
+                in_range(price.unwrap_or_default(), 0.0..=f64::MAX, "an endpoint's price", "0 or more")?;
+            }
         }
         in_range(self.max_body_bytes as f64, 1024.0..=f64::MAX, "max_body_bytes", "1024 or more")?;
         for (option, value) in [
@@ -235,6 +252,10 @@ impl ClientOptions {
                     weight: endpoint.weight,
                     max_in_flight: endpoint.max_in_flight.unwrap_or(self.max_in_flight),
                     api_key_env: endpoint.api_key_env.or_else(|| self.api_key_env.clone()),
+                    price: OwnPrice {
+                        usd_per_million_prompt_tokens: endpoint.usd_per_million_prompt_tokens,
+                        usd_per_million_completion_tokens: endpoint.usd_per_million_completion_tokens,
+                    },
                 })
             })
             .collect()
@@ -248,6 +269,26 @@ pub(super) struct Endpoint {
     pub(super) weight: f64,
     pub(super) max_in_flight: usize,
     pub(super) api_key_env: Option<String>,
+    pub(super) price: OwnPrice,
+}
+
+/// A server's prices where they are not those of the others.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct OwnPrice {
+    usd_per_million_prompt_tokens: Option<f64>,
+    usd_per_million_completion_tokens: Option<f64>,
+}
+
+impl OwnPrice {
+    /// The price at this server where `others` holds for those that name none.
+    pub(super) fn or(self, others: Price) -> Price {
+        let prompt = self.usd_per_million_prompt_tokens;
+        let completion = self.usd_per_million_completion_tokens;
+        Price {
+            usd_per_million_prompt_tokens: prompt.unwrap_or(others.usd_per_million_prompt_tokens),
+            usd_per_million_completion_tokens: completion.unwrap_or(others.usd_per_million_completion_tokens),
+        }
+    }
 }
 
 /// Where a server is asked.

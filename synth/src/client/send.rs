@@ -6,7 +6,7 @@ use bytes::Bytes;
 use reqwest::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, HeaderValue, RETRY_AFTER};
 use reqwest::{Client, Response, Url};
 
-use super::options::{self, Address, ClientError, ClientOptions};
+use super::options::{self, Address, ClientError, ClientOptions, OwnPrice};
 use super::{retry, wire};
 use crate::chat::{Api, ChatAnswer, ChatError};
 
@@ -20,6 +20,7 @@ struct Endpoint {
     /// The key's text, only to blot it out of what the server says.
     key: Option<String>,
     key_env: Option<String>,
+    price: OwnPrice,
 }
 
 pub(super) struct Sender {
@@ -55,7 +56,8 @@ impl Endpoint {
             .connect_timeout(Duration::from_secs_f64(options.connect_timeout_seconds))
             .build()
             .map_err(|error| problem(net::innermost(&error)))?;
-        Ok(Self { address: address.clone(), http, authorization, key, key_env: api_key_env.clone() })
+        let (address, key_env) = (address.clone(), api_key_env.clone());
+        Ok(Self { address, http, authorization, key, key_env, price: endpoint.price })
     }
 
     /// Servers repeat refused keys in their errors; ours must not stand in a log, not even cut in half.
@@ -82,6 +84,11 @@ impl Sender {
     /// Where an endpoint is.
     pub(super) fn address(&self, endpoint: usize) -> &Url {
         &self.endpoints[endpoint].address.chat
+    }
+
+    /// An endpoint's own price.
+    pub(super) fn price(&self, endpoint: usize) -> OwnPrice {
+        self.endpoints[endpoint].price
     }
 
     /// Sends `body` to an endpoint and reads the answer; `attempts` is 1 in it.

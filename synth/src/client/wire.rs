@@ -34,7 +34,16 @@ struct Body<'a> {
 }
 
 /// Fields that a request has from elsewhere or that would change what comes back.
-const NOT_EXTRA: [&str; 6] = ["model", "messages", "prompt", "seed", "n", "stream"];
+const NOT_EXTRA: [&str; 7] = ["model", "messages", "prompt", "seed", "n", "best_of", "stream"];
+
+/// The limit that newer models of OpenAI take instead of `max_tokens`; what they think counts.
+const MAX_COMPLETION_TOKENS: &str = "max_completion_tokens";
+
+/// The most tokens that a request's answer may have.
+pub fn longest_answer(request: &ChatRequest) -> u64 {
+    let instead = request.extra.get(MAX_COMPLETION_TOKENS).and_then(serde_json::Value::as_u64);
+    u64::from(request.max_new_tokens).max(instead.unwrap_or_default())
+}
 
 /// Checks that extra fields do not touch what the program itself must know.
 pub fn check_extra(extra: &ExtraFields) -> Result<(), ClientError> {
@@ -43,6 +52,10 @@ pub fn check_extra(extra: &ExtraFields) -> Result<(), ClientError> {
         if extra.contains_key(field) {
             return wrong(field, "it is set by the program");
         }
+    }
+    // A budget holds the longest answer, which must therefore be known.
+    if extra.get(MAX_COMPLETION_TOKENS).is_some_and(|value| !value.is_null() && value.as_u64().is_none()) {
+        return wrong(MAX_COMPLETION_TOKENS, "it must be a whole number");
     }
     match extra.get("max_tokens") {
         None | Some(serde_json::Value::Null) => Ok(()),
@@ -87,6 +100,9 @@ pub fn encode(request: &ChatRequest, kind: ServerKind) -> Bytes {
     }
     let mut json = serde_json::to_value(&body).unwrap_or_default();
     if let Some(fields) = json.as_object_mut() {
+        if request.extra.contains_key(MAX_COMPLETION_TOKENS) {
+            fields.remove("max_tokens");
+        }
         for (name, value) in &request.extra {
             if value.is_null() {
                 fields.remove(name);

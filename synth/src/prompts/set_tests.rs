@@ -96,6 +96,20 @@ fn every_family_audience_and_format_of_the_recipe_is_there() {
 }
 
 #[test]
+fn seeds_of_code_mathematics_and_instructions_do_without_a_topic() {
+    let set = PromptSet::load(None).unwrap();
+    let nothing = PromptTopic::from_columns("", "", "", "", "");
+    let alone = [ShareGroup::Code, ShareGroup::Math, ShareGroup::Instruction];
+    let mut rendered = 0;
+    for template in set.templates().iter().filter(|template| alone.contains(&template.share)) {
+        let prompt = set.render(template, &nothing, "A seed.").unwrap();
+        assert!(!prompt.contains("\"\" (") && !prompt.contains("()"), "{}: {prompt}", template.name);
+        rendered += 1;
+    }
+    assert!(rendered > 10, "{rendered}");
+}
+
+#[test]
 fn a_course_unit_lists_the_units_before_it() {
     let set = PromptSet::load(None).unwrap();
     for name in ["stanford_course_unit", "openstax_section", "khan_academy_lesson"] {

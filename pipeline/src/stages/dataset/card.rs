@@ -6,9 +6,10 @@ use std::fmt::{Result, Write};
 use serde_json::{Value as Json, json};
 
 use super::figures::Figures;
-use super::{DatasetConfig, Published};
+use super::{DatasetConfig, Published, Told};
 use crate::report::plot::{self, Bar, bars};
 use crate::runner::progress::group;
+use crate::stages::{Given, MIXTURE_FIGURE};
 
 /// Where the card's plots lie, in the dataset's folder.
 fn plot_path(subset: &str) -> String {
@@ -27,22 +28,18 @@ pub fn plots(subsets: &BTreeMap<String, Published>) -> Vec<(String, String)> {
     subsets.iter().filter(|(_, subset)| subset.figures.documents > 0).map(plot).collect()
 }
 
-/// Renders the card from the figures of the subsets and what the `pack` and `evaluate` stages measured.
-pub fn render(
-    config: &DatasetConfig,
-    subsets: &BTreeMap<String, Published>,
-    packed: &BTreeMap<String, Json>,
-    evaluation: &BTreeMap<String, Json>,
-) -> String {
+/// Renders the card from the figures of the subsets and what other stages measured.
+pub fn render(config: &DatasetConfig, subsets: &BTreeMap<String, Published>, told: &Told) -> String {
     let mut text = String::new();
     // Writing into a string cannot fail.
     let figures_of = || subsets.iter().map(|(name, subset)| (name.as_str(), &subset.figures));
     let _ = front_matter(&mut text, config, subsets)
         .and_then(|()| writeln!(text, "# {}\n\n{}\n", config.title, config.description))
-        .and_then(|()| sizes(&mut text, config, subsets, packed))
+        .and_then(|()| sizes(&mut text, config, subsets, &told.packed))
+        .and_then(|()| mixture(&mut text, &told.mixture))
         .and_then(|()| lengths(&mut text, figures_of()))
         .and_then(|()| parts(&mut text, figures_of()))
-        .and_then(|()| figures(&mut text, evaluation))
+        .and_then(|()| figures(&mut text, &told.evaluation))
         .and_then(|()| writeln!(text, "Made with Corpusmith {}.", env!("CARGO_PKG_VERSION")));
     text
 }
@@ -81,6 +78,37 @@ fn sizes(
     let name = subsets.keys().next().map_or("…", String::as_str);
     writeln!(text, "\n```python\nfrom datasets import load_dataset\n")?;
     writeln!(text, "rows = load_dataset(\"path/of/this/folder\", \"{name}\", split=\"train\")\n```\n")
+}
+
+/// How the subsets were mixed for training: what each has, and how much of it was taken, by tokens.
+fn mixture(text: &mut String, mixture: &BTreeMap<String, Json>) -> Result {
+    let given = mixture.get(MIXTURE_FIGURE).cloned().unwrap_or_default();
+    let given: BTreeMap<String, Given> = serde_json::from_value(given).unwrap_or_default();
+    if given.is_empty() {
+        return Ok(());
+    }
+    let weights: f64 = given.values().map(|given| given.weight).sum();
+    let taken = given.values().map(|given| given.tokens_taken).sum::<u64>().max(1) as f64;
+    writeln!(text, "## The mixture\n")?;
+    writeln!(
+        text,
+        "| subset | weight | documents | tokens | documents taken | tokens taken | share | epochs |"
+    )?;
+    writeln!(text, "|---|---:|---:|---:|---:|---:|---:|---:|")?;
+    for (name, given) in &given {
+        writeln!(
+            text,
+            "| {name} | {:.1} % | {} | {} | {} | {} | {:.1} % | {:.2} |",
+            100.0 * given.weight / weights,
+            group(given.documents),
+            group(given.tokens),
+            group(given.documents_taken),
+            group(given.tokens_taken),
+            100.0 * given.tokens_taken as f64 / taken,
+            given.epochs(),
+        )?;
+    }
+    writeln!(text)
 }
 
 fn lengths<'a>(text: &mut String, subsets: impl Iterator<Item = (&'a str, &'a Figures)>) -> Result {
@@ -182,7 +210,11 @@ mod tests {
         let packed = [("subsets".to_owned(), json!({"cosmopedia-v2": {"tokens": 9876}}))].into();
         let evaluation =
             [("heldout".to_owned(), json!({"web": {"texts": 3, "per_token": 12.34, "bits_per_byte": 1.5}}))];
-        let text = render(&config, &subsets, &packed, &evaluation.into());
+        let web = json!({"documents": 1200, "tokens": 1000, "documents_taken": 3600, "tokens_taken": 3000, "weight": 0.6});
+        let code = json!({"documents": 10, "tokens": 4000, "documents_taken": 5, "tokens_taken": 1000, "weight": 0.2});
+        let mixture = [("mixture".to_owned(), json!({"web": web, "code": code}))].into();
+        let told = Told { packed, evaluation: evaluation.into(), mixture };
+        let text = render(&config, &subsets, &told);
         assert!(text.starts_with("---\nlicense: odc-by\n"));
         assert!(text.contains("pretty_name: \"A \\\"small\\\" corpus\""));
         assert!(text.contains("    path: data/cosmopedia-v2/train-*.parquet\n---\n"), "{text}");
@@ -195,5 +227,8 @@ mod tests {
         assert!(text.contains("| college | textbook | 300 | 25.0 % | 90,000 | 300 |"), "{text}");
         assert!(text.contains("| web | 3 | 12.3 | 1.500 |"));
         assert!(text.contains("1K<n<10K"));
+        assert!(text.contains("| web | 75.0 % | 1,200 | 1,000 | 3,600 | 3,000 | 75.0 % | 3.00 |"), "{text}");
+        assert!(text.contains("| code | 25.0 % | 10 | 4,000 | 5 | 1,000 | 25.0 % | 0.25 |"), "{text}");
+        assert!(!render(&config, &subsets, &Told::default()).contains("mixture"));
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::*;
+use crate::client::Spent;
+use crate::estimate::Price;
 
 const TOKENS: u32 = 200;
 const ENDPOINTS: usize = 24;
@@ -58,7 +60,8 @@ async fn generate(server: &TestServer, log: &Arc<AnswerLog>, budget: BudgetOptio
         down_after_seconds: 30.0,
         ..client_options(server)
     };
-    let budget = Budget::resuming(budget, &log.totals()).unwrap();
+    let earlier = Spent::default().with_log(&log.totals(), Price::default());
+    let budget = Budget::resuming(budget, &earlier, None).unwrap();
     let model = Arc::new(OpenAiClient::new(&options, Arc::clone(&budget)).unwrap());
     let options = GenerateOptions { max_new_tokens: 300, max_in_flight: 512, ..GenerateOptions::default() };
     let mut run = run(model, Some(Arc::clone(log)), &options, prompts(rows, 1_000).0);
