@@ -62,13 +62,17 @@ impl Weights<'_> {
     }
 }
 
+/// The models in use by their files, and whether these were named: the same file by both ways is two models,
+/// since each has a name of its own.
+type Loaded = HashMap<(PathBuf, bool), Weak<EmbeddedModel>>;
+
 /// The model, loaded once for the stages that use it at the same time.
 pub(super) async fn load(
     ctx: &StageContext,
     weights: Weights<'_>,
     sequences: usize,
 ) -> Result<Arc<dyn ChatModel>, StageError> {
-    static LOADED: Mutex<Option<HashMap<PathBuf, Weak<EmbeddedModel>>>> = Mutex::new(None);
+    static LOADED: Mutex<Option<Loaded>> = Mutex::new(None);
     let (path, file) = match weights {
         Weights::Embedded => (ctx.asset(Asset::Smollm2Instruct)?, false),
         Weights::File(path) => (path.to_owned(), true),
@@ -77,16 +81,17 @@ pub(super) async fn load(
     let load = move || {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         let loaded = loaded.get_or_insert_default();
-        if let Some(model) = loaded.get(&path).and_then(Weak::upgrade) {
+        let key = (path, file);
+        if let Some(model) = loaded.get(&key).and_then(Weak::upgrade) {
             return Ok(model);
         }
-        let name = if file { name_of_file(&ctx, &path)? } else { EMBEDDED_MODEL.to_owned() };
+        let name = if file { name_of_file(&ctx, &key.0)? } else { EMBEDDED_MODEL.to_owned() };
         let weights =
-            Model::load(&path, &ModelOptions::default()).map_err(|error| ctx.input(chain(&error)))?;
+            Model::load(&key.0, &ModelOptions::default()).map_err(|error| ctx.input(chain(&error)))?;
         let options = EngineOptions { max_sequences: sequences.max(1), threads, ..EngineOptions::default() };
         let engine = Engine::new(Arc::new(weights), &options).map_err(|error| ctx.failed(&error))?;
         let model = Arc::new(EmbeddedModel { engine, name, sequences: sequences.max(1) });
-        loaded.insert(path, Arc::downgrade(&model));
+        loaded.insert(key, Arc::downgrade(&model));
         Ok(model)
     };
     let model = super::blocking("llm", load).await?;
