@@ -187,6 +187,11 @@ impl Manifest {
         hasher.finalize().to_hex().to_string()
     }
 
+    /// The size of the output, in bytes.
+    pub fn bytes(&self) -> u64 {
+        self.files.iter().map(|file| file.bytes).sum()
+    }
+
     /// The Parquet shards, in order.
     pub fn shards(&self) -> impl Iterator<Item = &OutputFile> {
         self.files.iter().filter(|file| file.path.starts_with("data/"))

@@ -1,6 +1,5 @@
 //! `pipeline batch`: a stage's open requests as OpenAI batch files, and their answers into its answer log.
 
-use std::any::Any;
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,7 +14,7 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 
 use super::plan::run_options;
-use super::{Failure, runtime};
+use super::{Failure, runtime, stage_of_kind};
 use crate::cli::{BatchCommand, BatchTarget};
 use crate::engine::streams::execute;
 use crate::manifest::Manifest;
@@ -63,28 +62,8 @@ impl Opened {
     fn new(target: &BatchTarget) -> Result<Self, Failure> {
         let workflow = workflow::load(&target.workflow.workflow, &target.workflow.overrides())?;
         let options = run_options(&target.resources);
-        let stages: Vec<&str> = workflow
-            .stages
-            .iter()
-            .filter(|node| config_of(node).is_some())
-            .map(|node| node.id.as_str())
-            .collect();
-        let list = stages.join(", ");
-        let stage = match (&target.stage, stages.as_slice()) {
-            (Some(stage), all) if all.contains(&stage.as_str()) => stage.clone(),
-            (Some(stage), _) => {
-                let message = format!("`{stage}` is no stage of the kind `generate`");
-                return Err(Failure::message(message, &format!("those stages are: {list}")));
-            }
-            (None, [only]) => (*only).to_owned(),
-            (None, []) => {
-                return Err(Failure::message("the workflow has no stage of the kind `generate`", ""));
-            }
-            (None, _) => {
-                let message = "the workflow has several stages of the kind `generate`";
-                return Err(Failure::message(message, &format!("name one with --stage: {list}")));
-            }
-        };
+        let (node, _): (_, &GenerateConfig) = stage_of_kind(&workflow, "generate", target.stage.as_deref())?;
+        let stage = node.id.clone();
         let opened = Self { workflow, options, stage };
         opened.check_inputs(&target.workflow.workflow)?;
         Ok(opened)
@@ -128,8 +107,7 @@ impl Opened {
     }
 
     fn config(&self) -> Result<&GenerateConfig, Failure> {
-        let config = config_of(self.node()?);
-        config.ok_or_else(|| Failure::message(format!("`{}` asks no prompts", self.stage), ""))
+        Ok(stage_of_kind(&self.workflow, "generate", Some(&self.stage))?.1)
     }
 
     /// Walks all rows and hands on the open requests, each once.
@@ -175,11 +153,6 @@ impl Opened {
         }
         Ok(rows)
     }
-}
-
-fn config_of(node: &StageNode) -> Option<&GenerateConfig> {
-    let stage: &dyn Any = node.stage.as_ref();
-    stage.downcast_ref()
 }
 
 /// How each row of a batch stands; reads the log, so away from the async threads. Rows without an id or a

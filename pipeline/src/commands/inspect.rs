@@ -126,13 +126,12 @@ fn show_run(path: &Path, stages: &[Manifest]) {
     println!("{}", path.display());
     let width = stages.iter().map(|manifest| manifest.stage.len()).max().unwrap_or(0);
     for manifest in stages {
-        let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
         let (rows, files) = (group(manifest.rows_out), manifest.files.len());
         println!(
             "{:width$}  {:<12}  {rows:>10} out  {files:>4} files  {}",
             manifest.stage,
             manifest.kind,
-            size(bytes)
+            size(manifest.bytes())
         );
     }
 }

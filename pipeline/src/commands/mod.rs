@@ -27,6 +27,7 @@ mod serve;
 mod talk;
 mod trace;
 
+use std::any::Any;
 use std::process::ExitCode;
 
 use miette::{Diagnostic, IntoDiagnostic, Report};
@@ -34,7 +35,9 @@ use miette::{Diagnostic, IntoDiagnostic, Report};
 use crate::cli::{Cli, Command};
 use crate::observe::{self, Observing};
 use crate::runner::error::{Fault, RunError};
+use crate::stages::Stage;
 use crate::workflow::problem::Problems;
+use crate::workflow::{StageNode, Workflow};
 
 /// What a command ends with when it fails: a report for people and whose fault it was.
 pub struct Failure {
@@ -62,6 +65,35 @@ impl Failure {
     pub fn message(message: impl std::fmt::Display, help: &str) -> Self {
         let report = miette::miette!(help = help.to_owned(), "{message}");
         Self { report, fault: Fault::Input }
+    }
+}
+
+/// The stage of a kind that a command is for: the one named, or the only one there is.
+///
+/// # Errors
+/// There is none, or several and none is named.
+fn stage_of_kind<'a, T: Stage>(
+    workflow: &'a Workflow,
+    kind: &str,
+    wanted: Option<&str>,
+) -> Result<(&'a StageNode, &'a T), Failure> {
+    let config_of = |node: &'a StageNode| {
+        let stage: &dyn Any = node.stage.as_ref();
+        Some((node, stage.downcast_ref::<T>()?))
+    };
+    let stages: Vec<_> = workflow.stages.iter().filter_map(config_of).collect();
+    let list = stages.iter().map(|(node, _)| node.id.as_str()).collect::<Vec<_>>().join(", ");
+    match (wanted, &stages[..]) {
+        (Some(wanted), _) => stages.iter().find(|(node, _)| node.id == wanted).copied().ok_or_else(|| {
+            let message = format!("`{wanted}` is no stage of the kind `{kind}`");
+            Failure::message(message, &format!("those stages are: {list}"))
+        }),
+        (None, [only]) => Ok(*only),
+        (None, []) => Err(Failure::message(format!("the workflow has no stage of the kind `{kind}`"), "")),
+        (None, _) => {
+            let message = format!("the workflow has several stages of the kind `{kind}`");
+            Err(Failure::message(message, &format!("name one with --stage: {list}")))
+        }
     }
 }
 

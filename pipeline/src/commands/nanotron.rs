@@ -1,6 +1,5 @@
 //! `pipeline nanotron`: a workflow's training as a config of nanotron, for those who have a cluster of GPUs.
 
-use std::any::Any;
 use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
@@ -10,14 +9,14 @@ use model::schedule::ScheduleShape;
 use model::tokenizer::TOKENIZER_FILE;
 use serde_json::{Value as Json, json};
 
-use super::Failure;
 use super::plan::run_options;
+use super::{Failure, stage_of_kind};
 use crate::cli::NanotronArgs;
 use crate::durable;
 use crate::runner;
 use crate::runner::stage_run::stage_folder;
 use crate::stages::PretrainConfig;
-use crate::workflow::{self, StageNode, Workflow};
+use crate::workflow::{self, Workflow};
 
 /// Writes the config of a `pretrain` stage.
 ///
@@ -26,7 +25,7 @@ use crate::workflow::{self, StageNode, Workflow};
 /// dealt to so many GPUs.
 pub fn nanotron(args: &NanotronArgs) -> Result<(), Failure> {
     let workflow = workflow::load(&args.workflow.workflow, &args.workflow.overrides())?;
-    let (node, config) = training_stage(&workflow, args.stage.as_deref())?;
+    let (node, config): (_, &PretrainConfig) = stage_of_kind(&workflow, "pretrain", args.stage.as_deref())?;
     let run = runner::run_folder(&run_options(&args.resources).runs_folder, &workflow);
     let run = run.canonicalize().unwrap_or(run);
     let model = config.training.model.resolve().map_err(Failure::run)?;
@@ -50,30 +49,6 @@ pub fn nanotron(args: &NanotronArgs) -> Result<(), Failure> {
         None => print!("{text}"),
     }
     Ok(())
-}
-
-fn training_stage<'a>(
-    workflow: &'a Workflow,
-    wanted: Option<&str>,
-) -> Result<(&'a StageNode, &'a PretrainConfig), Failure> {
-    let config_of = |node: &'a StageNode| {
-        let stage: &dyn Any = node.stage.as_ref();
-        Some((node, stage.downcast_ref::<PretrainConfig>()?))
-    };
-    let stages: Vec<_> = workflow.stages.iter().filter_map(config_of).collect();
-    let list = stages.iter().map(|(node, _)| node.id.as_str()).collect::<Vec<_>>().join(", ");
-    match (wanted, &stages[..]) {
-        (Some(wanted), _) => stages.iter().find(|(node, _)| node.id == wanted).copied().ok_or_else(|| {
-            let message = format!("`{wanted}` is no stage of the kind `pretrain`");
-            Failure::message(message, &format!("those stages are: {list}"))
-        }),
-        (None, [only]) => Ok(*only),
-        (None, []) => Err(Failure::message("the workflow has no stage of the kind `pretrain`", "")),
-        (None, _) => {
-            let message = "the workflow has several stages of the kind `pretrain`";
-            Err(Failure::message(message, &format!("name one with --stage: {list}")))
-        }
-    }
 }
 
 /// The stage whose tokenizer made the tokens.

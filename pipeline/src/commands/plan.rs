@@ -84,7 +84,7 @@ pub fn show(
     let workflow = workflow::load(&workflow.workflow, &workflow.overrides())?;
     let options = run_options(resources);
     let forecasts = forecast(&workflow, &options)?;
-    let shares = cluster.map(|size| shares(&forecasts, size, &options));
+    let shares = cluster.map(|size| shares(&workflow, &forecasts, size, &options));
     if as_json {
         for (at, forecast) in forecasts.iter().enumerate() {
             let mut json = forecast.json();
@@ -152,7 +152,7 @@ fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Fore
         let outlook = match last {
             Some(last) if state == State::UpToDate => {
                 let rows = Some(last.manifest.rows_out as f64);
-                let disk_bytes = Some(last.manifest.files.iter().map(|file| file.bytes as f64).sum());
+                let disk_bytes = Some(last.manifest.bytes() as f64);
                 forecaster.done(node, last);
                 Outlook { rows, disk_bytes, ..Outlook::default() }
             }
@@ -211,14 +211,27 @@ fn rows_of(forecasts: &[Forecast<'_>]) -> String {
 }
 
 /// What each stage takes on a cluster.
-fn shares(forecasts: &[Forecast<'_>], size: ClusterSize, options: &RunOptions) -> Vec<Share> {
+fn shares(
+    workflow: &Workflow,
+    forecasts: &[Forecast<'_>],
+    size: ClusterSize,
+    options: &RunOptions,
+) -> Vec<Share> {
     let bytes: BTreeMap<&str, Option<f64>> =
         forecasts.iter().map(|forecast| (forecast.node.id.as_str(), forecast.outlook.disk_bytes)).collect();
     let share = |Forecast { node, outlook, .. }: &Forecast<'_>| {
         // What the first role has is cut into tasks; the rest is read by each.
         let first = node.kind.inputs.first().and_then(|input| node.inputs.get(input.role));
         let read = first.map(|ids| ids.iter().map(|id| bytes.get(id.as_str()).copied().flatten()).sum());
-        cluster::share(node, outlook, size, options.threads, read.unwrap_or(None), options.shard_bytes)
+        cluster::share(
+            workflow,
+            node,
+            outlook,
+            size,
+            options.threads,
+            read.unwrap_or(None),
+            options.shard_bytes,
+        )
     };
     forecasts.iter().map(share).collect()
 }

@@ -108,17 +108,12 @@ fn print_table<const N: usize>(head: [&str; N], rows: Vec<[String; N]>) {
 /// The folder of a run's `prompts` stage, or the folder itself if it is one. Of several the one that is called
 /// `prompts`.
 fn prompts_stage(run: &Path) -> Option<PathBuf> {
-    let is_prompts = |folder: &PathBuf| {
-        Manifest::read(folder).ok().flatten().is_some_and(|manifest| manifest.kind == "prompts")
-    };
-    let stages = std::fs::read_dir(run).into_iter().flatten().flatten().map(|entry| entry.path());
-    // Begun stages have names with a dot.
-    let begun =
-        |path: &PathBuf| path.file_name().is_none_or(|name| name.as_encoded_bytes().starts_with(b"."));
-    let finished = stages.filter(|path| !begun(path));
-    let mut found: Vec<PathBuf> = finished.chain([run.to_owned()]).filter(is_prompts).collect();
-    found.sort_by_key(|folder| (!folder.ends_with("prompts"), folder.clone()));
-    found.into_iter().next()
+    let is_prompts = |manifest: &Manifest| manifest.kind == "prompts";
+    if Manifest::read(run).ok().flatten().as_ref().is_some_and(is_prompts) {
+        return Some(run.to_owned());
+    }
+    let stages = inspect::manifests(run).into_iter().filter(is_prompts).map(|manifest| manifest.stage);
+    stages.min_by_key(|stage| (stage != "prompts", stage.clone())).map(|stage| run.join(stage))
 }
 
 fn preview(run: &Path, topic: Option<&str>, style: Option<&str>, n: usize) -> Result<(), Failure> {

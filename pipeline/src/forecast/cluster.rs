@@ -4,8 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::Outlook;
-use crate::stages::Shape;
-use crate::workflow::{OutputMode, StageNode};
+use crate::workflow::{OutputMode, StageNode, Workflow};
 
 /// So many machines with so many cores each: `64x32`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,12 +57,13 @@ impl Place {
     }
 
     /// Where a stage's work would be done.
-    pub fn of(node: &StageNode, outlook: &Outlook) -> Self {
-        let asks = outlook.gpu_hours.is_some() && outlook.asks.is_some();
-        match node.stage.shape() {
-            _ if asks => Self::Servers,
-            Shape::PerShard if !node.stage.stays() => Self::Executors,
-            _ => Self::OneMachine,
+    pub fn of(workflow: &Workflow, node: &StageNode, outlook: &Outlook) -> Self {
+        if outlook.gpu_hours.is_some() && outlook.asks.is_some() {
+            Self::Servers
+        } else if workflow.stays(node) {
+            Self::OneMachine
+        } else {
+            Self::Executors
         }
     }
 }
@@ -86,6 +86,7 @@ pub struct Share {
 /// `here_threads` are those of the machine that measured; `read_bytes` is what its inputs have on disk,
 /// `shard_bytes` the size of a shard, which is a task of the stage that reads it.
 pub fn share(
+    workflow: &Workflow,
     node: &StageNode,
     outlook: &Outlook,
     size: ClusterSize,
@@ -93,7 +94,7 @@ pub fn share(
     read_bytes: Option<f64>,
     shard_bytes: u64,
 ) -> Share {
-    let place = Place::of(node, outlook);
+    let place = Place::of(workflow, node, outlook);
     let cores = match place {
         Place::Executors => f64::from(size.machines) * f64::from(size.cores),
         Place::OneMachine => f64::from(size.cores),
@@ -117,7 +118,7 @@ pub fn share(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workflow::{self, Overrides};
+    use crate::workflow::WorkflowText;
 
     #[test]
     fn sizes_are_read() {
@@ -129,8 +130,6 @@ mod tests {
 
     #[test]
     fn shards_are_spread_and_wholes_stay() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("w.toml");
         let text = r#"
             name = "w"
             [stage.pages]
@@ -143,20 +142,23 @@ mod tests {
             kind = "minhash"
             input = "clean"
         "#;
-        std::fs::write(&path, text).unwrap();
-        let workflow = workflow::load(&path, &Overrides::default()).unwrap();
+        let text = WorkflowText { text: text.to_owned(), ..WorkflowText::default() };
+        let workflow = text.workflow().unwrap();
         let node = |id: &str| workflow.stages.iter().find(|node| node.id == id).unwrap();
         let outlook = Outlook { seconds: Some(3200.0), disk_bytes: Some(5e9), ..Outlook::default() };
         let size = ClusterSize { machines: 4, cores: 8 };
-        let cleaned = share(node("clean"), &outlook, size, 2, Some(10e9), 100_000_000);
+        let cleaned = share(&workflow, node("clean"), &outlook, size, 2, Some(10e9), 100_000_000);
         assert_eq!(
             (cleaned.place, cleaned.seconds, cleaned.tasks),
             (Place::Executors, Some(200.0), Some(100.0))
         );
         assert_eq!(cleaned.moved_bytes, Some(15e9));
         // Ten shards keep ten cores busy.
-        assert_eq!(share(node("clean"), &outlook, size, 2, Some(1e9), 100_000_000).seconds, Some(640.0));
-        let deduplicated = share(node("dedup"), &outlook, size, 2, Some(10e9), 100_000_000);
+        assert_eq!(
+            share(&workflow, node("clean"), &outlook, size, 2, Some(1e9), 100_000_000).seconds,
+            Some(640.0)
+        );
+        let deduplicated = share(&workflow, node("dedup"), &outlook, size, 2, Some(10e9), 100_000_000);
         assert_eq!(
             (deduplicated.place, deduplicated.seconds, deduplicated.tasks),
             (Place::OneMachine, Some(800.0), None)

@@ -142,13 +142,11 @@ impl<'a> Forecaster<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workflow::{self, Overrides};
+    use crate::workflow::WorkflowText;
 
     fn outlooks(text: &str) -> BTreeMap<String, Outlook> {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("w.toml");
-        std::fs::write(&path, text).unwrap();
-        let workflow = workflow::load(&path, &Overrides::default()).unwrap();
+        let text = WorkflowText { text: text.to_owned(), ..WorkflowText::default() };
+        let workflow = text.workflow().unwrap();
         let mut forecaster = Forecaster::default();
         workflow.stages.iter().map(|node| (node.id.clone(), forecaster.expect(node, None))).collect()
     }

@@ -76,8 +76,7 @@ impl Past {
 
     /// Bytes on disk for each row written.
     pub fn bytes_per_row_out(&self) -> Option<f64> {
-        let bytes: u64 = self.manifest.files.iter().map(|file| file.bytes).sum();
-        (self.manifest.rows_out > 0).then(|| bytes as f64 / self.manifest.rows_out as f64)
+        (self.manifest.rows_out > 0).then(|| self.manifest.bytes() as f64 / self.manifest.rows_out as f64)
     }
 
     /// The spread of a numeric column over the first rows; of a text column, of the lengths in

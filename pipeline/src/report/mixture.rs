@@ -8,7 +8,7 @@ use super::outputs::Outputs;
 use super::plot::{Bar, bars};
 use crate::manifest::Manifest;
 use crate::runner::progress::{group, size};
-use crate::stages::{Given, MIXTURE_FIGURE};
+use crate::stages::Given;
 use crate::workflow::StageNode;
 
 /// A subset in the corpus.
@@ -69,8 +69,7 @@ pub async fn write(
 
 /// A table of the tokens before and after, of a mixture by weights.
 fn write_tokens(page: &mut String, manifest: &Manifest) -> std::fmt::Result {
-    let given = manifest.metrics.get(MIXTURE_FIGURE).cloned().unwrap_or_default();
-    let given: BTreeMap<String, Given> = serde_json::from_value(given).unwrap_or_default();
+    let given = Given::read(&manifest.metrics);
     if given.is_empty() {
         return Ok(());
     }

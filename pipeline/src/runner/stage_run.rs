@@ -37,7 +37,7 @@ use crate::engine::{Engine, Plan};
 use crate::integrity::files::{Care, problem};
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
 use crate::stages::{Shape, Task, blocking};
-use crate::workflow::{OutputMode, StageNode};
+use crate::workflow::StageNode;
 
 /// What a finished task leaves: enough to skip it later.
 #[derive(Debug, Serialize, Deserialize)]
@@ -268,7 +268,9 @@ impl StageRun<'_> {
         fingerprint: &Fingerprint,
         tasks: Vec<Task>,
     ) -> Result<Vec<TaskRecord>, StageError> {
-        if let (Engine::Ballista(scheduler), false) = (&self.env.engine, self.stays(self.node)) {
+        if let (Engine::Ballista(scheduler), false) =
+            (&self.env.engine, self.inputs.workflow.stays(self.node))
+        {
             return cluster::do_tasks(self, scheduler, partial, fingerprint, tasks).await;
         }
         stream::iter(tasks.iter().enumerate())
@@ -276,18 +278,6 @@ impl StageRun<'_> {
             .buffered(self.env.threads.max(1))
             .try_collect()
             .await
-    }
-
-    /// Whether a stage's tasks are done where the run is: those of a whole are one, and some share what only
-    /// one process may hold, perhaps by way of a stage that is fused into them.
-    fn stays(&self, node: &StageNode) -> bool {
-        let stages = &self.inputs.workflow.stages;
-        let fused = |id: &&str| {
-            stages.iter().find(|node| node.id == **id).filter(|node| node.output == OutputMode::Fuse)
-        };
-        node.stage.shape() != Shape::PerShard
-            || node.stage.stays()
-            || node.upstream().iter().filter_map(fused).any(|node| self.stays(node))
     }
 
     async fn run_tasks(

@@ -77,6 +77,7 @@ impl Asker {
             Ok(answer) => {
                 self.ctx.progress.add_tokens(answer.completion_tokens.into());
                 if let Some(session) = self.ctx.env.llm.opened(&self.ctx.stage) {
+                    session.note_spending();
                     self.ctx.progress.set_note(session.spend());
                 }
                 let answer =

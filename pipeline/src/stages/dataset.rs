@@ -20,7 +20,7 @@ use serde_json::{Value as Json, json};
 use super::columns::{require, schema_of};
 use super::{
     ConfigMistake, InputCount, InputRole, InputTable, Inputs, Outcome, OutputKind, Shape, Stage, StageKind,
-    foreign_stages,
+    foreign_stages, odd_names,
 };
 use crate::durable::{self, WriteContext, WriteError};
 use crate::integrity::files;
@@ -140,9 +140,7 @@ impl Stage for DatasetConfig {
         let sources = inputs.get("sources").map_or(&[][..], Vec::as_slice);
         let named = self.subsets.iter().map(|(name, subset)| (name, &subset.stage));
         let mut mistakes = foreign_stages("subsets", named, "subset", sources, "sources");
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let odd = |name: &&String| name.starts_with('.') || !name.chars().all(is_plain);
-        mistakes.extend(self.subsets.keys().filter(odd).map(|name| ConfigMistake {
+        mistakes.extend(odd_names(self.subsets.keys()).map(|name| ConfigMistake {
             field: "subsets",
             message: format!("`{name}` cannot be the name of a folder and of a config on the Hub"),
             help: "use letters, digits, `-`, `_` and `.`".to_owned(),

@@ -19,7 +19,7 @@ use synth::generate::{
 use thiserror::Error;
 
 use super::columns::{require, schema_of, text_column};
-use super::llm::{Expected, ExpectedAsks, LlmConfig, PromptLengths};
+use super::llm::{ExpectedAsks, LlmConfig};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::streams::{self, from_domain, to_domain};
 use crate::engine::{Plan, operator};
@@ -169,13 +169,13 @@ impl GenerateConfig {
             texts.iter().flatten().for_each(|text| lengths.add(text.chars().count() as f64));
         }
         let (_, total) = ctx.progress.rows_of_total();
-        let estimate = self.llm.estimate(&Expected {
-            requests: total.saturating_sub(answered.answers) as f64,
-            prompts: PromptLengths::Characters(lengths),
-            answers: AnswerLength::of_log(Some(*answered)),
+        let asks = ExpectedAsks {
+            requests: Some(total.saturating_sub(answered.answers) as f64),
+            prompt_chars: lengths,
             max_new_tokens: self.max_new_tokens,
             max_tries: self.max_tries,
-        });
+        };
+        let estimate = self.llm.estimate(&asks, None, AnswerLength::of_log(Some(*answered)));
         tracing::info!("what is left to be asked, about:\n{estimate}");
         Ok(())
     }
@@ -265,6 +265,7 @@ impl Stage for GenerateConfig {
                     shared.add(&before, &now);
                     shown.add_tokens(now.tokens - before.tokens);
                     *before = now;
+                    shared.note_spending();
                     shown.set_note(shared.note());
                 });
                 let rows = generate_stream(

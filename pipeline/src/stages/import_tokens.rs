@@ -12,7 +12,7 @@ use serde_json::{Value as Json, json};
 
 use super::{
     ConfigMistake, External, InputCount, InputRole, Inputs, Needs, Outcome, OutputKind, Shape, Stage,
-    StageKind, file_external,
+    StageKind, file_external, odd_names,
 };
 use crate::durable;
 use crate::runner::context::StageContext;
@@ -81,9 +81,7 @@ impl Stage for ImportTokensConfig {
                 help: "name files that end in .ds (datatrove, nanotron) or .bin (Megatron)".to_owned(),
             })
             .collect();
-        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
-        let odd = |name: &&String| name.starts_with('.') || name.is_empty() || !name.chars().all(plain);
-        mistakes.extend(self.subsets.keys().filter(odd).map(|name| ConfigMistake {
+        mistakes.extend(odd_names(self.subsets.keys()).map(|name| ConfigMistake {
             field: "subsets",
             message: format!("`{name}` cannot be the name of a folder"),
             help: "use letters, digits, `-`, `_` and `.`".to_owned(),

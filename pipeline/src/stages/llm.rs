@@ -10,7 +10,7 @@ use synth::answer_log::{AnswerLog, Totals};
 use synth::chat::{Api, ChatModel, ExtraFields};
 use synth::client::{BudgetOptions, Capped, ClientOptions, EndpointOptions, ServerKind};
 use synth::estimate::{
-    AnswerLength, CHARACTERS_A_TOKEN, Counting, Estimate, Outlook, Price, PromptSample, estimate,
+    AnswerLength, CHARACTERS_A_TOKEN, Counting, Estimate, Outlook, PromptSample, estimate,
 };
 
 use super::External;
@@ -32,23 +32,6 @@ pub struct ExpectedAsks {
     pub max_new_tokens: u32,
     /// Tries for an answer that will do.
     pub max_tries: u32,
-}
-
-/// What is known of requests before they are made.
-pub(super) struct Expected {
-    pub(super) requests: f64,
-    pub(super) prompts: PromptLengths,
-    pub(super) answers: AnswerLength,
-    pub(super) max_new_tokens: u32,
-    pub(super) max_tries: u32,
-}
-
-/// Lengths of prompts.
-pub(super) enum PromptLengths {
-    /// As a server counted them.
-    Tokens(Spread),
-    /// As they are written.
-    Characters(Spread),
 }
 
 /// Which language model is asked: that of servers, a GGUF file's, or without either the embedded
@@ -203,32 +186,30 @@ impl LlmConfig {
         .collect()
     }
 
-    /// The price at servers that have none of their own.
-    pub(super) fn price(&self) -> Price {
-        Price {
-            usd_per_million_prompt_tokens: self.usd_per_million_prompt_tokens,
-            usd_per_million_completion_tokens: self.usd_per_million_completion_tokens,
-        }
-    }
-
-    /// What requests will take.
-    pub(super) fn estimate(&self, expected: &Expected) -> Estimate {
-        let sample = match expected.prompts {
-            PromptLengths::Tokens(Spread { rows, sum, sum_of_squares }) => {
+    /// What requests will take, with the tokens of their prompts where a server has counted them.
+    pub(super) fn estimate(
+        &self,
+        asks: &ExpectedAsks,
+        prompt_tokens: Option<Spread>,
+        answers: AnswerLength,
+    ) -> Estimate {
+        let sample = match prompt_tokens {
+            Some(Spread { rows, sum, sum_of_squares }) => {
                 PromptSample::of_sums(Counting::Tokenizer, rows, sum, sum_of_squares)
             }
-            PromptLengths::Characters(Spread { rows, sum, sum_of_squares }) => {
+            None => {
+                let Spread { rows, sum, sum_of_squares } = asks.prompt_chars;
                 let squares = sum_of_squares / CHARACTERS_A_TOKEN.powi(2);
                 PromptSample::of_sums(Counting::Guess, rows, sum / CHARACTERS_A_TOKEN, squares)
             }
         };
         estimate(&Outlook {
-            prompts: expected.requests as u64,
+            prompts: asks.requests.unwrap_or_default() as u64,
             sample,
-            answers: expected.answers,
-            max_new_tokens: expected.max_new_tokens,
-            max_tries: expected.max_tries,
-            price: self.price(),
+            answers,
+            max_new_tokens: asks.max_new_tokens,
+            max_tries: asks.max_tries,
+            price: self.budget_options().price(),
             // The plan scales the time of the last run, if it asked this model, or counts GPU hours.
             tokens_a_second: None,
         })
@@ -237,7 +218,9 @@ impl LlmConfig {
     /// What a stage's requests will take. The lengths are those of the last run where this model answered
     /// within the same limit, else the published ones.
     pub fn expect(&self, asks: &ExpectedAsks, before: &Before<'_>) -> Expectation {
-        let Some(requests) = asks.requests else { return Expectation::default() };
+        if asks.requests.is_none() {
+            return Expectation::default();
+        }
         let alike = before.past.is_some_and(|past| {
             let config = &past.manifest.config;
             config["llm"] == self.identity() && config["max_new_tokens"] == asks.max_new_tokens
@@ -249,14 +232,7 @@ impl LlmConfig {
             completion_tokens_squared: spread.sum_of_squares,
             ..Totals::default()
         });
-        let estimate = self.estimate(&Expected {
-            requests,
-            prompts: measured("prompt_tokens")
-                .map_or(PromptLengths::Characters(asks.prompt_chars), PromptLengths::Tokens),
-            answers: AnswerLength::of_log(answers),
-            max_new_tokens: asks.max_new_tokens,
-            max_tries: asks.max_tries,
-        });
+        let estimate = self.estimate(asks, measured("prompt_tokens"), AnswerLength::of_log(answers));
         let gpu_hours = estimate.answer_tokens.expected / self.tokens_per_gpu_second / 3600.0;
         Expectation {
             other_machine: !self.is_embedded() && !alike,

@@ -57,7 +57,7 @@ impl LlmSessions {
     /// Notes durably what a stage has spent, at its end or the run's.
     pub fn note_spending(&self, stage: &str) {
         if let Some(session) = self.opened(stage) {
-            session.note_spending(true);
+            session.spending.note(stage, session.budget.spent(), true);
         }
     }
 
@@ -94,8 +94,9 @@ impl Session {
         let log = Arc::new(blocking(&ctx.stage, open).await?);
         // What earlier runs paid for counts: a limit is one of the stage, not of a process.
         let spending = ctx.env.llm.spending(ctx).await?;
-        let earlier = spending.resume(&ctx.stage, |noted| noted.with_log(&log.totals(), config.price()));
-        let budget = Budget::resuming(config.budget_options(), &earlier, Some(spending.of_run().clone()))
+        let options = config.budget_options();
+        let earlier = spending.resume(&ctx.stage, |noted| noted.with_log(&log.totals(), options.price()));
+        let budget = Budget::resuming(options, &earlier, Some(spending.of_run().clone()))
             .map_err(|error| ctx.input(error.to_string()))?;
         let client = if config.is_embedded() {
             None
@@ -151,14 +152,13 @@ impl Session {
         note
     }
 
-    /// Notes what the stage has spent by now, for later processes.
-    fn note_spending(&self, at_once: bool) {
-        self.spending.note(&self.stage, self.budget.spent(), at_once);
+    /// Notes now and then what the stage has spent, for later processes.
+    pub(super) fn note_spending(&self) {
+        self.spending.note(&self.stage, self.budget.spent(), false);
     }
 
     /// `812,003 tokens, US$ 1.24 of 5.00`: all that the stage has cost, in this run and before.
     pub(super) fn spend(&self) -> String {
-        self.note_spending(false);
         let spent = self.budget.spent();
         let mut text = format!("{} tokens", group(spent.tokens()));
         if spent.usd > 0.0 {

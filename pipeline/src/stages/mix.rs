@@ -184,7 +184,7 @@ impl Stage for MixConfig {
 }
 
 /// The manifest's figure of what the subsets give, by subset.
-pub(crate) const MIXTURE_FIGURE: &str = "mixture";
+const MIXTURE_FIGURE: &str = "mixture";
 
 /// What a subset has and gives, of its training part.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -202,6 +202,12 @@ pub(crate) struct Given {
 }
 
 impl Given {
+    /// What the subsets give, by the figures of a `mix` stage's manifest; empty of one without weights.
+    pub(crate) fn read(figures: &BTreeMap<String, Json>) -> BTreeMap<String, Self> {
+        let given = figures.get(MIXTURE_FIGURE).cloned().unwrap_or_default();
+        serde_json::from_value(given).unwrap_or_default()
+    }
+
     /// How often a document of it is read in one pass over the corpus.
     pub(crate) fn epochs(&self) -> f64 {
         self.tokens_taken as f64 / self.tokens.max(1) as f64

@@ -86,7 +86,7 @@ pub(crate) use columns::text_column;
 pub(crate) use compare_models::COMPARISON_FILE;
 pub(crate) use generate::GenerateConfig;
 pub use llm_session::LlmSessions;
-pub(crate) use mix::{Given, MIXTURE_FIGURE};
+pub(crate) use mix::Given;
 pub(crate) use pretrain::PretrainConfig;
 pub(crate) use scaling_law::LAW_FILE;
 pub use spending::LimitsConfig;
@@ -239,6 +239,13 @@ fn foreign_stages<'a>(
             help: format!("the {inputs_are} are: {}", inputs.join(", ")),
         })
         .collect()
+}
+
+/// Names among those given that cannot be a folder's.
+fn odd_names<'a>(names: impl IntoIterator<Item = &'a String>) -> impl Iterator<Item = &'a String> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    let odd = move |name: &&String| name.is_empty() || name.starts_with('.') || !name.chars().all(plain);
+    names.into_iter().filter(odd)
 }
 
 /// How a stage's work is cut into tasks, the unit of resume: a finished task is never run again.

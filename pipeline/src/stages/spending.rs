@@ -109,13 +109,7 @@ impl Spending {
         let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let noted = state.stages.get(stage).copied().unwrap_or_default();
         let spent = earlier(noted);
-        self.of_run.add_earlier(&Spent {
-            requests: spent.requests - noted.requests,
-            prompt_tokens: spent.prompt_tokens - noted.prompt_tokens,
-            completion_tokens: spent.completion_tokens - noted.completion_tokens,
-            lost_tokens: spent.lost_tokens - noted.lost_tokens,
-            usd: spent.usd - noted.usd,
-        });
+        self.of_run.add_earlier(&spent.since(&noted));
         state.changed |= spent != noted;
         state.stages.insert(stage.to_owned(), spent);
         spent

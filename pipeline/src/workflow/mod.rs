@@ -30,7 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::dag;
 use crate::engine::Engine;
-use crate::stages::{self, InputCount, LimitsConfig, Stage, StageKind};
+use crate::stages::{self, InputCount, LimitsConfig, Shape, Stage, StageKind};
 use problem::{Problem, Problems, nearest};
 use service::run::StageShape;
 use service::workflows::WorkflowShape;
@@ -125,6 +125,17 @@ impl Workflow {
             trigger,
             run,
         }
+    }
+
+    /// Whether a stage's tasks are done where the run is: those of a whole are one, and some share what only
+    /// one process may hold, perhaps by way of a stage that is fused into them.
+    pub fn stays(&self, node: &StageNode) -> bool {
+        let fused = |id: &&str| {
+            self.stages.iter().find(|node| node.id == **id).filter(|node| node.output == OutputMode::Fuse)
+        };
+        node.stage.shape() != Shape::PerShard
+            || node.stage.stays()
+            || node.upstream().iter().filter_map(fused).any(|node| self.stays(node))
     }
 }
 

@@ -39,7 +39,9 @@ pub struct BudgetOptions {
 }
 
 impl BudgetOptions {
-    fn price(&self) -> Price {
+    /// The two prices.
+    #[must_use]
+    pub fn price(&self) -> Price {
         Price {
             usd_per_million_prompt_tokens: self.usd_per_million_prompt_tokens,
             usd_per_million_completion_tokens: self.usd_per_million_completion_tokens,
@@ -103,6 +105,18 @@ impl Spent {
             completion_tokens,
             lost_tokens: self.lost_tokens,
             usd: self.usd + beyond,
+        }
+    }
+
+    /// What was spent beyond an earlier sum.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            requests: self.requests - earlier.requests,
+            prompt_tokens: self.prompt_tokens - earlier.prompt_tokens,
+            completion_tokens: self.completion_tokens - earlier.completion_tokens,
+            lost_tokens: self.lost_tokens - earlier.lost_tokens,
+            usd: self.usd - earlier.usd,
         }
     }
 

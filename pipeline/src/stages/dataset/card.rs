@@ -9,7 +9,7 @@ use super::figures::Figures;
 use super::{DatasetConfig, Published, Told};
 use crate::report::plot::{self, Bar, bars};
 use crate::runner::progress::group;
-use crate::stages::{Given, MIXTURE_FIGURE};
+use crate::stages::Given;
 
 /// Where the card's plots lie, in the dataset's folder.
 fn plot_path(subset: &str) -> String {
@@ -82,8 +82,7 @@ fn sizes(
 
 /// How the subsets were mixed for training: what each has, and how much of it was taken, by tokens.
 fn mixture(text: &mut String, mixture: &BTreeMap<String, Json>) -> Result {
-    let given = mixture.get(MIXTURE_FIGURE).cloned().unwrap_or_default();
-    let given: BTreeMap<String, Given> = serde_json::from_value(given).unwrap_or_default();
+    let given = Given::read(mixture);
     if given.is_empty() {
         return Ok(());
     }
