@@ -48,6 +48,9 @@ pub struct TrainingState {
     pub weights_digest: String,
     /// BLAKE3 of `optimizer.safetensors`.
     pub optimizer_digest: String,
+    /// BLAKE3 of `config.json`; empty in those of older versions.
+    #[serde(default)]
+    pub config_digest: String,
     /// Bytes and BLAKE3 of the records beside the checkpoints (`loss.jsonl` and the like) when this one was
     /// written; they grow after it.
     #[serde(default)]
@@ -130,6 +133,7 @@ pub fn save(
         state.version = VERSION;
         state.weights_digest = digest(&weights)?;
         state.optimizer_digest = digest(&moments)?;
+        state.config_digest = digest(&folder.join(CONFIG_FILE))?;
         state.state_digest.clear();
         let json = serde_json::to_string_pretty(&state).map_err(|error| CheckpointError::State {
             path: path.to_path_buf(),
@@ -166,8 +170,13 @@ pub fn read_state(path: &Path) -> Result<TrainingState, CheckpointError> {
             state.version
         )));
     }
-    for (name, wanted) in [(WEIGHTS_FILE, &state.weights_digest), (OPTIMIZER_FILE, &state.optimizer_digest)] {
-        if digest(&path.join(name))? != *wanted {
+    for (name, wanted) in [
+        (WEIGHTS_FILE, &state.weights_digest),
+        (OPTIMIZER_FILE, &state.optimizer_digest),
+        (CONFIG_FILE, &state.config_digest),
+    ] {
+        let unknown = name == CONFIG_FILE && wanted.is_empty();
+        if !unknown && digest(&path.join(name))? != *wanted {
             return Err(problem(format!("{name} is not the file that was written")));
         }
     }
@@ -246,6 +255,20 @@ pub fn list(out_dir: &Path) -> Result<Vec<u64>, FileError> {
     Ok(steps)
 }
 
+/// Whether a run of `last_step` steps writes a checkpoint after `step` of itself, and not because it was
+/// interrupted.
+fn is_scheduled(step: u64, every_steps: u64, last_step: u64) -> bool {
+    step.is_multiple_of(every_steps.max(1)) || step == last_step
+}
+
+/// Whether the checkpoint after `step` is still there at the end of a run of `last_step` steps.
+#[must_use]
+pub fn is_kept_at_end(step: u64, every_steps: u64, last_step: u64, keep: usize) -> bool {
+    let every = every_steps.max(1);
+    let newer = last_step / every - step.min(last_step) / every + u64::from(!last_step.is_multiple_of(every));
+    is_scheduled(step, every, last_step) && (step == last_step || newer < keep.max(1) as u64)
+}
+
 /// Removes all but the newest `keep` checkpoints on the schedule `every_steps`; those off the schedule
 /// (left by an interruption) go as soon as a newer one exists.
 ///
@@ -254,9 +277,8 @@ pub fn list(out_dir: &Path) -> Result<Vec<u64>, FileError> {
 pub fn prune(out_dir: &Path, every_steps: u64, last_step: u64, keep: usize) -> Result<(), FileError> {
     let steps = list(out_dir)?;
     let newest = steps.last().copied();
-    let scheduled = |step: u64| step.is_multiple_of(every_steps.max(1)) || step == last_step;
-    let kept: Vec<u64> =
-        steps.iter().rev().copied().filter(|&step| scheduled(step)).take(keep.max(1)).collect();
+    let scheduled = |step: &u64| is_scheduled(*step, every_steps, last_step);
+    let kept: Vec<u64> = steps.iter().rev().copied().filter(scheduled).take(keep.max(1)).collect();
     for step in steps {
         if Some(step) != newest && !kept.contains(&step) {
             remove_folder(&folder(out_dir, step))?;
@@ -267,4 +289,26 @@ pub fn prune(out_dir: &Path, every_steps: u64, last_step: u64, keep: usize) -> R
 
 fn digest(path: &Path) -> Result<String, FileError> {
     digests::of_file(path).map_err(failed("read", path))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_at_the_end_is_known_before() {
+        let folder = tempfile::tempdir().unwrap();
+        for (every, last, keep) in [(5, 20, 1), (5, 20, 3), (5, 22, 2), (7, 6, 2), (0, 4, 2), (5, 20, 0)] {
+            let out_dir = folder.path().join(format!("{every}-{last}-{keep}"));
+            for step in 1..=last {
+                if is_scheduled(step, every, last) {
+                    std::fs::create_dir_all(super::folder(&out_dir, step)).unwrap();
+                    prune(&out_dir, every, last, keep).unwrap();
+                }
+            }
+            let foreseen: Vec<u64> =
+                (1..=last).filter(|&step| is_kept_at_end(step, every, last, keep)).collect();
+            assert_eq!(list(&out_dir).unwrap(), foreseen, "{every} {last} {keep}");
+        }
+    }
 }

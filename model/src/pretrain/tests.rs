@@ -119,6 +119,19 @@ fn stopped_and_killed_runs_end_with_the_same_bytes() {
     file.write_all(b"{\"step\":14,\"tok").unwrap();
     pretrain(&options(), &dataset, &killed, &mut go_on).unwrap();
     assert_same(&whole, &killed);
+
+    // A checkpoint that belongs to the output is damaged, behind one that is whole.
+    for (name, stop) in [("config.json", 22), ("optimizer.safetensors", 21)] {
+        let rotten = root.path().join(name);
+        pretrain(&options(), &dataset, &rotten, &mut early(stop)).unwrap();
+        let file = checkpoint::folder(&rotten, 20).join(name);
+        let mut bytes = std::fs::read(&file).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::write(&file, bytes).unwrap();
+        pretrain(&options(), &dataset, &rotten, &mut go_on).unwrap();
+        assert_same(&whole, &rotten);
+    }
 }
 
 #[test]

@@ -128,26 +128,37 @@ impl<'a, O: Objective> Run<'a, O> {
         Ok(ring.gather(f64::from(u8::from(here)))?.iter().any(|&stops| stops > 0.0))
     }
 
-    /// The newest checkpoint whose files are as they were written; damaged ones are removed.
+    /// The newest checkpoint whose files are as they were written; damaged ones are removed. From one that is
+    /// part of the output, training goes back, so that it is made again.
     fn newest_checkpoint(&self) -> Result<Option<checkpoint::Checkpoint>, TrainError> {
-        for step in checkpoint::list(self.out_dir)?.into_iter().rev() {
+        let (options, mut newest, mut going_back) = (self.options, None, false);
+        for step in checkpoint::list(self.out_dir)? {
             let path = checkpoint::folder(self.out_dir, step);
-            let state = match checkpoint::read_state(&path) {
-                Ok(state) => state,
+            if going_back {
+                crate::files::remove_folder(&path)?;
+                continue;
+            }
+            match checkpoint::read_state(&path) {
+                Ok(state) => newest = Some((path, state)),
                 Err(error) => {
                     tracing::warn!("{error}; going back to the checkpoint before it");
                     crate::files::remove_folder(&path)?;
-                    continue;
+                    going_back = checkpoint::is_kept_at_end(
+                        step,
+                        options.checkpoint_every_steps,
+                        options.schedule.steps,
+                        options.keep_checkpoints,
+                    );
                 }
-            };
-            let differences = self.differences(&state);
-            if !differences.is_empty() {
-                return Err(TrainError::Mismatch { path, differences: differences.join(", ") });
             }
-            checkpoint::check_records(self.out_dir, &state)?;
-            return Ok(Some(checkpoint::load(&path, self.network.layout())?));
         }
-        Ok(None)
+        let Some((path, state)) = newest else { return Ok(None) };
+        let differences = self.differences(&state);
+        if !differences.is_empty() {
+            return Err(TrainError::Mismatch { path, differences: differences.join(", ") });
+        }
+        checkpoint::check_records(self.out_dir, &state)?;
+        Ok(Some(checkpoint::load(&path, self.network.layout())?))
     }
 
     fn differences(&self, state: &TrainingState) -> Vec<String> {
@@ -324,6 +335,7 @@ impl<'a, O: Objective> Run<'a, O> {
             dataset_digest: self.objective.data_digest().to_owned(),
             weights_digest: String::new(),
             optimizer_digest: String::new(),
+            config_digest: String::new(),
             records: checkpoint::records(self.out_dir, &[LOSS_FILE, SKIPPED_FILE, EVALUATIONS_FILE])?,
             state_digest: String::new(),
         };

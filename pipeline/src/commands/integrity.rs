@@ -110,11 +110,12 @@ pub fn repair(args: &RepairArgs) -> Result<(), Failure> {
         true => None,
         false => Some(repair::apply(&args.run, &report.damaged, &actions).map_err(Failure::run)?),
     };
-    tell(&args.run, &actions, aside.as_ref(), args);
+    tell(&actions, aside.as_ref(), report.damaged.is_empty(), args);
     Ok(())
 }
 
-fn tell(run: &Path, actions: &[Action], aside: Option<&PathBuf>, args: &RepairArgs) {
+fn tell(actions: &[Action], aside: Option<&PathBuf>, sound: bool, args: &RepairArgs) {
+    let run = &args.run;
     let done: Vec<String> = actions.iter().map(Action::describe).collect();
     if args.json {
         emit(
@@ -129,7 +130,7 @@ fn tell(run: &Path, actions: &[Action], aside: Option<&PathBuf>, args: &RepairAr
         Some(aside) => {
             println!("what was damaged is in {}; the next `pipeline run` makes it anew", aside.display())
         }
-        None if done.is_empty() => println!("nothing is damaged in {}", run.display()),
+        None if sound => println!("nothing is damaged in {}", run.display()),
         None => {}
     }
 }

@@ -206,13 +206,14 @@ fn checkpoints(folder: &Path, stage: &str, run: &Path) -> Vec<Damage> {
             entries.map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
         folders.sort();
         let mut newest = None;
+        let first = damaged.len();
         for path in folders {
             if !path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("step-")) {
                 queue.push(path);
                 continue;
             }
             match model::checkpoint::read_state(&path) {
-                Ok(state) => newest = Some(state),
+                Ok(state) => newest = Some((path, state)),
                 Err(error) => damaged.push(Damage {
                     step: Step::SetAside(path.clone()),
                     path,
@@ -226,7 +227,16 @@ fn checkpoints(folder: &Path, stage: &str, run: &Path) -> Vec<Damage> {
                 }),
             }
         }
-        let checked = newest.map(|state| model::checkpoint::check_records(&current, &state));
+        // One before a whole one stays for the run, which alone knows whether it belongs to the output.
+        for damage in &mut damaged[first..] {
+            if newest.as_ref().is_some_and(|(path, _)| damage.path < *path) {
+                damage.step = Step::None;
+                damage.mend = "the next run removes it; if it belongs to the output, training goes back to \
+                               the one before it and makes it anew"
+                    .to_owned();
+            }
+        }
+        let checked = newest.as_ref().map(|(_, state)| model::checkpoint::check_records(&current, state));
         if let Some(Err(CheckpointError::Record { path, step })) = checked {
             damaged.push(Damage {
                 path,

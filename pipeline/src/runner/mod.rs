@@ -201,8 +201,9 @@ pub async fn run(
             break;
         };
         memory_in_use -= node.stage.needs().memory_bytes;
-        env.llm.note_spending(&node.id);
-        match result {
+        let noted = env.llm.note_spending(&node.id);
+        let noted = noted.map_err(|error| StageError::run(&node.id, error.to_string()));
+        match result.and_then(|status| noted.map(|()| status)) {
             Ok(status) => {
                 done.insert(node.id.clone(), status);
             }

@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 use super::blocking;
 use super::llm::LlmConfig;
 use super::spending::{LimitsConfig, Spending};
+use crate::durable::WriteError;
 use crate::runner::ANSWERS_FOLDER;
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -55,10 +56,12 @@ impl LlmSessions {
     }
 
     /// Notes durably what a stage has spent, at its end or the run's.
-    pub fn note_spending(&self, stage: &str) {
-        if let Some(session) = self.opened(stage) {
-            session.spending.note(stage, session.budget.spent(), true);
-        }
+    ///
+    /// # Errors
+    /// It cannot be written, or could not while the stage ran.
+    pub fn note_spending(&self, stage: &str) -> Result<(), WriteError> {
+        let Some(session) = self.opened(stage) else { return Ok(()) };
+        session.spending.note_end(stage, session.budget.spent())
     }
 
     async fn spending(&self, ctx: &StageContext) -> Result<Arc<Spending>, StageError> {
@@ -154,7 +157,7 @@ impl Session {
 
     /// Notes now and then what the stage has spent, for later processes.
     pub(super) fn note_spending(&self) {
-        self.spending.note(&self.stage, self.budget.spent(), false);
+        self.spending.note(&self.stage, self.budget.spent());
     }
 
     /// `812,003 tokens, US$ 1.24 of 5.00`: all that the stage has cost, in this run and before.

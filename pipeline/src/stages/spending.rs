@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use digests::Seal;
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use synth::client::{Budget, BudgetOptions, ClientError, Spent};
 use thiserror::Error;
 
-use crate::durable;
+use crate::durable::{self, WriteError};
 
 /// The file's name in the folder of the answer logs.
 pub const FILE_NAME: &str = "spent.json";
@@ -70,12 +70,14 @@ pub struct Spending {
     state: Mutex<State>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     stages: BTreeMap<String, Spent>,
     written: Option<Instant>,
     /// Whether the file lacks something.
     changed: bool,
+    /// The first time that it could not be written: nobody knows what is on a disk that once failed.
+    failure: Option<WriteError>,
 }
 
 impl Spending {
@@ -96,7 +98,7 @@ impl Spending {
         for spent in stages.values() {
             of_run.add_earlier(spent);
         }
-        Ok(Self { path, of_run, state: Mutex::new(State { stages, written: None, changed: false }) })
+        Ok(Self { path, of_run, state: Mutex::new(State { stages, ..State::default() }) })
     }
 
     /// The run's budget.
@@ -106,7 +108,7 @@ impl Spending {
 
     /// What a stage spent in earlier processes, by `earlier` from what was noted of it.
     pub fn resume(&self, stage: &str, earlier: impl FnOnce(Spent) -> Spent) -> Spent {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state();
         let noted = state.stages.get(stage).copied().unwrap_or_default();
         let spent = earlier(noted);
         self.of_run.add_earlier(&spent.since(&noted));
@@ -115,9 +117,27 @@ impl Spending {
         spent
     }
 
-    /// Notes what a stage has spent by now. Written at most every few seconds, unless `at_once`.
-    pub fn note(&self, stage: &str, spent: Spent, at_once: bool) {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+    /// Notes what a stage has spent by now. Written at most every few seconds; a failure shows at the end.
+    pub fn note(&self, stage: &str, spent: Spent) {
+        self.put(&mut self.state(), stage, spent, false);
+    }
+
+    /// Notes what a stage has spent at its end.
+    ///
+    /// # Errors
+    /// The file cannot be written, or could not at an earlier [`note`](Self::note).
+    pub fn note_end(&self, stage: &str, spent: Spent) -> Result<(), WriteError> {
+        let mut state = self.state();
+        self.put(&mut state, stage, spent, true);
+        state.failure.take().map_or(Ok(()), Err)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Under the lock, so that an older sum never replaces a newer one.
+    fn put(&self, state: &mut State, stage: &str, spent: Spent, at_once: bool) {
         state.changed |= state.stages.insert(stage.to_owned(), spent) != Some(spent);
         let lately = state.written.is_some_and(|written| written.elapsed() < EVERY);
         if !state.changed || (lately && !at_once) {
@@ -125,9 +145,8 @@ impl Spending {
         }
         (state.written, state.changed) = (Some(Instant::now()), false);
         let json = serde_json::json!({ "stages": state.stages });
-        // Under the lock, so that an older sum never replaces a newer one.
         if let Err(error) = durable::write_file(&self.path, &digests::seal(&format!("{json:#}"))) {
-            tracing::warn!(%error, "what was spent could not be noted");
+            state.failure.get_or_insert(error);
         }
     }
 }
@@ -169,12 +188,12 @@ mod tests {
         assert_eq!(first.resume("topics", |noted| noted), Spent::default());
         let spent =
             Spent { requests: 3, completion_tokens: 40, lost_tokens: 5, usd: 0.5, ..Spent::default() };
-        first.note("topics", spent, false);
+        first.note("topics", spent);
         // The second within a few seconds waits for the end.
-        first.note("topics", Spent { requests: 4, ..spent }, false);
+        first.note("topics", Spent { requests: 4, ..spent });
         assert_eq!(read(&folder.path().join(FILE_NAME)).unwrap()["topics"].requests, 3);
-        first.note("topics", Spent { requests: 5, ..spent }, false);
-        first.note("topics", Spent { requests: 5, ..spent }, true);
+        first.note("topics", Spent { requests: 5, ..spent });
+        first.note_end("topics", Spent { requests: 5, ..spent }).unwrap();
 
         let second = open(Some(100)).unwrap();
         assert_eq!(second.of_run().spent().tokens(), 45);
@@ -183,10 +202,25 @@ mod tests {
     }
 
     #[test]
+    fn a_failed_write_shows_at_the_end() {
+        let folder = tempfile::tempdir().unwrap();
+        let answers = folder.path().join("answers");
+        let spending = Spending::open(&answers, &LimitsConfig::default()).unwrap();
+        // A file in the folder's place.
+        std::fs::write(&answers, "").unwrap();
+        spending.note("a", Spent { requests: 1, ..Spent::default() });
+        std::fs::remove_file(&answers).unwrap();
+        std::fs::create_dir(&answers).unwrap();
+        let error = spending.note_end("a", Spent { requests: 2, ..Spent::default() }).unwrap_err();
+        assert!(error.to_string().contains("answers"), "{error}");
+        spending.note_end("a", Spent { requests: 3, ..Spent::default() }).unwrap();
+    }
+
+    #[test]
     fn a_damaged_file_is_named() {
         let folder = tempfile::tempdir().unwrap();
         let spending = Spending::open(folder.path(), &LimitsConfig::default()).unwrap();
-        spending.note("a", Spent::default(), true);
+        spending.note_end("a", Spent::default()).unwrap();
         let path = folder.path().join(FILE_NAME);
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("\"requests\": 0", "\"requests\": 7")).unwrap();
