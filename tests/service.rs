@@ -20,6 +20,20 @@ fn endless_workflow(place: &Place) {
 }
 
 #[test]
+fn a_run_that_hangs_fails_where_the_workflow_says_so() {
+    let place = Place::new();
+    endless_workflow(&place);
+    let file = place.workflows().join("endless.toml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, format!("{text}\n[run]\nstalled_after_seconds = 2\n")).unwrap();
+    let served = place.serve(&[]);
+    let run = served.submit("endless.toml");
+    let shown = served.wait_for(&run, &["failed", "succeeded"]);
+    assert_eq!(shown["state"], "failed", "{shown}");
+    assert!(shown["error"].as_str().unwrap().contains("counted nothing for 2 seconds"), "{shown}");
+}
+
+#[test]
 fn a_run_goes_to_its_end_and_can_be_looked_into() {
     let place = Place::new();
     place.small_workflow("small", "");

@@ -206,6 +206,22 @@ fn what_a_caller_lays_over_a_workflow_does_not_read_the_services_secrets() {
         assert!(!answer.body.contains("not-to-be-told"), "{set}: {}", answer.body);
         assert!(answer.body.contains("environment"), "{set}: {}", answer.body);
     }
+    // Nor does it read their files, or send their keys elsewhere.
+    for set in [
+        "stage.pages.paths=['/etc/passwd']",
+        "stage.pages.paths=['${vars.a}etc/passwd']",
+        "stage.pages.paths=['../secret.jsonl']",
+        "stage.pages.paths=['s3://bucket/secret.jsonl']",
+        "engine='ballista://192.0.2.1:50050'",
+        "stage.more={ kind = 'read', paths = ['/etc/hostname'] }",
+    ] {
+        let answer = served.post("/api/v1/runs", &json!({"file": "small.toml", "set": ["vars.a='/'", set]}));
+        assert_eq!(answer.status, 422, "{set}: {}", answer.body);
+        assert!(answer.body.contains("a caller may not choose the"), "{set}: {}", answer.body);
+    }
+    let set = ["vars.a='CC-MAIN-2024-10'", "stage.kept.query='SELECT * FROM pages WHERE n > 4'"];
+    let answer = served.post("/api/v1/runs", &json!({"file": "small.toml", "set": set}));
+    assert_eq!(answer.status, 201, "{}", answer.body);
     // The page of a run shows no file outside, whatever lies in the run's folder.
     let run = served.submit("small.toml");
     served.wait_for(&run, &["succeeded"]);

@@ -40,12 +40,13 @@ impl Simulation {
     /// A scheduler as a restarted service has it.
     fn scheduler(&self) -> Scheduler {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_pipeline"));
-        let workflows = Arc::new(Workflows::new(self.place.workflows(), program));
+        let workflows = Workflows::new(self.place.workflows(), self.place.data(), program).unwrap();
         let ledger = self.ledger();
         let notifier =
             Notifier::new(&NotifySettings::default(), String::new(), reqwest_client(), ledger.clone())
                 .unwrap();
-        let submitter = Submitter::new(ledger, workflows, Arc::new(self.clock.clone()), Amounts::new());
+        let submitter =
+            Submitter::new(ledger, Arc::new(workflows), Arc::new(self.clock.clone()), Amounts::new());
         Scheduler::new(Arc::new(submitter), Arc::new(notifier), self.place.data())
     }
 
@@ -150,6 +151,31 @@ async fn a_run_that_lasts_skips_holds_or_ends_the_next() {
         let found: Vec<_> = simulation.runs().iter().map(|run| run.state).collect();
         assert_eq!(found, states, "{policy}");
     }
+}
+
+#[tokio::test]
+async fn each_success_starts_the_workflow_after_it_once() {
+    let simulation = Simulation::new("[schedule]\ncron = \"0 * * * *\"\noverlap = \"queue\"\n");
+    simulation.place.small_workflow("next", "[trigger]\nafter = \"small\"\n");
+    let mut scheduler = simulation.scheduler();
+    for time in ["2026-01-01T00:30:00Z", "2026-01-01T01:00:05Z", "2026-01-01T02:00:05Z"] {
+        simulation.tick_at(&scheduler, at(time)).await;
+    }
+    let ledger = simulation.ledger();
+    let claim = || ledger.claim("test", &Amounts::new(), at("2026-01-01T02:10:00Z")).unwrap().unwrap();
+    let followers = || simulation.runs().iter().filter(|run| run.workflow == "next").count();
+    let first = claim();
+    ledger.end(&first.id, first.epoch, &Ended::Succeeded, at("2026-01-01T02:20:00Z")).unwrap();
+    simulation.tick_at(&scheduler, at("2026-01-01T02:20:01Z")).await;
+    assert_eq!(followers(), 1);
+    // Written later, by a machine whose clock is behind.
+    let second = claim();
+    ledger.end(&second.id, second.epoch, &Ended::Succeeded, at("2026-01-01T02:19:58Z")).unwrap();
+    for second in 2..5 {
+        scheduler = simulation.scheduler();
+        simulation.tick_at(&scheduler, at(&format!("2026-01-01T02:20:0{second}Z"))).await;
+    }
+    assert_eq!(followers(), 2);
 }
 
 #[tokio::test]

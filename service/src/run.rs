@@ -193,6 +193,9 @@ pub struct RunSpec {
     /// The run fails when it takes longer, in seconds.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub timeout_seconds: Option<u64>,
+    /// Without progress for so long it hangs; the workflow says so.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_after_seconds: Option<u64>,
 }
 
 /// A run that is to be entered in the ledger.

@@ -66,6 +66,7 @@ impl Submitter {
             Some(name) => name.clone(),
             None => shape.profile.clone(),
         };
+        let spec = RunSpec { stalled_after_seconds: shape.run.stalled_after_seconds, ..spec };
         let run = NewRun {
             workflow: shape.name.clone(),
             folder: format!("{}/{name}", shape.name),

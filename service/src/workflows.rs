@@ -1,6 +1,8 @@
 //! The workflow files that the service may run.
 
 use std::collections::BTreeMap;
+use std::env::JoinPathsError;
+use std::ffi::OsString;
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
@@ -12,7 +14,7 @@ use crate::schedule::{ScheduleConfig, TriggerConfig};
 use crate::supervisor::LOG_FORMAT_VARIABLE;
 
 /// The variable that tells a process that its overrides come from callers: those may not read the environment,
-/// which has the service's secrets.
+/// which has the service's secrets, and name only files under the folders that it lists.
 pub const CALLERS_VARIABLE: &str = "CORPUSMITH_CALLERS_OVERRIDES";
 
 /// What `pipeline check --json` says of a workflow without problems.
@@ -55,6 +57,9 @@ pub struct RunDemands {
     /// Amounts of the pools that the operator has named.
     #[serde(default)]
     pub pools: Amounts,
+    /// Without progress for so long it hangs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stalled_after_seconds: Option<u64>,
 }
 
 /// A workflow file, as it is or with what is wrong with it.
@@ -71,14 +76,24 @@ pub struct WorkflowFile {
 /// The folder of workflow files, and the program that reads them.
 pub struct Workflows {
     folder: PathBuf,
+    data: PathBuf,
     program: PathBuf,
     known: tokio::sync::Mutex<BTreeMap<String, (SystemTime, WorkflowFile)>>,
 }
 
 impl Workflows {
-    /// Workflows of a folder, checked by the program `pipeline`.
-    pub fn new(folder: PathBuf, program: PathBuf) -> Self {
-        Self { folder, program, known: tokio::sync::Mutex::default() }
+    /// Workflows of a folder on the data of another, checked by the program `pipeline`.
+    ///
+    /// # Errors
+    /// The folders' paths cannot stand in a list of paths: one has a colon.
+    pub fn new(folder: PathBuf, data: PathBuf, program: PathBuf) -> Result<Self, JoinPathsError> {
+        std::env::join_paths([&data, &folder])?;
+        Ok(Self { folder, data, program, known: tokio::sync::Mutex::default() })
+    }
+
+    /// What [`CALLERS_VARIABLE`] is for a process: the folders whose files callers may name.
+    pub(crate) fn callers_folders(&self) -> OsString {
+        std::env::join_paths([&self.data, &self.folder]).unwrap_or_default()
     }
 
     /// The path of a file inside the folder; none for names that lead out of it.
@@ -143,7 +158,7 @@ impl Workflows {
         let mut command = Command::new(&self.program);
         command.arg("check").arg("--json").arg(&path).stdin(std::process::Stdio::null());
         // What it says of an error is shown to people.
-        command.env(LOG_FORMAT_VARIABLE, "text").env(CALLERS_VARIABLE, "1");
+        command.env(LOG_FORMAT_VARIABLE, "text").env(CALLERS_VARIABLE, self.callers_folders());
         command.args(profile.iter().flat_map(|profile| ["--profile", profile]));
         command.args(set.iter().flat_map(|value| ["--set", value.as_str()]));
         let output = command

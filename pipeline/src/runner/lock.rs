@@ -112,20 +112,15 @@ impl Fence {
     /// The other process.
     pub fn check(&self) -> Result<(), WriteError> {
         let Some((path, own)) = &self.0 else { return Ok(()) };
-        match std::fs::read(path).ok().and_then(|bytes| serde_json::from_slice::<Holder>(&bytes).ok()) {
-            Some(holder) if holder != *own => {
-                let words = format!(
-                    "{} has taken this run over; this process writes nothing more",
-                    holder.describe()
-                );
-                Err(WriteError::new(
-                    "write into",
-                    path.parent().unwrap_or(path),
-                    std::io::Error::other(words),
-                ))
-            }
-            _ => Ok(()),
-        }
+        let words = match std::fs::read(path).map(|bytes| serde_json::from_slice::<Holder>(&bytes)) {
+            Ok(Ok(holder)) if holder == *own => return Ok(()),
+            Ok(Ok(holder)) => format!("{} has taken this run over", holder.describe()),
+            // Another one may be writing its name, or have made a lock of its own.
+            Ok(Err(_)) => format!("{} does not say any more whose this run is", path.display()),
+            Err(error) => format!("{} does not say any more whose this run is: {error}", path.display()),
+        };
+        let words = format!("{words}; this process writes nothing more");
+        Err(WriteError::new("write into", path.parent().unwrap_or(path), std::io::Error::other(words)))
     }
 }
 
@@ -242,5 +237,17 @@ mod tests {
         let error = first.fence().check().unwrap_err().to_string();
         assert!(error.contains("has taken this run over"), "{error}");
         Fence::default().check().unwrap();
+    }
+
+    #[test]
+    fn a_name_that_is_gone_is_not_ones_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let lock = lock(folder.path(), Claim::Polite).unwrap();
+        let path = folder.path().join(LOCK_FILE);
+        for harm in [|path: &Path| std::fs::write(path, "{"), |path: &Path| std::fs::remove_file(path)] {
+            harm(&path).unwrap();
+            let error = lock.fence().check().unwrap_err().to_string();
+            assert!(error.contains(".lock does not say any more whose this run is"), "{error}");
+        }
     }
 }

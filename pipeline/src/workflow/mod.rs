@@ -14,6 +14,7 @@
 //! topics = 34000
 //! ```
 
+mod callers;
 mod check;
 mod interpolate;
 pub mod json_schema;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 use crate::dag;
 use crate::engine::Engine;
 use crate::stages::{self, InputCount, LimitsConfig, Shape, Stage, StageKind};
+use callers::Confinement;
 use problem::{Problem, Problems, nearest};
 use service::run::StageShape;
 use service::workflows::WorkflowShape;
@@ -215,8 +217,18 @@ impl WorkflowText {
         let profiles =
             root.as_table().and_then(|table| table.get("profile")).and_then(|entry| entry.node.as_table());
         let profiles = profiles.map(|table| table.keys().cloned().collect()).unwrap_or_default();
+        let confinement = Confinement::from_environment().filter(|_| !self.overrides.set.is_empty());
+        let mut without = confinement.is_some().then(|| root.clone());
         let profile = apply_overrides(&mut root, &self, &mut problems);
         interpolate::interpolate(&mut root, &mut problems);
+        if let (Some(confinement), Some(without)) = (confinement, &mut without) {
+            // What is wrong without the caller's overrides is wrong with them, or mended by them.
+            let overrides = Overrides { set: Vec::new(), ..self.overrides.clone() };
+            let text = Self { overrides, ..self.clone() };
+            apply_overrides(without, &text, &mut Vec::new());
+            interpolate::interpolate(without, &mut Vec::new());
+            confinement.check(&root, Some(without), &mut problems);
+        }
         match build(&root, profile, &mut problems) {
             Some(workflow) if problems.is_empty() => {
                 let run_name = self.overrides.run_name.clone().unwrap_or(workflow.run_name);

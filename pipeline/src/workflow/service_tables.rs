@@ -36,8 +36,12 @@ pub(super) fn read(table: &Table, problems: &mut Vec<Problem>) -> ServiceTables 
         let place = memory.map_or(&entry.key, |memory| &memory.node.place);
         problems.push(Problem::at(place, reason.clone(), "here"));
     }
-    let run =
-        RunDemands { memory_bytes: memory.and_then(Result::ok), threads: run.threads, pools: run.pools };
+    let run = RunDemands {
+        memory_bytes: memory.and_then(Result::ok),
+        threads: run.threads,
+        pools: run.pools,
+        stalled_after_seconds: run.stalled_after_seconds,
+    };
     ServiceTables { schedule, trigger: parsed(table, "trigger").unwrap_or_default(), run }
 }
 

@@ -86,7 +86,7 @@ pub(crate) async fn schedule_views(service: &Arc<Service>) -> Result<Vec<Schedul
         let Some(schedule) = shape.schedule else { continue };
         let (now, name) = (service.clock.now(), shape.name.clone());
         let (record, open_runs) = blocking(&service.ledger, move |ledger| {
-            Ok((ledger.schedule(&name, now)?, ledger.open_runs(&name)?))
+            Ok((ledger.schedule(&name, now)?, ledger.open_runs(&name, Timestamp::MAX)?))
         })
         .await?;
         let next = schedule.parsed().map(|cron| cron.next_times(now, SHOWN_TIMES)).unwrap_or_default();

@@ -147,6 +147,8 @@ pub(crate) fn combinations(request: &RunRequest) -> Result<Vec<RunSpec>, Problem
         from: request.from.clone(),
         retries: request.retries,
         timeout_seconds: request.timeout_seconds,
+        // The workflow says so, when the run is entered.
+        stalled_after_seconds: None,
     }];
     for (variable, values) in &request.each {
         let plain = |c: char| c.is_ascii_alphanumeric() || c == '_';

@@ -57,24 +57,45 @@ impl Ledger {
         .map(drop)
     }
 
-    /// The runs of a schedule that have not ended.
+    /// The runs of a schedule that have not ended, those of slots before this one.
     ///
     /// # Errors
     /// The database fails.
-    pub fn open_runs(&self, schedule: &str) -> Result<Vec<RunId>, LedgerError> {
+    pub fn open_runs(&self, schedule: &str, before: Timestamp) -> Result<Vec<RunId>, LedgerError> {
         let rows = self.query(
-            "SELECT id FROM runs WHERE schedule = $1 AND state IN ($2, $3, $4) ORDER BY id",
+            "SELECT id FROM runs WHERE schedule = $1 AND state IN ($2, $3, $4) AND slot < $5 ORDER BY id",
             &[
                 schedule.into(),
                 RunState::Queued.name().into(),
                 RunState::Running.name().into(),
                 RunState::Paused.name().into(),
+                millis(before),
             ],
         )?;
         rows.iter().map(|row| Ok(RunId(row.text(0)?.to_owned()))).collect()
     }
 
-    /// Whether a file under the prefix of a workflow was seen before.
+    /// Runs of a workflow that succeeded after a time and that `seer` has not [seen](Self::saw), the first
+    /// first. Not by the time of the last that was seen: of two that end at once, one is written later.
+    ///
+    /// # Errors
+    /// The database fails.
+    pub fn unseen_successes(
+        &self,
+        seer: &str,
+        workflow: &str,
+        since: Timestamp,
+    ) -> Result<Vec<RunId>, LedgerError> {
+        let rows = self.query(
+            "SELECT id FROM runs WHERE workflow = $1 AND state = $2 AND ended_at > $3 AND NOT EXISTS \
+             (SELECT 1 FROM seen_files WHERE seen_files.workflow = $4 AND seen_files.path = runs.id) \
+             ORDER BY ended_at, id LIMIT 100",
+            &[workflow.into(), RunState::Succeeded.name().into(), millis(since), seer.into()],
+        )?;
+        rows.iter().map(|row| Ok(RunId(row.text(0)?.to_owned()))).collect()
+    }
+
+    /// Whether a file under the prefix of a workflow, or a run that it waits for, was seen before.
     ///
     /// # Errors
     /// The database fails.
@@ -86,7 +107,7 @@ impl Ledger {
         Ok(!rows.is_empty())
     }
 
-    /// Notes that a file under the prefix of a workflow was seen.
+    /// Notes that a file under the prefix of a workflow, or a run that it waits for, was seen.
     ///
     /// # Errors
     /// The database fails.

@@ -198,7 +198,13 @@ fn a_repeated_request_makes_no_second_run(mut fixture: Fixture) {
     assert_eq!(fixture.submit(&slot, 61).unwrap(), Submitted::Known(first.id().clone()));
     let next =
         NewRun { trigger: Trigger::Schedule { schedule: "w".to_owned(), slot: at(120) }, ..new_run("w/a") };
-    assert!(matches!(fixture.submit(&next, 120).unwrap(), Submitted::New(_)));
+    let next = fixture.submit(&next, 120).unwrap();
+    assert!(matches!(next, Submitted::New(_)));
+    // A slot's own run, which another service has entered, is not in its way.
+    let open = |before| fixture.ledger.open_runs("w", before).unwrap();
+    assert_eq!(open(at(60)), []);
+    assert_eq!(open(at(120)), [first.id().clone()]);
+    assert_eq!(open(Timestamp::MAX), [first.id().clone(), next.id().clone()]);
 }
 
 fn whoever_was_given_up_changes_nothing_more(mut fixture: Fixture) {

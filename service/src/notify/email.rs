@@ -139,6 +139,12 @@ fn words(notice: &Notice) -> (String, String) {
                 "The schedule {schedule} missed {times} of its times, and they are not caught up with.\n\n{link}\n"
             ),
         ),
+        Notice::WorkflowBroken { file, problems, link } => (
+            format!("[Corpusmith] {file} cannot run any more"),
+            format!(
+                "The workflow file {file} has problems; its schedule and triggers rest.\n\n{link}\n\n{problems}\n"
+            ),
+        ),
         Notice::Test { link } => {
             ("[Corpusmith] Test".to_owned(), format!("Notices of this service arrive here.\n\n{link}\n"))
         }

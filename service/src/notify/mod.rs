@@ -1,4 +1,5 @@
-//! Notices: a run failed, succeeded again after a failure, or a schedule's time was missed.
+//! Notices: a run failed, succeeded again after a failure, a schedule's time was missed, or a workflow file
+//! became unusable.
 
 mod channel;
 mod email;
@@ -16,7 +17,7 @@ use webhook::Webhook;
 pub use channel::ChannelView;
 
 use crate::ledger::{Ended, Ledger, RunFilter};
-use crate::run::{Run, RunState};
+use crate::run::{Run, RunId, RunState};
 use crate::settings::NotifySettings;
 use crate::supervisor::blocking;
 
@@ -53,6 +54,15 @@ pub enum Notice {
         /// How many times.
         times: usize,
         /// The page of schedules.
+        link: String,
+    },
+    /// A workflow file is none any more: its schedule and triggers rest.
+    WorkflowBroken {
+        /// The file.
+        file: String,
+        /// What is wrong, as `pipeline check` says it.
+        problems: String,
+        /// The page of workflows.
         link: String,
     },
     /// Somebody tries whether notices arrive.
@@ -102,27 +112,50 @@ impl Notifier {
 
     /// Tells of a run's end, where that is worth telling.
     pub(crate) async fn run_ended(&self, run: &Run, ended: &Ended) {
-        let link = format!("{}/runs/{}", self.base, run.id);
-        let (id, workflow) = (run.id.to_string(), run.workflow.clone());
         match ended {
             Ended::Failed { error, retry_after: None, .. } => {
-                let current = blocking(&self.ledger, {
-                    let id = run.id.clone();
-                    move |ledger| ledger.run(&id)
-                })
-                .await;
-                let stage = current.ok().and_then(|run| failed_stage(&run));
-                let link = match &stage {
-                    Some(stage) => format!("{link}#stage-{stage}"),
-                    None => link,
-                };
-                self.send(&Notice::RunFailed { run: id, workflow, stage, error: error.clone(), link }).await;
+                let stage = self.current(&run.id).await.and_then(|run| failed_stage(&run));
+                self.run_failed(run, stage, error.clone()).await;
             }
             Ended::Succeeded if self.failed_before(run).await => {
-                self.send(&Notice::RunRecovered { run: id, workflow, link }).await;
+                let (id, workflow) = (run.id.to_string(), run.workflow.clone());
+                self.send(&Notice::RunRecovered { run: id, workflow, link: self.link(&run.id) }).await;
             }
             _ => {}
         }
+    }
+
+    /// Tells of a run whose process was lost, where that was once too often.
+    pub(crate) async fn run_lost(&self, id: &RunId) {
+        if let Some(run) = self.current(id).await.filter(|run| run.state == RunState::Failed) {
+            let error = run.error.clone().unwrap_or_default();
+            self.run_failed(&run, failed_stage(&run), error).await;
+        }
+    }
+
+    async fn run_failed(&self, run: &Run, stage: Option<String>, error: String) {
+        let link = match &stage {
+            Some(stage) => format!("{}#stage-{stage}", self.link(&run.id)),
+            None => self.link(&run.id),
+        };
+        let (run, workflow) = (run.id.to_string(), run.workflow.clone());
+        self.send(&Notice::RunFailed { run, workflow, stage, error, link }).await;
+    }
+
+    fn link(&self, run: &RunId) -> String {
+        format!("{}/runs/{run}", self.base)
+    }
+
+    async fn current(&self, id: &RunId) -> Option<Run> {
+        let id = id.clone();
+        blocking(&self.ledger, move |ledger| ledger.run(&id)).await.ok()
+    }
+
+    /// Tells of a workflow file that has problems.
+    pub(crate) async fn workflow_broken(&self, file: &str, problems: &str) {
+        let link = format!("{}/workflows", self.base);
+        let (file, problems) = (file.to_owned(), problems.to_owned());
+        self.send(&Notice::WorkflowBroken { file, problems, link }).await;
     }
 
     /// Tells of missed times.

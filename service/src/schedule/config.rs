@@ -103,4 +103,9 @@ pub struct RunConfig {
     /// Amounts of pools that the service's operator has named, for example `{ llm = 1 }`.
     #[serde(default, skip_serializing_if = "Amounts::is_empty")]
     pub pools: Amounts,
+    /// A run whose stages count nothing for so many seconds hangs: it fails, and is tried again where it has
+    /// retries. Never when left out. Some work is counted at its end only: an index's merges, a tokenizer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1))]
+    pub stalled_after_seconds: Option<u64>,
 }

@@ -4,12 +4,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use jiff::Timestamp;
 use tokio_util::sync::CancellationToken;
 
+use super::broken::Broken;
 use super::{Due, Overlap, ScheduleConfig, due};
-use crate::ledger::{LedgerError, RunFilter};
+use crate::ledger::LedgerError;
 use crate::notify::Notifier;
-use crate::run::{RunSpec, RunState, Trigger, Wish};
+use crate::run::{RunSpec, Trigger, Wish};
 use crate::submit::{SubmitError, Submitter};
 use crate::supervisor::blocking;
 use crate::workflows::WorkflowFile;
@@ -20,12 +22,13 @@ pub struct Scheduler {
     notifier: Arc<Notifier>,
     /// Files that trigger runs lie in this folder.
     data_folder: PathBuf,
+    broken: Broken,
 }
 
 impl Scheduler {
     /// A scheduler that has not begun.
     pub fn new(submitter: Arc<Submitter>, notifier: Arc<Notifier>, data_folder: PathBuf) -> Self {
-        Self { submitter, notifier, data_folder }
+        Self { submitter, notifier, data_folder, broken: Broken::default() }
     }
 
     /// Looks at everything every so often, until it is told to stop.
@@ -42,6 +45,9 @@ impl Scheduler {
     /// Looks at everything once. What fails is looked at again the next time.
     pub async fn tick(&self) {
         for file in self.submitter.workflows.list().await {
+            if let Some(problems) = self.broken.news(&file) {
+                self.notifier.workflow_broken(&file.file, problems).await;
+            }
             let Some(shape) = &file.shape else { continue };
             if let Some(schedule) = &shape.schedule {
                 report(&file, self.schedule(&file, &shape.name, schedule).await);
@@ -67,7 +73,7 @@ impl Scheduler {
         let Due { fire, passed_by } = due(&cron, config.catch_up, record.seen_until, now);
         if !record.paused {
             for slot in fire {
-                if !self.admits(name, config.overlap).await? {
+                if !self.admits(name, config.overlap, slot).await? {
                     continue;
                 }
                 let spec = RunSpec {
@@ -90,10 +96,11 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Whether a new run of the schedule may come while earlier ones have not ended.
-    async fn admits(&self, name: &str, overlap: Overlap) -> Result<bool, LedgerError> {
+    /// Whether a new run of the schedule may come while earlier ones have not ended. The slot's own run may be
+    /// there already, by another service.
+    async fn admits(&self, name: &str, overlap: Overlap, slot: Timestamp) -> Result<bool, LedgerError> {
         let key = name.to_owned();
-        let open = self.ledger(move |ledger| ledger.open_runs(&key)).await?;
+        let open = self.ledger(move |ledger| ledger.open_runs(&key, slot)).await?;
         match overlap {
             Overlap::Queue => Ok(true),
             Overlap::Skip => Ok(open.is_empty()),
@@ -138,22 +145,15 @@ impl Scheduler {
         let key = trigger.clone();
         // Successes from before the trigger was there do not count.
         let since = self.ledger(move |ledger| ledger.schedule(&key, now)).await?.seen_until;
-        let filter = RunFilter {
-            states: vec![RunState::Succeeded],
-            workflow: Some(after.to_owned()),
-            limit: 100,
-            ..RunFilter::default()
-        };
-        let page = self.ledger(move |ledger| ledger.runs(&filter)).await?;
-        let ended = page.runs.into_iter().filter_map(|run| Some((run.ended_at?, run.id)));
-        let mut new: Vec<_> = ended.filter(|(ended, _)| *ended > since).collect();
-        new.sort();
-        for (ended, run) in new {
+        let (seer, workflow) = (trigger.clone(), after.to_owned());
+        let new = self.ledger(move |ledger| ledger.unseen_successes(&seer, &workflow, since)).await?;
+        for run in new {
             let spec = RunSpec { file: file.file.clone(), ..RunSpec::default() };
+            // The key keeps a crash between the two steps from making a second run.
             let key = format!("{trigger}:{run}");
-            self.submitter.submit(spec, Trigger::Run { run }, Some(key)).await?;
-            let key = trigger.clone();
-            self.ledger(move |ledger| ledger.schedule_seen(&key, ended)).await?;
+            self.submitter.submit(spec, Trigger::Run { run: run.clone() }, Some(key)).await?;
+            let seer = trigger.clone();
+            self.ledger(move |ledger| ledger.saw(&seer, &run.0)).await?;
         }
         Ok(())
     }

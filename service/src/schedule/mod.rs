@@ -1,5 +1,6 @@
 //! Schedules: which slots are due, and what becomes of each.
 
+mod broken;
 pub mod config;
 pub mod cron;
 mod driver;

@@ -33,6 +33,7 @@ const LAST_RETRY: SignedDuration = SignedDuration::from_hours(1);
 enum Reason {
     Wished(Wish),
     TimedOut,
+    Stalled,
     ServiceEnds,
 }
 
@@ -88,6 +89,10 @@ impl Supervisor {
                 let seconds = run.spec.timeout_seconds.unwrap_or_default();
                 self.failed(&run, exit_code, format!("it took longer than its {seconds} seconds"))
             }
+            Close::Exited(exit_code, Some(Reason::Stalled)) => {
+                let seconds = run.spec.stalled_after_seconds.unwrap_or_default();
+                self.failed(&run, exit_code, format!("its stages counted nothing for {seconds} seconds"))
+            }
             Close::Exited(exit_code, None) => {
                 let error = last_words(&log, log_before).unwrap_or_else(|| match exit_code {
                     Some(code) => format!("its process ended with exit code {code} and said nothing"),
@@ -132,6 +137,7 @@ impl Supervisor {
             runs_folder: &options.runs_folder,
             log: log.to_owned(),
             json_log: options.json_log,
+            callers_folders: self.workflows.callers_folders(),
         };
         RunProcess::start(run, &places)
             .map_err(|error| format!("cannot start {}: {error}", options.program.display()))
@@ -146,6 +152,8 @@ impl Supervisor {
         let mut lines = process.take_lines();
         let started = Instant::now();
         let timeout = run.spec.timeout_seconds.map(Duration::from_secs);
+        let patience = run.spec.stalled_after_seconds.map(Duration::from_secs);
+        let mut moved = (progress::work(stages), Instant::now());
         let mut alive = Instant::now();
         let mut changed = true;
         let mut stopping: Option<Stopping> = None;
@@ -160,6 +168,10 @@ impl Supervisor {
                 exit = process.wait() => break exit.ok().flatten(),
                 _ = beat.tick() => {}
                 () = self.stop.cancelled(), if stopping.is_none() => {}
+            }
+            let work = progress::work(stages);
+            if work != moved.0 {
+                moved = (work, Instant::now());
             }
             let (id, epoch, news) = (run.id.clone(), run.epoch, changed.then(|| stages.clone()));
             let wish = match blocking(&self.ledger, move |ledger| ledger.heartbeat(&id, epoch, news.as_ref()))
@@ -181,6 +193,9 @@ impl Supervisor {
                 _ if self.stop.is_cancelled() => Some(Reason::ServiceEnds),
                 Some(wish) => Some(Reason::Wished(wish)),
                 None if timeout.is_some_and(|timeout| started.elapsed() >= timeout) => Some(Reason::TimedOut),
+                None if patience.is_some_and(|patience| moved.1.elapsed() >= patience) => {
+                    Some(Reason::Stalled)
+                }
                 None => None,
             };
             match (&mut stopping, reason) {

@@ -56,6 +56,15 @@ pub(super) fn take(line: &str, now: Timestamp, stages: &mut BTreeMap<String, Sta
     true
 }
 
+/// A figure that grows with whatever the stages do.
+pub(super) fn work(stages: &BTreeMap<String, StageProgress>) -> u64 {
+    let of = |stage: &StageProgress| {
+        let ended = stage.state != StageState::Running;
+        1 + u64::from(ended) + stage.rows + stage.rows_in + stage.tokens
+    };
+    stages.values().map(of).sum()
+}
+
 /// The process is gone: nothing works any more.
 pub(super) fn end_all(now: Timestamp, stages: &mut BTreeMap<String, StageProgress>) {
     for progress in stages.values_mut().filter(|progress| progress.state == StageState::Running) {

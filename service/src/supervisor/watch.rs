@@ -48,7 +48,10 @@ impl Supervisor {
     async fn take_back(&self, id: RunId, sign: (u64, u64)) {
         let (now, run) = (self.clock.now(), id.clone());
         match blocking(&self.ledger, move |ledger| ledger.take_back(&run, sign, Loss::Silent, now)).await {
-            Ok(true) => tracing::warn!(run = %id, "its process was lost; it goes on from where it was"),
+            Ok(true) => {
+                tracing::warn!(run = %id, "its process was lost; it goes on from where it was");
+                self.notifier.run_lost(&id).await;
+            }
             Ok(false) => {}
             Err(error) => tracing::error!(run = %id, %error, "a lost run cannot be taken back"),
         }

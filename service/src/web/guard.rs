@@ -1,5 +1,6 @@
 //! What every request must pass, and every answer carries.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::body::to_bytes;
@@ -31,6 +32,8 @@ const HEADERS: [(HeaderName, &str); 6] = [
 /// A year, the least that browsers' own lists take. Names below this one may be other people's servers.
 const HSTS: &str = "max-age=31536000";
 
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+
 /// What is read of the body of a refused request.
 const MOST_REFUSED_BYTES: usize = 64 << 10;
 
@@ -39,6 +42,7 @@ pub(super) struct Guard {
     hosts: Option<Vec<String>>,
     /// The service speaks TLS itself: browsers shall not ask it in any other way.
     tls: bool,
+    behind_proxy: bool,
     rates: Rates,
 }
 
@@ -50,7 +54,12 @@ impl Guard {
         hosts.push(options.address.ip().to_string());
         let open = options.behind_proxy && public.is_none();
         hosts.extend(public);
-        Self { hosts: (!open).then_some(hosts), tls: options.tls.is_some(), rates: Rates::default() }
+        Self {
+            hosts: (!open).then_some(hosts),
+            tls: options.tls.is_some(),
+            behind_proxy: options.behind_proxy,
+            rates: Rates::default(),
+        }
     }
 
     fn check(&self, request: &Request) -> Result<(), Problem> {
@@ -71,8 +80,8 @@ impl Guard {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             self.same_origin(request, host)?;
         }
-        match peer(request) {
-            Some(peer) if !self.rates.admits(peer.ip()) => {
+        match self.caller(request) {
+            Some(address) if !self.rates.admits(address) => {
                 Err(Problem::too_many("too many requests from this address; slow down"))
             }
             _ => Ok(()),
@@ -93,17 +102,26 @@ impl Guard {
     }
 
     /// A wrong token costs its sender the right to try many.
-    fn learn(&self, request_peer: Option<std::net::IpAddr>, response: &Response) {
-        if let Some(peer) = request_peer
+    fn learn(&self, caller: Option<IpAddr>, response: &Response) {
+        if let Some(caller) = caller
             && response.status() == StatusCode::UNAUTHORIZED
         {
-            self.rates.refused(peer);
+            self.rates.refused(caller);
         }
+    }
+
+    /// Whose request it is. A proxy writes behind what the request brings along whom it has it from: the last
+    /// address is its own word, those before it anybody's.
+    fn caller(&self, request: &Request) -> Option<IpAddr> {
+        let said = request.headers().get_all(FORWARDED_FOR).iter().next_back();
+        let said = said.filter(|_| self.behind_proxy).and_then(|value| value.to_str().ok());
+        let last = said.and_then(|value| value.rsplit(',').next()).and_then(|last| last.trim().parse().ok());
+        last.or_else(|| peer(request).map(|peer| peer.ip()))
     }
 }
 
 pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let from = peer(&request).map(|peer| peer.ip());
+    let from = guard.caller(&request);
     let mut response = match guard.check(&request) {
         Ok(()) => next.run(request).await,
         Err(problem) => {
@@ -122,4 +140,28 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
     }
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn callers_behind_a_proxy_are_told_apart_by_its_word() {
+        let mut guard = Guard { hosts: None, tls: false, behind_proxy: true, rates: Rates::default() };
+        let request = |lines: &[&str]| {
+            let mut request = Request::new(axum::body::Body::empty());
+            for line in lines {
+                request.headers_mut().append(FORWARDED_FOR, line.parse().unwrap());
+            }
+            request
+        };
+        let address = |text: &str| Some(text.parse::<IpAddr>().unwrap());
+        assert_eq!(guard.caller(&request(&["10.9.9.9, 192.0.2.7"])), address("192.0.2.7"));
+        assert_eq!(guard.caller(&request(&["10.9.9.9", "2001:db8::1"])), address("2001:db8::1"));
+        assert_eq!(guard.caller(&request(&["unknown"])), None);
+        // Without a proxy everybody could be anybody.
+        guard.behind_proxy = false;
+        assert_eq!(guard.caller(&request(&["192.0.2.7"])), None);
+    }
 }
