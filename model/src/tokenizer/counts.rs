@@ -1,15 +1,16 @@
 //! Counting words with bounded memory.
 
-use super::{TokenizerError, pre_tokenizer};
+use super::bpe::character_of;
+use super::words::words;
+use foldhash::fast::RandomState;
 use rayon::prelude::*;
-use std::collections::HashMap;
-use std::path::PathBuf;
-use tokenizers::{OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer};
+
+type HashMap<K, V> = std::collections::HashMap<K, V, RandomState>;
 
 /// Text gathered before it is counted in parallel.
 const BATCH_BYTES: usize = 4 << 20;
 
-/// How often each word (as the pre-tokenizer cuts it, in byte-level characters) was seen.
+/// How often each word, as [`words`] cuts it, was seen.
 ///
 /// When more than `max_distinct_words` are held, the rarest go, as in lossy counting: the limit of what is
 /// rare rises until at most three quarters are left. Batches are cut by bytes, so what is forgotten depends
@@ -28,7 +29,7 @@ impl WordCounts {
     #[must_use]
     pub fn new(max_distinct_words: usize) -> Self {
         Self {
-            words: HashMap::new(),
+            words: HashMap::default(),
             batch: Vec::new(),
             batch_bytes: 0,
             max_distinct_words: max_distinct_words.max(1),
@@ -37,16 +38,12 @@ impl WordCounts {
     }
 
     /// Counts the words of one text.
-    ///
-    /// # Errors
-    /// [`TokenizerError::Library`] if the pre-tokenizer fails.
-    pub fn push(&mut self, text: &str) -> Result<(), TokenizerError> {
+    pub fn push(&mut self, text: &str) {
         self.batch_bytes += text.len();
         self.batch.push(text.to_owned());
         if self.batch_bytes >= BATCH_BYTES {
-            self.count_batch()?;
+            self.count_batch();
         }
-        Ok(())
     }
 
     /// Occurrences dropped because too many words were distinct.
@@ -55,57 +52,51 @@ impl WordCounts {
         self.forgotten
     }
 
-    /// The words in alphabetical order with their counts.
-    pub(super) fn finish(mut self) -> Result<Vec<(String, u64)>, TokenizerError> {
-        self.count_batch()?;
+    /// The words in byte-level characters and alphabetical order, with their counts.
+    pub(super) fn finish(mut self) -> Vec<(String, u64)> {
+        self.count_batch();
         if self.forgotten > 0 {
             tracing::info!(
                 occurrences = self.forgotten,
                 "rare words were forgotten while counting; raise max_distinct_words to keep them"
             );
         }
-        let mut words: Vec<_> = self.words.into_iter().collect();
+        let characters: Vec<char> = (0..=255).map(character_of).collect();
+        let in_characters =
+            |word: String| word.bytes().map(|byte| characters[usize::from(byte)]).collect::<String>();
+        let mut words: Vec<_> =
+            self.words.into_iter().map(|(word, count)| (in_characters(word), count)).collect();
         words.sort_unstable();
-        Ok(words)
+        words
     }
 
-    fn count_batch(&mut self) -> Result<(), TokenizerError> {
+    fn count_batch(&mut self) {
         let texts = std::mem::take(&mut self.batch);
         self.batch_bytes = 0;
-        let cutter = pre_tokenizer();
         let counted = texts
             .par_iter()
-            .try_fold(HashMap::new, |mut counts: HashMap<String, u64>, text| {
-                let mut cut = PreTokenizedString::from(text.as_str());
-                cutter.pre_tokenize(&mut cut)?;
-                for (word, _, _) in cut.get_splits(OffsetReferential::Original, OffsetType::Byte) {
-                    match counts.get_mut(word) {
-                        Some(count) => *count += 1,
-                        None => {
-                            counts.insert(word.to_owned(), 1);
-                        }
-                    }
-                }
-                Ok::<_, tokenizers::Error>(counts)
+            .fold(HashMap::default, |mut counts: HashMap<&str, u64>, text| {
+                words(text).for_each(|word| *counts.entry(word).or_default() += 1);
+                counts
             })
-            .try_reduce(HashMap::new, |a, b| {
+            .reduce(HashMap::default, |a, b| {
                 let (mut large, small) = if a.len() < b.len() { (b, a) } else { (a, b) };
                 for (word, count) in small {
                     *large.entry(word).or_default() += count;
                 }
-                Ok(large)
-            })
-            .map_err(|error| TokenizerError::Library {
-                path: PathBuf::from("(training text)"),
-                message: error.to_string(),
-            })?;
+                large
+            });
         for (word, count) in counted {
-            *self.words.entry(word).or_default() += count;
+            match self.words.get_mut(word) {
+                Some(known) => *known += count,
+                None => {
+                    self.words.insert(word.to_owned(), count);
+                }
+            }
         }
         if self.words.len() > self.max_distinct_words {
             self.forget_rare();
         }
-        Ok(())
     }
 
     fn forget_rare(&mut self) {

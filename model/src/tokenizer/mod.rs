@@ -1,13 +1,16 @@
 //! A byte-level BPE tokenizer: trained here, loaded by `transformers` and `tokenizers`.
 //!
-//! Word counting and encoding use the `tokenizers` crate's own pre-tokenizer, so training and use cut words
-//! alike. The merges are found by [`merges`], because the crate's trainer counts pairs in 32 bits and walks
-//! hash maps in random order; ours gives the same vocabulary for the same texts, byte for byte.
+//! Word counting and encoding cut words alike, as the `tokenizers` crate does ([`words`]), and encode them to the
+//! same tokens ([`bpe`]) several times faster; tokenizers of other families are left to the crate. The merges are
+//! found by [`merges`], because the crate's trainer counts pairs in 32 bits and walks hash maps in random order;
+//! ours gives the same vocabulary for the same texts, byte for byte.
 
+mod bpe;
 mod counts;
 mod encoder;
 mod gguf;
 mod merges;
+mod words;
 
 pub use counts::WordCounts;
 pub use encoder::{Encoder, SubsetCount, count_by_subset};
@@ -16,10 +19,6 @@ pub use gguf::tokenizer_of_gguf;
 use crate::files::{FileError, write_whole};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
-use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
 
 /// The special tokens in the order of their ids; a document ends with the first.
 ///
@@ -112,16 +111,6 @@ pub enum TokenizerError {
     File(#[from] FileError),
 }
 
-/// Cuts digits one by one, then words as GPT-2 does, in byte-level characters.
-///
-/// Source: the pre-tokenizer of HuggingFaceTB/cosmo2-tokenizer.
-pub(crate) fn pre_tokenizer() -> Sequence {
-    Sequence::new(vec![
-        PreTokenizerWrapper::Digits(Digits::new(true)),
-        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
-    ])
-}
-
 /// Trains a tokenizer on `texts` and writes its files into the folder `out_dir`.
 ///
 /// The texts are counted as they come; memory holds at most `max_distinct_words` words. The same texts in the
@@ -136,7 +125,7 @@ pub fn train<T: AsRef<str> + Send>(
 ) -> Result<Encoder, TokenizerError> {
     let mut counts = WordCounts::new(options.max_distinct_words);
     for text in texts {
-        counts.push(text.as_ref())?;
+        counts.push(text.as_ref());
     }
     train_on_counts(options, counts, out_dir)
 }
@@ -154,12 +143,12 @@ pub fn train_on_counts(
     if options.vocab_size < least || options.vocab_size > 1 << 16 {
         return Err(TokenizerError::VocabSize { vocab_size: options.vocab_size, least });
     }
-    let words = counts.finish()?;
+    let words = counts.finish();
     if words.is_empty() {
         return Err(TokenizerError::NoText);
     }
     let mut vocabulary: Vec<String> = SPECIAL_TOKENS.iter().map(ToString::to_string).collect();
-    let mut alphabet: Vec<char> = ByteLevel::alphabet().into_iter().collect();
+    let mut alphabet: Vec<char> = (0..=255).map(bpe::character_of).collect();
     alphabet.sort_unstable();
     vocabulary.extend(alphabet.iter().map(char::to_string));
     let merges = merges::learn(&words, &mut vocabulary, options.vocab_size, options.min_frequency);

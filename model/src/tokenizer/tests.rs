@@ -1,6 +1,18 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
+
+/// The library's pre-tokenizer of HuggingFaceTB/cosmo2-tokenizer.
+pub(super) fn pre_tokenizer() -> Sequence {
+    Sequence::new(vec![
+        PreTokenizerWrapper::Digits(Digits::new(true)),
+        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
+    ])
+}
 
 /// Some varied English, enough for a few hundred merges.
 fn corpus() -> Vec<String> {
@@ -95,10 +107,10 @@ fn digits_stand_alone_and_merges_compress() {
 fn counting_forgets_rare_words_within_its_limit() {
     let mut tight = WordCounts::new(8);
     for text in ["a a a b b c ", "d e f g h i j k l m n "] {
-        tight.push(&text.repeat((5 << 20) / text.len())).unwrap();
+        tight.push(&text.repeat((5 << 20) / text.len()));
     }
     assert!(tight.forgotten() > 0);
-    assert!(tight.finish().unwrap().len() <= 8);
+    assert!(tight.finish().len() <= 8);
 }
 
 #[test]
@@ -126,5 +138,78 @@ proptest! {
         static ENCODER: LazyLock<(tempfile::TempDir, Encoder)> = LazyLock::new(|| trained(400));
         let tokens = ENCODER.1.encode(&text).unwrap();
         prop_assert_eq!(ENCODER.1.decode(&tokens).unwrap(), text);
+    }
+}
+
+/// A tokenizer that knows the pairs of many scripts, and the library's with the same file.
+fn both() -> (Encoder, tokenizers::Tokenizer) {
+    let folder = tempfile::tempdir().unwrap();
+    let more = [
+        "naïve café déjà vu ",
+        "слово и слова ",
+        "中文字符 中文 ",
+        "👍🏽👍 ",
+        "aaaa aaaaaaaa abab ",
+        "\n\n  \t ",
+    ];
+    let texts = corpus().into_iter().chain(more.iter().map(|text| text.repeat(40)));
+    let encoder = train(&options(900), texts, folder.path()).unwrap();
+    assert!(encoder.is_fast());
+    let mut library = tokenizers::Tokenizer::from_file(folder.path().join(TOKENIZER_FILE)).unwrap();
+    library.set_encode_special_tokens(true);
+    (encoder, library)
+}
+
+fn assert_like_library(encoder: &Encoder, library: &tokenizers::Tokenizer, text: &str) {
+    let theirs = library.encode_fast(text, false).unwrap();
+    assert_eq!(encoder.encode(text).unwrap(), theirs.get_ids(), "{text:?}");
+}
+
+#[test]
+fn long_words_are_encoded_as_the_library_does() {
+    let (encoder, library) = both();
+    for letters in ["a", "ab", "теслово", "中", "stonesriver", "👍🏽"] {
+        for times in [1, 7, 30, 47, 48, 49, 200, 5_000] {
+            assert_like_library(&encoder, &library, &letters.repeat(times));
+        }
+    }
+    // Memories of words come and go.
+    let many: String =
+        (0..90_000).map(|n| format!("w{} ", blake3::hash(&[n as u8, (n >> 8) as u8]))).collect();
+    assert_like_library(&encoder, &library, &many);
+    assert_like_library(&encoder, &library, &corpus().concat());
+}
+
+#[test]
+fn tokenizers_of_other_families_are_the_library_s() {
+    let folder = tempfile::tempdir().unwrap();
+    let encoder = train(&options(420), corpus(), folder.path()).unwrap();
+    let path = encoder.folder().join(TOKENIZER_FILE);
+    let text = std::fs::read_to_string(&path).unwrap();
+    for (from, to) in [
+        ("\"individual_digits\": true", "\"individual_digits\": false"),
+        ("\"ignore_merges\": false", "\"ignore_merges\": true"),
+        ("\"special\": true", "\"special\": false"),
+        ("\"use_regex\": true", "\"use_regex\": false"),
+    ] {
+        assert!(text.contains(from), "{from}");
+        std::fs::write(&path, text.replace(from, to)).unwrap();
+        let other = Encoder::load(&path).unwrap();
+        assert!(!other.is_fast(), "{to}");
+        let mut library = tokenizers::Tokenizer::from_file(&path).unwrap();
+        library.set_encode_special_tokens(true);
+        assert_like_library(&other, &library, "The river 1234 carries <|endoftext|> stones");
+    }
+}
+
+proptest! {
+    #[test]
+    fn texts_are_encoded_as_the_library_does(texts in prop::collection::vec("\\PC{0,60}|[ab \\n'sтл中👍1<|>]{0,80}|(the|river|слова|café|  |<\\|endoftext\\|>){0,12}", 1..4)) {
+        use std::sync::OnceLock;
+        static BOTH: OnceLock<(Encoder, tokenizers::Tokenizer)> = OnceLock::new();
+        let (encoder, library) = BOTH.get_or_init(both);
+        for text in texts {
+            assert_like_library(encoder, library, &text);
+        }
     }
 }

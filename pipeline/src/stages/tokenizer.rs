@@ -43,7 +43,7 @@ impl Stage for TokenizerConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 256 << 20 }
+        Needs::Bytes(256 << 20)
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
@@ -54,7 +54,7 @@ impl Stage for TokenizerConfig {
             let mut bytes = 0_u64;
             while let Some(document) = texts.blocking_recv() {
                 let document = document?;
-                counts.push(&document.text).map_err(|error| ctx.failed(&error))?;
+                counts.push(&document.text);
                 bytes += document.text.len() as u64;
                 ctx.progress.add_rows(1);
             }
