@@ -13,7 +13,7 @@ use crate::stages::LAW_FILE;
 /// Places at which the law's curve is drawn.
 const PLACES: usize = 60;
 
-/// Adds the runs with what the law says of them, and the curve over tokens of the largest model.
+/// Adds the runs with what the law says of them, and its curve over tokens for each size.
 pub fn write(page: &mut String, folder: &Path) -> std::fmt::Result {
     let text = std::fs::read_to_string(folder.join(LAW_FILE)).unwrap_or_default();
     let file: Json = serde_json::from_str(&text).unwrap_or_default();
@@ -34,11 +34,17 @@ pub fn write(page: &mut String, folder: &Path) -> std::fmt::Result {
         )?;
     }
     page.push_str("</tbody></table>");
-    let largest = runs.iter().map(|run| run.parameters).fold(0.0, f64::max);
+    let mut sizes: Vec<f64> = runs.iter().map(|run| run.parameters).collect();
+    sizes.sort_by(f64::total_cmp);
+    sizes.dedup();
     let ends =
         runs.iter().fold((f64::MAX, 0.0_f64), |(low, high), run| (low.min(run.tokens), high.max(run.tokens)));
     let step = (ends.1 / ends.0).powf(1.0 / PLACES as f64);
-    let curve = (0..=PLACES).map(|place| ends.0 * step.powi(place as i32));
-    let curve: Vec<(f64, f64)> = curve.map(|tokens| (tokens.round(), law.loss(largest, tokens))).collect();
-    write!(page, "<h3>The law's loss by tokens</h3>{}", line(&curve))
+    for size in sizes {
+        let tokens = (0..=PLACES).map(|place| ends.0 * step.powi(place as i32));
+        let curve: Vec<(f64, f64)> = tokens.map(|tokens| (tokens.round(), law.loss(size, tokens))).collect();
+        let size = group(size as u64);
+        write!(page, "<h3>The law's loss by tokens, at {size} parameters</h3>{}", line(&curve))?;
+    }
+    Ok(())
 }
