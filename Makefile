@@ -8,7 +8,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus cluster serve test test-web test-page test-client demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train lint audit fuzz schema clean
+.PHONY: run corpus cluster serve test test-web test-page test-client demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train check-packaging lint audit fuzz schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -90,6 +90,20 @@ test-client: build
 	python3 -m venv $(TEST_CLIENT)
 	$(TEST_CLIENT)/bin/pip install -q -r tests/parity/requirements-client.txt
 	$(TEST_CLIENT)/bin/python tests/parity/service_client.py $(PIPELINE)
+
+# The files of packaging/ by the programs that will read them: systemd, Prometheus, the schemas of Kubernetes.
+CHECK_PACKAGING := $(or $(CARGO_TARGET_DIR),target)/check-packaging
+PROMTOOL_READY = command -v promtool >/dev/null || { command -v apt-get >/dev/null \
+	  && $(SUDO) apt-get update -q && $(SUDO) apt-get install -yq --no-install-recommends prometheus; } \
+	  || { echo "install Prometheus first"; exit 1; }
+check-packaging: build
+	@$(PROMTOOL_READY)
+	python3 -m venv $(CHECK_PACKAGING)
+	$(CHECK_PACKAGING)/bin/pip install -q kubernetes-validate==1.37.0
+	$(CHECK_PACKAGING)/bin/kubernetes-validate packaging/kubernetes.yaml packaging/kubernetes-cluster.yaml
+	cd packaging && promtool check config --syntax-only prometheus.yml && promtool check rules alerts.yml
+	sed "s#/usr/local/bin/pipeline#$(abspath $(PIPELINE))#" packaging/corpusmith.service >$(CHECK_PACKAGING)/corpusmith.service
+	systemd-analyze verify $(abspath $(CHECK_PACKAGING))/corpusmith.service
 
 lint:
 	$(CARGO) fmt --all --check
