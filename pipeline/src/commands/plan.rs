@@ -47,6 +47,7 @@ struct Forecast<'a> {
     node: &'a StageNode,
     state: State,
     outlook: Outlook,
+    memory_bytes: u64,
     /// Why its inputs could not be looked at, where a run may still succeed.
     doubt: Option<String>,
 }
@@ -158,7 +159,8 @@ fn forecast<'a>(workflow: &'a Workflow, options: &RunOptions) -> Result<Vec<Fore
             }
             last => forecaster.expect(node, last.or_else(|| Past::of_another(&env.run_folder, &node.id))),
         };
-        forecasts.push(Forecast { node, state, outlook, doubt });
+        let memory_bytes = node.stage.needs().memory_bytes(options.memory_bytes);
+        forecasts.push(Forecast { node, state, outlook, memory_bytes, doubt });
     }
     Ok(forecasts)
 }
@@ -169,7 +171,7 @@ impl Forecast<'_> {
         json!({
             "stage": self.node.id, "kind": self.node.kind.name, "inputs": self.node.inputs,
             "state": self.state.name(), "rows": rows, "seconds": seconds, "disk_bytes": disk_bytes,
-            "memory_bytes": self.node.stage.needs().memory_bytes, "gpu_hours": gpu_hours,
+            "memory_bytes": self.memory_bytes, "gpu_hours": gpu_hours,
             "asks": asks, "measured_in": measured_in, "doubt": self.doubt,
         })
     }
@@ -185,10 +187,10 @@ fn between(range: Range, show: fn(f64) -> String) -> String {
 fn rows_of(forecasts: &[Forecast<'_>]) -> String {
     let header =
         ["stage", "state", "rows", "time here", "disk", "memory", "requests", "tokens in + out", "GPU hours"];
-    let rows = forecasts.iter().map(|Forecast { node, state, outlook, .. }| {
+    let rows = forecasts.iter().map(|Forecast { node, state, outlook, memory_bytes, .. }| {
         let shown = |value: Option<f64>, show: fn(f64) -> String| value.map(show).unwrap_or_default();
         let working = !matches!(state, State::UpToDate | State::Fused);
-        let memory = if working { size(node.stage.needs().memory_bytes) } else { String::new() };
+        let memory = if working { size(*memory_bytes) } else { String::new() };
         let asks = outlook.asks.as_ref();
         [
             node.id.clone(),

@@ -1,7 +1,7 @@
 //! Where data comes from: `hf://`, buckets and local paths and globs become a sorted list of files, each with
 //! the digest of its content.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -268,8 +268,9 @@ impl DigestCache {
         if self.changed == Changed::Yes
             && let Ok(json) = serde_json::to_vec(&self.known)
         {
-            // A cache that cannot be kept costs time, nothing else.
-            let _ = durable::write_file(&self.path, &json);
+            // A cache that cannot be kept, or is lost with the power, costs time, nothing else: it is not synced.
+            let temporary = durable::temporary_name(&self.path);
+            let _ = fs::write(&temporary, json).and_then(|()| fs::rename(&temporary, &self.path));
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::engine::external_sort::Spill;
 use crate::engine::{Engine, Session};
 use crate::integrity::Damage;
 use crate::integrity::guard::Guard;
-use crate::stages::LlmSessions;
+use crate::stages::{LlmSessions, Needs};
 
 /// What all stages of a run share.
 pub struct Environment {
@@ -29,6 +29,8 @@ pub struct Environment {
     pub run_folder: PathBuf,
     /// Where plans and sorts spill.
     pub spill_folder: PathBuf,
+    /// Memory for the whole run, in bytes.
+    pub memory_bytes: u64,
     /// CPU threads to use.
     pub threads: usize,
     /// Shards are closed at this size, in bytes.
@@ -87,11 +89,12 @@ impl StageContext {
         self.env.run_folder.join(super::ANSWERS_FOLDER).join(&self.stage)
     }
 
-    /// Where this stage sorts what its memory does not hold.
+    /// Where this stage sorts what its memory does not hold: what it [needs](Needs::sorting).
     ///
     /// # Errors
     /// The folder cannot be made.
-    pub fn spill(&self, memory_bytes: u64) -> Result<Spill, StageError> {
+    pub fn spill(&self, memory_bytes: Option<u64>) -> Result<Spill, StageError> {
+        let memory_bytes = Needs::sorting(memory_bytes).memory_bytes(self.env.memory_bytes);
         let folder = self.env.spill_folder.clone();
         durable::make_folder(&folder).map_err(|error| self.write_error(&error))?;
         Ok(Spill { folder, memory_bytes })

@@ -114,6 +114,7 @@ pub fn environment(
         assets: AssetStore::from_environment().map_err(|error| RunError::Assets(Box::new(error)))?,
         run_folder: run_folder(&options.runs_folder, workflow),
         spill_folder,
+        memory_bytes: options.memory_bytes,
         threads: options.threads,
         shard_bytes: options.shard_bytes,
         engine: options.engine.clone().or_else(|| workflow.engine.clone()).unwrap_or_default(),
@@ -181,14 +182,15 @@ pub async fn run(
     let mut failure: Option<StageError> = None;
     let mut running = FuturesUnordered::new();
     let mut memory_in_use = 0;
+    let need = |node: &StageNode| node.stage.needs().memory_bytes(options.memory_bytes);
     loop {
         let mut i = 0;
         while i < waiting.len() && failure.is_none() && !env.stop.is_cancelled() {
             let node = waiting[i];
             let ready = node.upstream().iter().all(|id| done.contains_key(*id));
-            let memory_bytes = node.stage.needs().memory_bytes;
-            // A stage that needs more than the limit still runs, alone.
-            let fits = running.is_empty() || memory_in_use + memory_bytes <= options.memory_bytes;
+            let memory_bytes = need(node);
+            // The other half is the plans'. A stage that needs more still runs, alone.
+            let fits = running.is_empty() || memory_in_use + memory_bytes <= options.memory_bytes / 2;
             if ready && fits {
                 waiting.remove(i);
                 memory_in_use += memory_bytes;
@@ -200,7 +202,7 @@ pub async fn run(
         let Some((node, result)) = running.next().await else {
             break;
         };
-        memory_in_use -= node.stage.needs().memory_bytes;
+        memory_in_use -= need(node);
         let noted = env.llm.note_spending(&node.id);
         let noted = noted.map_err(|error| StageError::run(&node.id, error.to_string()));
         match result.and_then(|status| noted.map(|()| status)) {

@@ -74,7 +74,7 @@ impl Stage for ClusterConfig {
     fn needs(&self) -> Needs {
         // The sample and one mini-batch, of vectors of 384 floats, beside the centres.
         let ClusterOptions { clusters, sample_rows, batch_rows, .. } = self.options;
-        Needs { memory_bytes: (64 << 20) + 4 * 384 * (clusters + sample_rows + batch_rows) as u64 }
+        Needs::Bytes((64 << 20) + 4 * 384 * (clusters + sample_rows + batch_rows) as u64)
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

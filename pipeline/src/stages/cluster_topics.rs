@@ -105,7 +105,7 @@ impl Stage for ClusterTopicsConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.llm.memory_bytes() }
+        Needs::Bytes(self.llm.memory_bytes())
     }
 
     fn expect(&self, before: &Before<'_>) -> Expectation {

@@ -118,7 +118,7 @@ impl Stage for CompareConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: (64 << 20) + self.near_duplicate_documents as u64 * 1000 }
+        Needs::Bytes((64 << 20) + self.near_duplicate_documents as u64 * 1000)
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

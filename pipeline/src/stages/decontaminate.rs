@@ -236,7 +236,7 @@ impl Stage for DecontaminateConfig {
 
     fn needs(&self) -> Needs {
         // GSM8K, PIQA, IFEval and HumanEval together have 1.1 million n-grams.
-        Needs { memory_bytes: 256 << 20 }
+        Needs::Bytes(256 << 20)
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

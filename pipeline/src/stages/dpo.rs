@@ -79,7 +79,7 @@ impl Stage for DpoConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 512 << 20 }
+        Needs::Bytes(512 << 20)
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {

@@ -36,9 +36,6 @@ use groups::{Decision, Decisions, Groups, Place};
 use keep::Keep;
 use rows::{RowReader, RowWriter, StoredRow};
 
-/// Memory of the sorts of a stage where its config names none, in bytes.
-pub const DEFAULT_MEMORY_BYTES: u64 = 256 << 20;
-
 /// The rows cannot be deduplicated.
 #[derive(Debug, Error)]
 pub enum DedupError {

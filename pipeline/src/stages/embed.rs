@@ -71,7 +71,7 @@ impl Stage for EmbedConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: BACKBONE_MEMORY_BYTES }
+        Needs::Bytes(BACKBONE_MEMORY_BYTES)
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

@@ -77,7 +77,7 @@ impl Stage for EvaluateConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 256 << 20 }
+        Needs::Bytes(256 << 20)
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

@@ -43,8 +43,9 @@ pub struct ExactDedupConfig {
     /// Which row of equals is kept: `"first"`, `{ longest = "text" }`, `{ highest = "score" }` by a
     /// column of numbers, or `{ newest = "dump" }` by a column of dump names or dates.
     pub keep: Keep,
-    /// Memory of the sorts, in bytes; what it does not hold is spilled.
-    pub memory_bytes: u64,
+    /// Memory of the sorts, in bytes; what it does not hold is spilled. A quarter of the run's memory limit
+    /// when left out.
+    pub memory_bytes: Option<u64>,
 }
 
 /// What makes two values equal.
@@ -65,7 +66,7 @@ impl Default for ExactDedupConfig {
             id_column: "id".to_owned(),
             compare: Compare::Simplified,
             keep: Keep::First,
-            memory_bytes: duplicates::DEFAULT_MEMORY_BYTES,
+            memory_bytes: None,
         }
     }
 }
@@ -81,7 +82,7 @@ impl Stage for ExactDedupConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.memory_bytes }
+        Needs::sorting(self.memory_bytes)
     }
 
     async fn plan(&self, ctx: &StageContext, task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
@@ -142,7 +143,7 @@ mod tests {
         let (kept, dropped) = run(&config).await;
         assert_eq!(kept, ["a", "c", "e", "f", "g", "h"]);
         assert_eq!(dropped, ["b: a is kept", "d: a is kept", "i: c is kept"]);
-        let spilled = ExactDedupConfig { memory_bytes: 1, ..config };
+        let spilled = ExactDedupConfig { memory_bytes: Some(1), ..config };
         assert_eq!(run(&spilled).await, (kept, dropped));
     }
 

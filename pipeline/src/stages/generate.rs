@@ -206,7 +206,7 @@ impl Stage for GenerateConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.llm.memory_bytes() }
+        Needs::Bytes(self.llm.memory_bytes())
     }
 
     fn expect(&self, before: &Before<'_>) -> Expectation {

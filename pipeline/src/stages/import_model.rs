@@ -78,7 +78,7 @@ impl Stage for ImportModelConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 1 << 30 }
+        Needs::Bytes(1 << 30)
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

@@ -90,7 +90,7 @@ impl Stage for ImportTokensConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 128 << 20 }
+        Needs::Bytes(128 << 20)
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

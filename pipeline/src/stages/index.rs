@@ -84,7 +84,7 @@ impl Stage for IndexConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.memory_bytes }
+        Needs::Bytes(self.memory_bytes)
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {

@@ -97,7 +97,7 @@ impl Stage for LanguageConfig {
 
     fn needs(&self) -> Needs {
         let model = self.model.as_ref().and_then(|path| Some(path.metadata().ok()?.len()));
-        Needs { memory_bytes: (64 << 20) + model.unwrap_or(0) }
+        Needs::Bytes((64 << 20) + model.unwrap_or(0))
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

@@ -100,8 +100,9 @@ pub struct MinhashConfig {
     pub short_texts: ShortTexts,
     /// Folders of finished `signature_index` stages of other runs, beside the input `against`.
     pub against_folders: Vec<PathBuf>,
-    /// Memory of the sorts, in bytes; what it does not hold is spilled.
-    pub memory_bytes: u64,
+    /// Memory of the sorts, in bytes; what it does not hold is spilled. A quarter of the run's memory limit
+    /// when left out.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for MinhashConfig {
@@ -118,7 +119,7 @@ impl Default for MinhashConfig {
             keep: Keep::Datatrove,
             short_texts: ShortTexts::Exact,
             against_folders: Vec::new(),
-            memory_bytes: duplicates::DEFAULT_MEMORY_BYTES,
+            memory_bytes: None,
         }
     }
 }
@@ -231,7 +232,7 @@ impl Stage for MinhashConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.memory_bytes }
+        Needs::sorting(self.memory_bytes)
     }
 
     async fn plan(&self, ctx: &StageContext, task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

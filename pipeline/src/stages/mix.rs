@@ -163,7 +163,7 @@ impl Stage for MixConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: SORT_BYTES + (64 << 20) }
+        Needs::Bytes(SORT_BYTES + (64 << 20))
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
@@ -310,7 +310,7 @@ impl MixConfig {
         let plan_error = |error| ctx.plan_error(&error);
         let narrow = table.frame().select(vec![ident(&subset.id_column), tokens.alias("__tokens")]);
         let mut batches = to_domain(execute(narrow.map_err(plan_error)?).await.map_err(plan_error)?);
-        let mut counted = Counted::new(&ctx.spill(SORT_BYTES)?, self.subsets.len());
+        let mut counted = Counted::new(&ctx.spill(Some(SORT_BYTES))?, self.subsets.len());
         while let Some(batch) = batches.next().await {
             let batch = batch.map_err(|error| ctx.failed(&error))?;
             let ids = text_column(&batch, &subset.id_column).map_err(|error| ctx.input(error.to_string()))?;

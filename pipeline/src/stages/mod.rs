@@ -279,9 +279,26 @@ pub struct External {
 
 /// What a stage needs while it runs, for admission under the run's memory limit.
 #[derive(Clone, Copy, Debug)]
-pub struct Needs {
+pub enum Needs {
     /// Memory beside DataFusion's pool, in bytes.
-    pub memory_bytes: u64,
+    Bytes(u64),
+    /// A quarter of the run's memory limit: it sorts, and spills what that does not hold.
+    Quarter,
+}
+
+impl Needs {
+    /// Those of a stage that sorts, with the memory that its config gives to that.
+    pub fn sorting(memory_bytes: Option<u64>) -> Self {
+        memory_bytes.map_or(Self::Quarter, Self::Bytes)
+    }
+
+    /// Memory in bytes, under this limit of the run.
+    pub fn memory_bytes(self, limit: u64) -> u64 {
+        match self {
+            Self::Bytes(bytes) => bytes,
+            Self::Quarter => limit / 4,
+        }
+    }
 }
 
 /// What a folder stage reports; goes into the manifest.
@@ -322,7 +339,7 @@ pub trait Stage: Any + Send + Sync {
 
     /// What it needs while it runs.
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 64 << 20 }
+        Needs::Bytes(64 << 20)
     }
 
     /// What a million tokens cost that it asks a model for: figures for its manifest, since they are no part

@@ -104,7 +104,7 @@ impl Stage for OutlinesConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.llm.memory_bytes() }
+        Needs::Bytes(self.llm.memory_bytes())
     }
 
     fn expect(&self, before: &Before<'_>) -> Expectation {

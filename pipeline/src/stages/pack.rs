@@ -75,7 +75,7 @@ impl Stage for PackConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 128 << 20 }
+        Needs::Bytes(128 << 20)
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {

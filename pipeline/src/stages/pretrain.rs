@@ -238,7 +238,7 @@ impl Stage for PretrainConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 512 << 20 }
+        Needs::Bytes(512 << 20)
     }
 
     fn expect(&self, before: &Before<'_>) -> Expectation {

@@ -74,7 +74,7 @@ impl Stage for RetrieveConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: 256 << 20 }
+        Needs::Bytes(256 << 20)
     }
 
     fn expect(&self, before: &Before<'_>) -> Expectation {

@@ -66,8 +66,9 @@ pub struct SentenceDedupConfig {
     pub min_words: usize,
     /// A changed row with fewer sentences, lines or words is dropped.
     pub min_sentences: usize,
-    /// Memory of the sorts, in bytes; what it does not hold is spilled.
-    pub memory_bytes: u64,
+    /// Memory of the sorts, in bytes; what it does not hold is spilled. A quarter of the run's memory limit
+    /// when left out.
+    pub memory_bytes: Option<u64>,
 }
 
 /// What runs are made of.
@@ -94,7 +95,7 @@ impl Default for SentenceDedupConfig {
             run: 3,
             min_words: 50,
             min_sentences: 3,
-            memory_bytes: duplicates::DEFAULT_MEMORY_BYTES,
+            memory_bytes: None,
         }
     }
 }
@@ -142,7 +143,7 @@ impl Stage for SentenceDedupConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.memory_bytes }
+        Needs::sorting(self.memory_bytes)
     }
 
     async fn plan(&self, ctx: &StageContext, task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
@@ -374,7 +375,7 @@ mod tests {
         let (texts, dropped) = run(&lenient(), &[&first, &second, &shouted]).await;
         assert_eq!(texts, [first.as_str(), "A page on cats. Cats sleep a lot. They do.", "Dogs bark."]);
         assert_eq!(dropped, []);
-        let spilled = SentenceDedupConfig { memory_bytes: 1, ..lenient() };
+        let spilled = SentenceDedupConfig { memory_bytes: Some(1), ..lenient() };
         assert_eq!(run(&spilled, &[&first, &second, &shouted]).await.0, texts);
     }
 

@@ -49,8 +49,9 @@ pub struct SignatureIndexConfig {
     pub id_column: String,
     /// The settings of the signatures, which must be those of the `minhash` stages that read the index.
     pub signatures: SignatureOptions,
-    /// Memory of the sorts, in bytes; what it does not hold is spilled.
-    pub memory_bytes: u64,
+    /// Memory of the sorts, in bytes; what it does not hold is spilled. A quarter of the run's memory limit
+    /// when left out.
+    pub memory_bytes: Option<u64>,
 }
 
 impl Default for SignatureIndexConfig {
@@ -59,7 +60,7 @@ impl Default for SignatureIndexConfig {
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
             signatures: SignatureOptions::default(),
-            memory_bytes: duplicates::DEFAULT_MEMORY_BYTES,
+            memory_bytes: None,
         }
     }
 }
@@ -75,7 +76,7 @@ impl Stage for SignatureIndexConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.memory_bytes }
+        Needs::sorting(self.memory_bytes)
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
@@ -204,7 +205,7 @@ mod tests {
         let (_, dropped) = dedup(&config, rows(), &[&second, &first]).await.unwrap();
         assert!(dropped[0].contains("older of `dump_2`"), "{dropped:?}");
         // Spilling after every few records changes nothing.
-        let small = MinhashConfig { memory_bytes: 1000, ..config };
+        let small = MinhashConfig { memory_bytes: Some(1000), ..config };
         assert_eq!(dedup(&small, rows(), &[&second, &first]).await.unwrap().1, dropped);
     }
 
@@ -220,8 +221,12 @@ mod tests {
         std::fs::create_dir_all(folder.path().join("two/signatures/buckets")).unwrap();
         std::fs::write(folder.path().join("two/signatures/slots"), "half").unwrap();
         make_index(&folder.path().join("one"), rows(), &config).await;
-        make_index(&folder.path().join("two"), rows(), &SignatureIndexConfig { memory_bytes: 1, ..config })
-            .await;
+        make_index(
+            &folder.path().join("two"),
+            rows(),
+            &SignatureIndexConfig { memory_bytes: Some(1), ..config },
+        )
+        .await;
         for file in ["header.json", "slots", "ids", "buckets/00000", "buckets/00014"] {
             assert_eq!(read("one", file), read("two", file), "{file}");
         }

@@ -32,6 +32,7 @@ pub fn context() -> StageContext {
         assets: AssetStore::from_environment().unwrap(),
         spill_folder: folder.clone(),
         run_folder: folder,
+        memory_bytes: 512 << 20,
         threads: 2,
         shard_bytes: 1 << 20,
         engine: engine::Engine::Embedded,

@@ -210,7 +210,7 @@ impl Stage for TopicsConfig {
     fn needs(&self) -> Needs {
         let embedder = if self.same_meaning_cosine.is_some() { BACKBONE_MEMORY_BYTES } else { 0 };
         let llm = if self.may_ask() { self.llm.memory_bytes() } else { 0 };
-        Needs { memory_bytes: llm + embedder + (64 << 20) }
+        Needs::Bytes(llm + embedder + (64 << 20))
     }
 
     fn expect(&self, before: &Before<'_>) -> Expectation {

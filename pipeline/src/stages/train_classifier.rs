@@ -105,7 +105,7 @@ impl Stage for TrainClassifierConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: BACKBONE_MEMORY_BYTES }
+        Needs::Bytes(BACKBONE_MEMORY_BYTES)
     }
 
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {

@@ -48,8 +48,9 @@ pub struct UrlDedupConfig {
     /// Which row of equals is kept: `"first"`, `{ longest = "text" }`, `{ highest = "score" }` by a
     /// column of numbers, or `{ newest = "dump" }` by a column of dump names or dates.
     pub keep: Keep,
-    /// Memory of the sorts, in bytes; what it does not hold is spilled.
-    pub memory_bytes: u64,
+    /// Memory of the sorts, in bytes; what it does not hold is spilled. A quarter of the run's memory limit
+    /// when left out.
+    pub memory_bytes: Option<u64>,
 }
 
 /// What makes two URLs equal.
@@ -71,7 +72,7 @@ impl Default for UrlDedupConfig {
             id_column: "id".to_owned(),
             compare: CompareUrls::Page,
             keep: Keep::First,
-            memory_bytes: duplicates::DEFAULT_MEMORY_BYTES,
+            memory_bytes: None,
         }
     }
 }
@@ -87,7 +88,7 @@ impl Stage for UrlDedupConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs { memory_bytes: self.memory_bytes }
+        Needs::sorting(self.memory_bytes)
     }
 
     async fn plan(&self, ctx: &StageContext, task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

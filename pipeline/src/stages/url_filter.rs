@@ -172,7 +172,7 @@ impl Stage for UrlFilterConfig {
         // An entry of a list takes about four times its length.
         let files = self.lists().into_iter().flat_map(|list| &list.files);
         let bytes: u64 = files.filter_map(|path| Some(path.metadata().ok()?.len())).sum();
-        Needs { memory_bytes: (64 << 20) + 4 * bytes }
+        Needs::Bytes((64 << 20) + 4 * bytes)
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

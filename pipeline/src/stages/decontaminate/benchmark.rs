@@ -284,6 +284,32 @@ mod tests {
                 Format::Arc,
                 pairs(&[("M_1 (question)", "q"), ("M_1 (question + choices.text)", "q a b")]),
             ),
+            // Items as their data sets on the Hub have them, with the fields that are no texts of theirs.
+            (
+                r#"{"ind":24,"activity_label":"Roof","ctx_a":"c","ctx_b":"d","ctx":"c d","endings":["a","b"],"source_id":"activitynet~v_x","split":"val","split_type":"indomain","label":"3"}"#,
+                Format::Hellaswag,
+                pairs(&[("ind 24 (ctx)", "c d")]),
+            ),
+            (
+                r#"{"context":"c","question":"q","answerA":"a","answerB":"b","answerC":"d","label":"1"}"#,
+                Format::Siqa,
+                pairs(&[("line 1 (context + question)", "c q")]),
+            ),
+            (
+                r#"{"sentence":"s _ t","option1":"a","option2":"b","answer":"2"}"#,
+                Format::Winogrande,
+                pairs(&[("line 1 (sentence)", "s _ t")]),
+            ),
+            (
+                r#"{"id":"7-980","question_stem":"q","choices":{"text":["a","b"],"label":["A","B"]},"answerKey":"D"}"#,
+                Format::Openbookqa,
+                pairs(&[("7-980 (question_stem)", "q"), ("7-980 (question_stem + choices.text)", "q a b")]),
+            ),
+            (
+                r#"{"id":"1afa","question":"q","question_concept":"p","choices":{"label":["A","B"],"text":["a","b"]},"answerKey":"A"}"#,
+                Format::CommonsenseQa,
+                pairs(&[("1afa (question)", "q"), ("1afa (question + choices.text)", "q a b")]),
+            ),
             (
                 r#"{"question":{"stem":"q","choices":[{"text":"a"},{"text":"b"}]}}"#,
                 Format::Fields(Fields {
