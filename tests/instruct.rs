@@ -155,6 +155,34 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
     assert_eq!(said.code, Some(0), "{}", said.err);
     let reports: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(reports.len(), 4);
+    // And predict texts alike; a file without texts is told.
+    let texts = folder.path().join("predicted.jsonl");
+    std::fs::write(&texts, "{\"text\": \"The river carries stones.\"}\n{\"text\": \"Rain falls.\"}\n")
+        .unwrap();
+    let predict = |file: &Path| {
+        let mut program = pipeline();
+        program.arg("eval").args(models.map(|model| stages.join(model))).arg("--json").arg("--task");
+        program.arg(format!("perplexity={}", file.display()));
+        run(program.arg("--tokenizer").arg(stages.join("tokenizer/tokenizer.json")))
+    };
+    let said = predict(&texts);
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let predicted: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let bits = |report: &Json| report["report"]["bits_per_byte"].as_f64().unwrap();
+    assert_eq!((predicted.len(), &predicted[0]["report"]["texts"]), (4, &Json::from(2)));
+    for (report, most) in predicted.iter().zip([0.0, 1e-6, 1e-4, 0.02]) {
+        assert!((bits(report) - bits(&predicted[0])).abs() <= most, "{report}");
+    }
+    std::fs::write(&texts, "{\"goal\": \"x\", \"sol1\": \"y\"}\n").unwrap();
+    let mut program = pipeline();
+    program.arg("eval").arg(stages.join("export")).arg("--task").arg(format!("piqa={}", texts.display()));
+    let said = run(&mut program);
+    for wanted in ["predicted.jsonl", "row 1", "column", "goal, sol1"] {
+        assert!(said.err.contains(wanted), "{wanted}: {}", said.err);
+    }
+    std::fs::write(&texts, "{\"content\": \"x\"}\n").unwrap();
+    let said = predict(&texts);
+    assert!(said.err.contains("no column `text` (the columns are: content)"), "{}", said.err);
     for report in &reports {
         assert_eq!(report["report"]["items"], 8, "{report}");
         assert_eq!(report["report"]["acc"], figures["tasks"]["piqa"]["acc"], "{report}");

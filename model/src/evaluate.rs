@@ -15,7 +15,7 @@ pub use cloze::{
     ChoiceScore, ClozeItem, ClozeOptions, ClozeReport, ContextStart, Normalizer, SAMPLE_ITEMS, cloze, judge,
     judge_groups, parse_cloze, read_cloze, score_items,
 };
-pub use comparison::{Comparison, Figure, Measured, Report};
+pub use comparison::{Comparison, Figure, Measured, Report, TextsReport};
 pub use generation::{
     AnswerRequest, AnsweredItem, EngineGenerator, Form, GENERATION_TASKS, GenerationFile, GenerationItem,
     GenerationOptions, GenerationReport, GenerationTask, Generator, Judge, NumberRule, final_number,
@@ -26,6 +26,7 @@ pub use ifeval::{
     Followed, IfevalPrompt, IfevalReport, Instruction, KindReport, Relation, ifeval_report, parse_prompts,
 };
 pub use perplexity::{Perplexity, perplexity};
+pub use rows::{rows_of_batch, rows_of_jsonl};
 pub use task::{TASKS, Task, TaskFile, TaskOptions, TaskReport};
 
 use crate::files::FileError;

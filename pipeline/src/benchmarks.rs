@@ -4,12 +4,19 @@ use std::fs::File;
 use std::path::Path;
 
 use arrow::array::RecordBatch;
-use model::evaluate::{ClozeItem, EvaluateError, GenerationItem, GenerationTask, Task};
+use model::evaluate::{
+    ClozeItem, EvaluateError, GenerationItem, GenerationTask, Task, rows_of_batch, rows_of_jsonl,
+};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value as Json;
 
 use crate::inspect::parquet_files;
 use crate::runner::error::chain;
+
+/// The name by which a model is asked to predict the texts of a file.
+pub const PERPLEXITY: &str = "perplexity";
+
+const TEXT_COLUMN: &str = "text";
 
 /// A task with its items.
 #[derive(Debug)]
@@ -27,6 +34,15 @@ impl Benchmark {
     /// # Errors
     /// The task is not known, or a file cannot be read.
     pub fn read(name: &str, path: &Path, beside: Option<&Path>) -> Result<Self, EvaluateError> {
+        Self::of(name, path, beside).map_err(|error| match error {
+            EvaluateError::Task { task, problem } if !problem.contains(&*path.to_string_lossy()) => {
+                EvaluateError::Task { task, problem: format!("{}: {problem}", path.display()) }
+            }
+            other => other,
+        })
+    }
+
+    fn of(name: &str, path: &Path, beside: Option<&Path>) -> Result<Self, EvaluateError> {
         let (own, is_file) = (Path::new(name), name.ends_with(".toml"));
         let generation = match is_file {
             // A file with a `judge` asks for what a model writes.
@@ -57,6 +73,42 @@ impl Benchmark {
             Self::Generation(task, _) => &task.file().name,
         }
     }
+}
+
+/// The texts of a file for a model to predict: the column `text` of Parquet or JSON lines, or the whole of any
+/// other file.
+///
+/// # Errors
+/// The file cannot be read, or has no such column.
+pub fn texts(path: &Path, most: usize) -> Result<Vec<String>, EvaluateError> {
+    let task = format!("{PERPLEXITY} ({})", path.display());
+    let bad = |problem: String| EvaluateError::Task { task: task.clone(), problem };
+    let text_of = |row: &Json| -> Result<String, EvaluateError> {
+        match row.get(TEXT_COLUMN) {
+            Some(Json::String(text)) => Ok(text.clone()),
+            Some(Json::Null) => Ok(String::new()),
+            Some(_) => Err(bad(format!("`{TEXT_COLUMN}` is no text"))),
+            None => {
+                let columns: Vec<&str> =
+                    row.as_object().into_iter().flatten().map(|(name, _)| name.as_str()).collect();
+                Err(bad(format!(
+                    "there is no column `{TEXT_COLUMN}` (the columns are: {})",
+                    columns.join(", ")
+                )))
+            }
+        }
+    };
+    let mut texts = match path {
+        path if is_jsonl(path) => {
+            rows_of_jsonl(path, &task)?.iter().map(text_of).collect::<Result<_, _>>()?
+        }
+        path if path.is_dir() || path.extension().is_some_and(|extension| extension == "parquet") => {
+            read_parquet(&task, path, |batch| rows_of_batch(batch, &task)?.iter().map(text_of).collect())?
+        }
+        path => vec![std::fs::read_to_string(path).map_err(|error| bad(error.to_string()))?],
+    };
+    texts.truncate(most);
+    Ok(texts)
 }
 
 fn is_jsonl(path: &Path) -> bool {

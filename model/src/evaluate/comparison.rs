@@ -1,20 +1,21 @@
 //! Figures of several models side by side.
 
-use super::{EvaluateError, GenerationReport, TaskReport};
+use super::{EvaluateError, GenerationReport, Perplexity, TaskReport};
 use crate::files::failed;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::path::Path;
 
-/// A share with its standard error.
+/// A share with its standard error, or a number without.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Figure {
     /// Its name: `acc`, `exact_match`, `pass@1`, …
     pub name: String,
-    /// The share, 0 to 1.
+    /// A share, 0 to 1; or a number, where it has no standard error.
     pub value: f64,
-    /// Its standard error over items.
-    pub stderr: f64,
+    /// A share's standard error over items.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stderr: Option<f64>,
 }
 
 /// What a model was found to do on a task.
@@ -25,6 +26,18 @@ pub enum Report {
     Generation(GenerationReport),
     /// Answers chosen by likelihood.
     Cloze(TaskReport),
+    /// Texts predicted.
+    Texts(TextsReport),
+}
+
+/// How well a model predicts the texts of a file.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct TextsReport {
+    /// `perplexity`, and the file.
+    pub task: String,
+    /// What was measured.
+    #[serde(flatten)]
+    pub perplexity: Perplexity,
 }
 
 impl Report {
@@ -34,6 +47,7 @@ impl Report {
         match self {
             Self::Generation(report) => &report.task,
             Self::Cloze(report) => &report.task,
+            Self::Texts(report) => &report.task,
         }
     }
 
@@ -43,6 +57,7 @@ impl Report {
         match self {
             Self::Generation(report) => report.items,
             Self::Cloze(report) => report.all.items,
+            Self::Texts(report) => usize::try_from(report.perplexity.texts).unwrap_or(usize::MAX),
         }
     }
 
@@ -55,8 +70,13 @@ impl Report {
                 ("acc", report.mean_acc, report.all.acc_stderr),
                 ("acc_norm", report.mean_acc_norm, report.all.acc_norm_stderr),
             ]
-            .map(|(name, value, stderr)| Figure { name: name.to_owned(), value, stderr })
+            .map(|(name, value, stderr)| Figure { name: name.to_owned(), value, stderr: Some(stderr) })
             .to_vec(),
+            Self::Texts(TextsReport { perplexity, .. }) => {
+                [("bits_per_byte", perplexity.bits_per_byte), ("token_perplexity", perplexity.per_token)]
+                    .map(|(name, value)| Figure { name: name.to_owned(), value, stderr: None })
+                    .to_vec()
+            }
         }
     }
 }
@@ -117,7 +137,7 @@ impl Comparison {
         models.filter(|model| seen.insert(*model)).collect()
     }
 
-    /// A row a task and figure, a column a model, in per cent with standard errors; in Markdown. Where models were
+    /// A row a task and figure, a column a model, shares in per cent with standard errors; in Markdown. Where models were
     /// asked different numbers of items, all of them are told.
     #[must_use]
     pub fn markdown(&self) -> String {
@@ -147,7 +167,10 @@ impl Comparison {
                 let of = |model: &&str| {
                     let report = &reports.iter().find(|measured| measured.model == **model)?.report;
                     let figure = report.figures().into_iter().find(|figure| figure.name == name)?;
-                    Some(format!("{:.2} ± {:.2}", 100.0 * figure.value, 100.0 * figure.stderr))
+                    Some(match figure.stderr {
+                        Some(stderr) => format!("{:.2} ± {:.2}", 100.0 * figure.value, 100.0 * stderr),
+                        None => format!("{:.4}", figure.value),
+                    })
                 };
                 let cells = models.iter().map(|model| of(model).unwrap_or_else(|| "–".to_owned()));
                 let cells = cells.collect::<Vec<_>>().join(" | ");
@@ -168,6 +191,7 @@ impl Comparison {
         for Measured { model, report } in &self.reports {
             let (model, task) = (field(model), field(report.task()));
             lines.extend(report.figures().into_iter().map(|Figure { name, value, stderr }| {
+                let stderr = stderr.map(|stderr| stderr.to_string()).unwrap_or_default();
                 format!("{model},{task},{},{},{value},{stderr}", report.items(), field(&name))
             }));
         }
@@ -181,7 +205,8 @@ mod tests {
     use crate::evaluate::ClozeReport;
 
     fn written(task: &str, figures: &[(&str, f64)]) -> Report {
-        let figure = |&(name, value): &(&str, f64)| Figure { name: name.to_owned(), value, stderr: 0.01 };
+        let figure =
+            |&(name, value): &(&str, f64)| Figure { name: name.to_owned(), value, stderr: Some(0.01) };
         Report::Generation(GenerationReport {
             task: task.to_owned(),
             items: 164,
@@ -196,6 +221,12 @@ mod tests {
         Report::Cloze(TaskReport { task, all, groups: Default::default(), mean_acc: acc, mean_acc_norm: 0.5 })
     }
 
+    fn predicted(bits_per_byte: f64) -> Report {
+        let (texts, tokens, bytes, nats, per_token, per_byte) = (7, 90, 300, 200.0, 9.25, 1.9);
+        let perplexity = Perplexity { texts, tokens, bytes, nats, per_token, per_byte, bits_per_byte };
+        Report::Texts(TextsReport { task: "perplexity (web.jsonl)".to_owned(), perplexity })
+    }
+
     fn comparison() -> Comparison {
         let mut comparison = Comparison::default();
         for (model, report) in [
@@ -203,6 +234,7 @@ mod tests {
             ("a|b", written("humaneval", &[("pass@1", 0.25)])),
             ("c, d", chosen(20, 0.75)),
             ("a|b", chosen(10, 0.25)),
+            ("c, d", predicted(0.962)),
         ] {
             comparison.push(Measured { model: model.to_owned(), report });
         }
@@ -216,7 +248,9 @@ mod tests {
 |---|---:|---|---:|---:|
 | piqa | 10, 20 | acc | 25.00 ± 2.00 | 75.00 ± 2.00 |
 | piqa | 10, 20 | acc_norm | 50.00 ± 3.00 | 50.00 ± 3.00 |
-| humaneval | 164 | pass@1 | 25.00 ± 1.00 | – |";
+| humaneval | 164 | pass@1 | 25.00 ± 1.00 | – |
+| perplexity (web.jsonl) | 7 | bits_per_byte | – | 0.9620 |
+| perplexity (web.jsonl) | 7 | token_perplexity | – | 9.2500 |";
         assert_eq!(comparison().markdown(), wanted);
         let wanted = "\
 model,task,items,figure,value,stderr
@@ -224,7 +258,9 @@ a|b,piqa,10,acc,0.25,0.02
 a|b,piqa,10,acc_norm,0.5,0.03
 a|b,humaneval,164,pass@1,0.25,0.01
 \"c, d\",piqa,20,acc,0.75,0.02
-\"c, d\",piqa,20,acc_norm,0.5,0.03";
+\"c, d\",piqa,20,acc_norm,0.5,0.03
+\"c, d\",perplexity (web.jsonl),7,bits_per_byte,0.962,
+\"c, d\",perplexity (web.jsonl),7,token_perplexity,9.25,";
         assert_eq!(comparison().csv(), wanted);
     }
 

@@ -8,10 +8,10 @@ use std::io::{BufRead, BufReader, Read};
 use std::path::Path;
 
 /// The rows of a batch in the layout of the data set on the Hub; `task` is named in errors.
-pub(super) fn rows_of_batch(
-    batch: &RecordBatch,
-    task: &str,
-) -> Result<Vec<serde_json::Value>, EvaluateError> {
+///
+/// # Errors
+/// A column has no form in JSON.
+pub fn rows_of_batch(batch: &RecordBatch, task: &str) -> Result<Vec<serde_json::Value>, EvaluateError> {
     let bad = |problem: String| EvaluateError::Task { task: task.to_owned(), problem };
     let mut json = Vec::new();
     let mut writer = arrow::json::WriterBuilder::new()
@@ -24,8 +24,11 @@ pub(super) fn rows_of_batch(
     }
 }
 
-/// The rows of a JSONL file, packed by gzip where its name ends with `.gz`.
-pub(super) fn rows_of_jsonl(path: &Path, task: &str) -> Result<Vec<serde_json::Value>, EvaluateError> {
+/// The rows of a JSONL file, packed by gzip where its name ends with `.gz`; `task` is named in errors.
+///
+/// # Errors
+/// The file cannot be read, or a line is no JSON.
+pub fn rows_of_jsonl(path: &Path, task: &str) -> Result<Vec<serde_json::Value>, EvaluateError> {
     let file = File::open(path).map_err(failed("read", path))?;
     let packed = path.extension().is_some_and(|extension| extension == "gz");
     let reader: Box<dyn Read> = match packed {
@@ -46,7 +49,7 @@ pub(super) fn rows_of_jsonl(path: &Path, task: &str) -> Result<Vec<serde_json::V
     Ok(rows)
 }
 
-/// Makes something of each row; an error names the row.
+/// Makes something of each row; an error names the row, and its columns where one is missing.
 pub(super) fn each_row<T>(
     rows: &[serde_json::Value],
     mut make: impl FnMut(&serde_json::Value) -> Result<T, EvaluateError>,
@@ -54,7 +57,14 @@ pub(super) fn each_row<T>(
     let numbered = |(number, row): (usize, &serde_json::Value)| {
         make(row).map_err(|error| match error {
             EvaluateError::Task { task, problem } => {
-                EvaluateError::Task { task, problem: format!("row {}: {problem}", number + 1) }
+                let columns = match row.as_object().filter(|_| problem.contains("undefined value")) {
+                    Some(row) => {
+                        let columns = row.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+                        format!("; a column that the task needs is not among those of the row: {columns}")
+                    }
+                    None => String::new(),
+                };
+                EvaluateError::Task { task, problem: format!("row {}: {problem}{columns}", number + 1) }
             }
             other => other,
         })

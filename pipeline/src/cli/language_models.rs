@@ -69,7 +69,8 @@ pub struct EvalArgs {
     /// `gsm8k=test.jsonl,train.jsonl` (solved examples come from the second file), `humaneval=HumanEval.jsonl.gz`.
     /// Tasks by likelihood: hellaswag, winogrande, piqa, siqa, openbookqa, arc_easy, arc_challenge, commonsense_qa,
     /// mmlu, mmlu_pro, boolq; by what the model writes: triviaqa, gsm8k, humaneval, ifeval; or the path of a task
-    /// file. May be repeated.
+    /// file. `perplexity=pages.parquet` predicts the column `text` of Parquet or JSON lines, or any other file as
+    /// one text. May be repeated.
     #[arg(
         long = "task",
         visible_alias = "tasks",

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use model::evaluate::{
     Comparison, EngineGenerator, EvaluateError, Figure, GenerationOptions, Generator, GgufScorer, Measured,
-    ModelScorer, Report, Scorer, TaskOptions,
+    ModelScorer, Report, Scorer, TaskOptions, TextsReport, perplexity,
 };
 use model::infer::{EngineOptions, Model, ModelOptions};
 use model::language_model::LanguageModel;
@@ -18,7 +18,7 @@ use serde_json::json;
 
 use super::Failure;
 use super::llm::{find_model, trained_folder};
-use crate::benchmarks::Benchmark;
+use crate::benchmarks::{self, Benchmark, PERPLEXITY};
 use crate::cli::EvalArgs;
 use crate::durable;
 use crate::report::plot::{self, Bar};
@@ -32,7 +32,7 @@ type AnyError<'a> = &'a (dyn std::error::Error + 'static);
 /// A model, a task or its file cannot be read.
 pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
     let failed = |error: AnyError<'_>| Failure::message(chain(error), "");
-    let benchmarks = args.tasks.iter().map(|task| parse_task(task)).collect::<Result<Vec<_>, _>>()?;
+    let tasks = args.tasks.iter().map(|task| parse_task(task, args)).collect::<Result<Vec<_>, _>>()?;
     let _ = rayon::ThreadPoolBuilder::new().num_threads(args.threads).build_global();
     let mut comparison = Comparison::default();
     for path in &args.compare {
@@ -44,8 +44,14 @@ pub fn eval(args: &EvalArgs) -> Result<(), Failure> {
     };
     for name in &args.models {
         let mut subject = Subject::load(name, args)?;
-        for benchmark in &benchmarks {
-            let report = ask(benchmark, name, &mut subject, args, answers.as_mut())?;
+        for task in &tasks {
+            let report = match task {
+                Asked::Benchmark(benchmark) => ask(benchmark, name, &mut subject, args, answers.as_mut())?,
+                Asked::Texts(task, texts) => {
+                    let perplexity = subject.with_scorer(|scorer| perplexity(scorer, texts))?;
+                    Report::Texts(TextsReport { task: task.clone(), perplexity })
+                }
+            };
             let measured = Measured { model: name.clone(), report };
             if args.json {
                 println!("{}", json!(measured));
@@ -88,17 +94,30 @@ fn short(model: &str) -> &str {
     model.trim_end_matches('/').rsplit('/').next().unwrap_or(model)
 }
 
-/// `piqa=valid.jsonl`, or `piqa=valid.jsonl,labels.lst`, or `gsm8k=test.parquet,train.parquet`; a task file of one's own
-/// by its path.
-fn parse_task(text: &str) -> Result<Benchmark, Failure> {
+/// What models are asked.
+enum Asked {
+    Benchmark(Benchmark),
+    /// To predict texts; with the name for the table.
+    Texts(String, Vec<String>),
+}
+
+/// `piqa=valid.jsonl`, or `piqa=valid.jsonl,labels.lst`, or `gsm8k=test.parquet,train.parquet`, or
+/// `perplexity=pages.parquet`; a task file of one's own by its path.
+fn parse_task(text: &str, args: &EvalArgs) -> Result<Asked, Failure> {
     let wrong =
         || Failure::message(format!("`{text}` names no file"), "write --task piqa=validation.parquet");
     let (name, files) = text.split_once('=').ok_or_else(wrong)?;
+    if name == PERPLEXITY {
+        let texts = benchmarks::texts(Path::new(files), args.max_items);
+        let texts = texts.map_err(|error| Failure::message(chain(&error), ""))?;
+        return Ok(Asked::Texts(format!("{PERPLEXITY} ({})", short(files)), texts));
+    }
     let (path, beside) = match files.split_once(',') {
         Some((path, beside)) => (path, Some(Path::new(beside))),
         None => (files, None),
     };
-    Benchmark::read(name, Path::new(path), beside).map_err(|error| Failure::message(chain(&error), ""))
+    let benchmark = Benchmark::read(name, Path::new(path), beside);
+    benchmark.map(Asked::Benchmark).map_err(|error| Failure::message(chain(&error), ""))
 }
 
 /// Asks a model a task.

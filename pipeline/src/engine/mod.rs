@@ -17,12 +17,17 @@ use datafusion::error::Result as PlanResult;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::FairSpillPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
+use datafusion::execution::session_state::SessionStateBuilder;
 use datafusion::prelude::{SessionConfig, SessionContext};
 
 pub use erased::{Plan, Session};
 
 /// Rows of a batch. Small, because a row holds a whole page.
 pub const BATCH_ROWS: usize = 512;
+
+/// Bytes of a batch, about: rows that are longer than a 512th of it make smaller batches. A column of texts holds
+/// 2 GiB, and operators put two batches together.
+pub const BATCH_BYTES: u64 = 64 << 20;
 
 /// Where the tasks of stages are done.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +77,14 @@ pub fn session(memory_bytes: u64, spill_folder: &Path) -> PlanResult<Session> {
     options.execution.parquet.schema_force_view_types = false;
     options.sql_parser.map_string_types_to_utf8view = false;
     Ok(SessionContext::new_with_config_rt(config, runtime).into())
+}
+
+/// The same session with other batches.
+pub fn with_batch_rows(session: &Session, rows: usize) -> Session {
+    let state = session.state();
+    let config = state.config().clone().with_batch_size(rows);
+    let state = SessionStateBuilder::new_from_existing(state).with_config(config).build();
+    SessionContext::new_with_state(state).into()
 }
 
 #[cfg(test)]

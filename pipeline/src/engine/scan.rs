@@ -1,5 +1,6 @@
 //! Scans of exactly the Parquet files, or parts of files, that a task reads, in the given order.
 
+use std::fs::File;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -15,7 +16,10 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{DataFrame, SessionContext};
+use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
 use serde::{Deserialize, Serialize};
+
+use super::{BATCH_BYTES, BATCH_ROWS};
 
 /// A Parquet file, or the row groups of it that begin inside a byte range.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -55,6 +59,25 @@ impl FileSlice {
         let edge = |i: u64| self.bytes * i / pieces;
         (0..pieces).map(|i| Self { range: Some((edge(i), edge(i + 1))), ..self.clone() }).collect()
     }
+}
+
+/// How many rows of these slices make a batch of [`BATCH_BYTES`], by the mean size of the rows of each row group.
+/// Files elsewhere are not asked.
+pub fn batch_rows(slices: &[FileSlice]) -> usize {
+    let local = slices.iter().filter(|slice| slice.store == "file:///");
+    let longest = local.filter_map(row_bytes).max().unwrap_or(0);
+    usize::try_from(BATCH_BYTES / longest.max(1)).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS)
+}
+
+/// The mean size of the rows in the row group where they are the longest, unpacked. What is wrong with the file is
+/// told when it is read.
+fn row_bytes(slice: &FileSlice) -> Option<u64> {
+    let file = File::open(format!("/{}", slice.path)).ok()?;
+    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).ok()?;
+    let mean = |group: &RowGroupMetaData| {
+        group.total_byte_size().max(0).cast_unsigned() / group.num_rows().max(1).cast_unsigned()
+    };
+    metadata.row_groups().iter().map(mean).max()
 }
 
 /// The rows of the slices, in order.
@@ -112,7 +135,34 @@ impl TableProvider for ParquetTable {
 
 #[cfg(test)]
 mod tests {
-    use super::FileSlice;
+    use std::sync::Arc;
+
+    use arrow::array::{ArrayRef, RecordBatch, StringArray};
+
+    use super::*;
+
+    #[test]
+    fn long_rows_make_small_batches() {
+        let folder = tempfile::tempdir().unwrap();
+        let slice = |name: &str, letters: usize| {
+            let texts: ArrayRef = Arc::new(StringArray::from_iter_values(
+                (0..4).map(|row| format!("{row}{}", "x".repeat(letters))),
+            ));
+            let batch = RecordBatch::try_from_iter([("text", texts)]).unwrap();
+            let path = folder.path().join(name);
+            let file = File::create(&path).unwrap();
+            let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
+            writer.write(&batch).unwrap();
+            writer.close().unwrap();
+            FileSlice::of(&path)
+        };
+        let (short, long) = (slice("short", 1_000), slice("long", 4 << 20));
+        assert_eq!(batch_rows(std::slice::from_ref(&short)), BATCH_ROWS);
+        assert!((8..=16).contains(&batch_rows(&[short, long])));
+        let elsewhere = FileSlice { store: "https://host/".into(), ..FileSlice::of(Path::new("x")) };
+        assert_eq!(batch_rows(&[elsewhere, FileSlice::of(Path::new("/not/there"))]), BATCH_ROWS);
+        assert_eq!(batch_rows(&[]), BATCH_ROWS);
+    }
 
     #[test]
     fn cuts_cover_the_file_without_overlap() {

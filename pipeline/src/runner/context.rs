@@ -54,6 +54,8 @@ pub struct StageContext {
     pub stage: String,
     /// The run.
     pub env: Arc<Environment>,
+    /// The run's engine, with batches for the rows at hand.
+    pub session: Session,
     /// Where lost rows go.
     pub ledger: Ledger,
     /// Where work is counted.
@@ -69,7 +71,7 @@ impl fmt::Debug for StageContext {
 impl StageContext {
     /// The engine.
     pub fn session(&self) -> &Session {
-        &self.env.session
+        &self.session
     }
 
     /// The file of an asset, checked against its digest.

@@ -255,7 +255,7 @@ impl<'a> InputResolver<'a> {
         let first = first.ok_or_else(|| self.ctx.input(format!("{} leaves no table", manifest.stage)))?;
         let schema = schema_of(&folder.join(&first.path)).map_err(|message| self.ctx.input(message))?;
         let slices = slice.unwrap_or_else(|| local_slices(folder, manifest));
-        scan::parquet(&self.env.session, schema, &slices).map_err(|error| self.ctx.plan_error(&error))
+        scan::parquet(self.ctx.session(), schema, &slices).map_err(|error| self.ctx.plan_error(&error))
     }
 }
 

@@ -135,6 +135,7 @@ pub fn resolver<'a>(
     let ctx = StageContext {
         stage: node.id.clone(),
         env: env.clone(),
+        session: env.session.clone(),
         ledger: Ledger::default(),
         progress: progress.clone(),
     };

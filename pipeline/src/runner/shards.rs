@@ -4,9 +4,9 @@ use std::fs::File;
 use std::io::{self, BufWriter, Write};
 use std::path::{Path, PathBuf};
 
-use arrow::array::RecordBatch;
+use arrow::array::{ArrayRef, AsArray, RecordBatch};
 use arrow::compute::BatchCoalescer;
-use arrow::datatypes::SchemaRef;
+use arrow::datatypes::{DataType, SchemaRef};
 use arrow::error::ArrowError;
 use parquet::arrow::ArrowWriter;
 use parquet::basic::{Compression, ZstdLevel};
@@ -21,6 +21,8 @@ const ROW_GROUP_ROWS: usize = 4096;
 
 /// Rows that are handed to the encoder at once.
 const WRITE_ROWS: usize = 1024;
+/// Bytes of texts that are handed to it at once, unless one row has more.
+const WRITE_BYTES: usize = 256 << 20;
 
 /// A file writer that hashes and counts what goes through it.
 struct HashingFile {
@@ -58,6 +60,9 @@ pub struct ShardWriter {
     /// Operators hand on rows as they become ready; cut into batches of one size, the pages and the
     /// size of a shard are a function of the rows alone.
     pending: BatchCoalescer,
+    /// Rows and bytes of texts that are pending.
+    pending_size: (usize, usize),
+    write_bytes: usize,
     open: Option<OpenShard>,
     done: Vec<OutputFile>,
 }
@@ -67,7 +72,17 @@ impl ShardWriter {
     pub fn new(stage_folder: &Path, task: usize, schema: SchemaRef, shard_bytes: u64) -> Self {
         let folder = stage_folder.join("data");
         let pending = BatchCoalescer::new(schema.clone(), WRITE_ROWS);
-        Self { folder, task, schema, shard_bytes, pending, open: None, done: Vec::new() }
+        Self {
+            folder,
+            task,
+            schema,
+            shard_bytes,
+            pending,
+            pending_size: (0, 0),
+            write_bytes: WRITE_BYTES,
+            open: None,
+            done: Vec::new(),
+        }
     }
 
     /// Adds rows.
@@ -75,9 +90,28 @@ impl ShardWriter {
     /// # Errors
     /// The disk is full or not writable; the message names the file.
     pub fn write(&mut self, batch: RecordBatch) -> Result<(), WriteError> {
-        let pushed = self.pending.push_batch(batch).map_err(io::Error::other);
-        pushed.doing("encode", &self.folder)?;
+        let sizes = TextSizes::of(&batch);
+        let mut start = 0;
+        while start < batch.num_rows() {
+            let (rows, bytes) = self.pending_size;
+            let most = (WRITE_ROWS - rows).min(batch.num_rows() - start);
+            let fit = sizes.fit(start, most, self.write_bytes.saturating_sub(bytes), rows > 0);
+            self.pending_size = (rows + fit, bytes + sizes.bytes(start, fit));
+            let pushed = self.pending.push_batch(batch.slice(start, fit)).map_err(io::Error::other);
+            pushed.doing("encode", &self.folder)?;
+            if fit < most {
+                self.finish_pending()?;
+            } else if self.pending_size.0 == WRITE_ROWS {
+                self.pending_size = (0, 0);
+            }
+            start += fit;
+        }
         self.write_whole()
+    }
+
+    fn finish_pending(&mut self) -> Result<(), WriteError> {
+        self.pending_size = (0, 0);
+        self.pending.finish_buffered_batch().map_err(io::Error::other).doing("encode", &self.folder)
     }
 
     fn write_whole(&mut self) -> Result<(), WriteError> {
@@ -110,7 +144,7 @@ impl ShardWriter {
     /// # Errors
     /// As [`Self::write`].
     pub fn finish(mut self) -> Result<Vec<OutputFile>, WriteError> {
-        self.pending.finish_buffered_batch().map_err(io::Error::other).doing("encode", &self.folder)?;
+        self.finish_pending()?;
         self.write_whole()?;
         if let Some(shard) = self.open.take() {
             self.close(shard)?;
@@ -141,6 +175,34 @@ impl ShardWriter {
             blake3: digest,
         });
         Ok(())
+    }
+}
+
+/// Where the texts of a batch's rows begin, by column.
+struct TextSizes<'a>(Vec<&'a [i32]>);
+
+impl<'a> TextSizes<'a> {
+    fn of(batch: &'a RecordBatch) -> Self {
+        let offsets = |column: &'a ArrayRef| match column.data_type() {
+            DataType::Utf8 => Some(&**column.as_string::<i32>().offsets()),
+            DataType::Binary => Some(&**column.as_binary::<i32>().offsets()),
+            _ => None,
+        };
+        Self(batch.columns().iter().filter_map(offsets).collect())
+    }
+
+    /// Bytes of the texts of some rows.
+    fn bytes(&self, start: usize, rows: usize) -> usize {
+        self.0.iter().map(|offsets| offsets[start + rows].abs_diff(offsets[start]) as usize).sum()
+    }
+
+    /// How many rows fit, of `most`; one at least, unless they may wait.
+    fn fit(&self, start: usize, most: usize, bytes: usize, may_wait: bool) -> usize {
+        if self.bytes(start, most) <= bytes {
+            return most;
+        }
+        let fit = (1..=most).take_while(|rows| self.bytes(start, *rows) <= bytes).last().unwrap_or(0);
+        if may_wait { fit } else { fit.max(1) }
     }
 }
 
@@ -211,7 +273,7 @@ pub fn write_batches(
 mod tests {
     use std::sync::Arc;
 
-    use arrow::array::Int64Array;
+    use arrow::array::{Int64Array, StringArray};
 
     use super::*;
 
@@ -244,6 +306,33 @@ mod tests {
             assert_eq!(blake3::hash(&bytes).to_hex().to_string(), file.blake3);
             assert_eq!(bytes.len() as u64, file.bytes);
             assert_eq!(file.blake3, other.blake3);
+        }
+    }
+
+    #[test]
+    fn long_texts_are_handed_on_in_pieces_that_the_rows_decide() {
+        let lengths = [10, 90, 1, 400, 5, 5, 1_500, 70, 0, 30];
+        let texts = |count: usize| {
+            let texts = (0..count).map(|row| "x".repeat(lengths[row % lengths.len()]));
+            let column = StringArray::from_iter_values(texts);
+            RecordBatch::try_from_iter([("text", Arc::new(column) as _)]).unwrap()
+        };
+        let all = texts(500);
+        let write = |piece: usize, write_bytes: usize| {
+            let folder = tempfile::tempdir().unwrap();
+            let mut writer = ShardWriter::new(folder.path(), 0, all.schema(), 1 << 20);
+            writer.write_bytes = write_bytes;
+            for start in (0..500).step_by(piece) {
+                writer.write(all.slice(start, piece.min(500 - start))).unwrap();
+                assert!(writer.pending_size.1 <= write_bytes.max(1_500));
+            }
+            let files = writer.finish().unwrap();
+            assert_eq!(files[0].rows, Some(500));
+            files[0].blake3.clone()
+        };
+        for bytes in [0, 400, 600, 3_000, 1 << 20] {
+            assert_eq!(write(500, bytes), write(7, bytes), "{bytes}");
+            assert_eq!(write(500, bytes), write(1, bytes), "{bytes}");
         }
     }
 

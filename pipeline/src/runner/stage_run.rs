@@ -32,8 +32,9 @@ use super::progress::StageProgress;
 use super::shards::ShardWriter;
 use crate::cluster;
 use crate::durable::{self, WriteContext, WriteError};
+use crate::engine::scan::{self, FileSlice};
 use crate::engine::streams::execute;
-use crate::engine::{Engine, Plan};
+use crate::engine::{self, BATCH_ROWS, Engine, Plan};
 use crate::integrity::files::{Care, problem};
 use crate::manifest::{self, Fingerprint, Manifest, OutputFile};
 use crate::stages::{Shape, Task, blocking};
@@ -136,9 +137,26 @@ impl StageRun<'_> {
         StageContext {
             stage: self.node.id.clone(),
             env: self.env.clone(),
+            session: self.env.session.clone(),
             ledger: Ledger::new(&self.env.spill_folder, self.node.dropped_rows),
             progress: self.progress.clone(),
         }
+    }
+
+    /// The context of what reads these slices, or all inputs.
+    async fn context_for(&self, slices: Option<&[FileSlice]>) -> Result<StageContext, StageError> {
+        let mut all = slices.map(<[FileSlice]>::to_vec).unwrap_or_default();
+        if slices.is_none() {
+            for role in self.node.kind.inputs {
+                all.extend(self.inputs.shards(self.node, role.role).await?);
+            }
+        }
+        let mut ctx = self.context();
+        let rows = blocking(&self.node.id, move || Ok(scan::batch_rows(&all))).await?;
+        if rows < BATCH_ROWS {
+            ctx.session = engine::with_batch_rows(&self.env.session, rows);
+        }
+        Ok(ctx)
     }
 
     /// What the stage's output is a function of.
@@ -191,7 +209,7 @@ impl StageRun<'_> {
         };
         match self.node.stage.shape() {
             Shape::PerShard | Shape::Whole => self.run_tasks(&partial, fingerprint, &mut manifest).await?,
-            Shape::Folder => self.run_folder(&ctx, &partial, &mut manifest).await?,
+            Shape::Folder => self.run_folder(&partial, &mut manifest).await?,
         }
         manifest.metrics.extend(self.node.stage.prices());
         manifest.seconds += started.elapsed().as_secs_f64();
@@ -240,14 +258,10 @@ impl StageRun<'_> {
         InputResolver { ctx: ctx.clone(), ..self.inputs.clone() }
     }
 
-    async fn run_folder(
-        &self,
-        ctx: &StageContext,
-        partial: &Path,
-        manifest: &mut Manifest,
-    ) -> Result<(), StageError> {
-        let inputs = self.inputs_for(ctx).resolve(self.node, None).await?;
-        let outcome = self.node.stage.run(ctx, &inputs, partial).await?;
+    async fn run_folder(&self, partial: &Path, manifest: &mut Manifest) -> Result<(), StageError> {
+        let ctx = self.context_for(None).await?;
+        let inputs = self.inputs_for(&ctx).resolve(self.node, None).await?;
+        let outcome = self.node.stage.run(&ctx, &inputs, partial).await?;
         manifest.rows_in = outcome.rows_in.unwrap_or(manifest.rows_in);
         manifest.rows_out = outcome.rows_out;
         manifest.metrics = outcome.metrics;
@@ -342,11 +356,11 @@ impl StageRun<'_> {
         index: usize,
         task: &Task,
     ) -> Result<TaskRecord, StageError> {
-        let ctx = self.context();
         if let Some(record) = self.finished_task(partial, index).await? {
             self.progress.add_rows(record.files.iter().filter_map(|file| file.rows).sum());
             return Ok(record);
         }
+        let ctx = self.context_for(task.slice.as_deref()).await?;
         if ctx.stopping() {
             return Err(StageError::stopped(&self.node.id));
         }

@@ -238,7 +238,7 @@ impl Measured {
     fn aggregate(&self) -> Option<f64> {
         let acc_norm = |report: &Report| match report {
             Report::Cloze(report) => Some(report.mean_acc_norm),
-            Report::Generation(_) => None,
+            Report::Generation(_) | Report::Texts(_) => None,
         };
         let values: Vec<f64> = self.tasks.values().filter_map(acc_norm).collect();
         (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)

@@ -43,6 +43,7 @@ pub fn context() -> StageContext {
     };
     StageContext {
         stage: "test".into(),
+        session: env.session.clone(),
         env: Arc::new(env),
         ledger: Ledger::default(),
         progress: StageProgress::default(),

@@ -21,6 +21,7 @@ pub mod json_schema;
 pub mod problem;
 pub mod service_tables;
 pub mod tree;
+mod vocabulary;
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -318,6 +319,7 @@ fn build(root: &Node, profile: String, problems: &mut Vec<Problem>) -> Option<Wo
             return None;
         }
     };
+    vocabulary::check(&stages, stage_tables, problems);
     Some(Workflow {
         name: text("name"),
         description: text("description"),

@@ -153,3 +153,36 @@ fn the_schema_of_every_kind_is_documented_and_closed() {
     names.dedup();
     assert_eq!(names.len(), count);
 }
+
+#[test]
+fn a_model_has_room_for_its_tokenizer() {
+    let text = r#"
+name = "w"
+[stage.pages]
+kind = "read"
+paths = ["pages.parquet"]
+[stage.corpus]
+kind = "mix"
+inputs = { sources = ["pages"] }
+[stage.corpus.subsets]
+texts = { stage = "pages" }
+[stage.tokenizer]
+kind = "tokenizer"
+input = "corpus"
+vocab_size = 4096
+[stage.tokens]
+kind = "pack"
+inputs = { corpus = "corpus", tokenizer = "tokenizer" }
+[stage.model]
+kind = "pretrain"
+input = "tokens"
+weights = { texts = 1.0 }
+training = { model = { preset = "sample" } }
+"#;
+    assert!(load_text(text, &Overrides::default()).is_ok());
+    let found = messages(&text.replace("4096", "5_000")).join("\n");
+    assert!(found.contains("may have 5,000 entries, and the model has room for 4,096"), "{found}");
+    assert!(found.contains("training.model.vocab_size = 5000"), "{found}");
+    let both = text.replace("4096", "5_000").replace("\"sample\"", "\"sample\", vocab_size = 5_000");
+    assert!(load_text(&both, &Overrides::default()).is_ok());
+}

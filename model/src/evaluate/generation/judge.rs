@@ -114,5 +114,5 @@ pub(super) fn figure(name: &str, shares: &[Share]) -> Figure {
     let value = if all > 0.0 { counted / all } else { 0.0 };
     let squares: f64 = shares.iter().map(|share| (share.0 - value * share.1).powi(2)).sum();
     let stderr = if n > 1.0 && all > 0.0 { (squares / (n - 1.0) * n).sqrt() / all } else { 0.0 };
-    Figure { name: name.to_owned(), value, stderr }
+    Figure { name: name.to_owned(), value, stderr: Some(stderr) }
 }

@@ -67,7 +67,7 @@ fn triviaqa_takes_any_of_the_names() {
         |index: usize, _: &AnswerRequest| [" city of light", " Goethe!", " a water", ""][index].to_owned();
     let (report, answered, asked) = ask("triviaqa", &rows, &[], answer).unwrap();
     values(&report, &[("exact_match", 0.5)]);
-    assert!((report.figures[0].stderr - (0.25f64 / 3.0).sqrt()).abs() < 1e-12);
+    assert!((report.figures[0].stderr.unwrap() - (0.25f64 / 3.0).sqrt()).abs() < 1e-12);
     assert_eq!((report.items, report.samples), (4, 1));
     assert_eq!(answered[1].answers, [" Goethe!"]);
     assert_eq!(asked[0].prompt, "Question: Which city lies on the Seine?\nAnswer:");
@@ -127,7 +127,7 @@ fn humaneval_counts_programs_that_pass() {
     let pass = |k: usize| pass_at_k(20, 5, k).unwrap() / 2.0;
     values(&report, &[("pass@1", 0.125), ("pass@10", pass(10))]);
     // Problems are drawn, not answers: (0.25, 0) has a standard error of 0.125.
-    assert!((report.figures[0].stderr - 0.125).abs() < 1e-12);
+    assert!((report.figures[0].stderr.unwrap() - 0.125).abs() < 1e-12);
     assert_eq!(answered[0].shares[0], (0.25, 1.0));
     assert_eq!(asked[0].prompt, "def more(x):\n    \"\"\" One more. \"\"\"");
     assert_eq!((asked[0].temperature, asked[0].top_p), (0.2, 0.95));
@@ -186,7 +186,7 @@ fn ifeval_tells_prompts_from_instructions_and_strict_from_loose() {
         ],
     );
     // Binary over 3 prompts; a ratio over 2, 1 and 1 instructions.
-    let stderrs: Vec<f64> = report.figures.iter().map(|figure| figure.stderr).collect();
+    let stderrs: Vec<f64> = report.figures.iter().filter_map(|figure| figure.stderr).collect();
     assert!((stderrs[0] - (2.0f64 / 9.0 / 2.0).sqrt()).abs() < 1e-12, "{stderrs:?}");
     assert!((stderrs[2] - (0.5f64 / 2.0 * 3.0).sqrt() / 4.0).abs() < 1e-12, "{stderrs:?}");
     let asked = &generator.asked[0];
@@ -310,6 +310,6 @@ fn a_checkpoint_answers_many_at_once() {
 #[test]
 fn a_share_of_nothing_is_zero() {
     let nothing = judge::figure("x", &[(0.0, 0.0), (0.0, 0.0)]);
-    assert_eq!(nothing, Figure { name: "x".to_owned(), value: 0.0, stderr: 0.0 });
-    assert_eq!(judge::figure("x", &[(1.0, 1.0)]).stderr, 0.0);
+    assert_eq!(nothing, Figure { name: "x".to_owned(), value: 0.0, stderr: Some(0.0) });
+    assert_eq!(judge::figure("x", &[(1.0, 1.0)]).stderr, Some(0.0));
 }
