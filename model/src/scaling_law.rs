@@ -18,6 +18,11 @@ use serde::{Deserialize, Serialize};
 
 /// Where squares turn into absolute values: the residual, in logarithms of the loss.
 const HUBER: f64 = 1e-3;
+/// Exponents beyond say that the runs do not tell: sizes, or lengths, whose losses hardly differ. Published laws
+/// have a third.
+pub const MOST_EXPONENT: f64 = 2.0;
+/// What an exponent outside its bounds costs.
+const OUTSIDE: f64 = 1e6;
 /// Starts that are followed to their minimum: the best of the grid.
 const STARTS: usize = 48;
 
@@ -290,7 +295,7 @@ impl Problem {
         finite.min_by(|a, b| a.0.total_cmp(&b.0))
     }
 
-    /// `Σ huber(residual / δ)` and its gradient.
+    /// `Σ huber(residual / δ)`, with a wall around the exponents, and its gradient.
     fn objective(&self, chosen: &[usize], x: &[f64]) -> (f64, Vec<f64>) {
         let (mut value, mut gradient) = (0.0, vec![0.0; x.len()]);
         for &[size, tokens, loss] in chosen.iter().map(|&i| &self.logs[i]) {
@@ -311,6 +316,11 @@ impl Problem {
                 gradient[3] += pull * shares[2];
                 gradient[4] -= pull * shares[2] * size;
             }
+        }
+        for place in [2, 4].into_iter().filter(|place| *place < x.len()) {
+            let outside = x[place] - x[place].clamp(0.0, MOST_EXPONENT);
+            value += OUTSIDE * outside * outside / 2.0;
+            gradient[place] += OUTSIDE * outside;
         }
         (value, gradient)
     }

@@ -123,3 +123,24 @@ fn unusable_runs_are_named() {
     assert!(message(&points[..16]).contains("2 different parameters"));
     assert!(message(&[]).contains("0 different tokens"));
 }
+
+#[test]
+fn sizes_that_do_not_differ_reach_the_bound_and_not_infinity() {
+    // Losses of the sample's three sizes: tokens tell, parameters do not.
+    let lengths = [98_304.0, 196_608.0, 393_216.0, 786_432.0];
+    let losses = [
+        (836_448.0, [6.1911, 5.5847, 5.0743, 4.5753]),
+        (1_835_568.0, [6.1464, 5.5628, 5.0660, 4.5440]),
+        (3_443_136.0, [6.1137, 5.5090, 5.0445, 4.5694]),
+    ];
+    let points: Vec<Point> = losses
+        .iter()
+        .flat_map(|&(parameters, losses)| {
+            lengths.iter().zip(losses).map(move |(&tokens, loss)| Point { parameters, tokens, loss })
+        })
+        .collect();
+    let Fit { law, log_deviation, .. } = fit(&points, &NO_INTERVALS).unwrap();
+    let size = law.parameters.unwrap();
+    assert!((0.0..=MOST_EXPONENT + 1e-3).contains(&size.exponent) && size.factor.is_finite(), "{law:?}");
+    assert!((0.1..0.2).contains(&law.tokens.exponent) && log_deviation < 0.01, "{law:?} {log_deviation}");
+}

@@ -96,7 +96,7 @@ fn short(model: &str) -> &str {
 
 /// What models are asked.
 enum Asked {
-    Benchmark(Benchmark),
+    Benchmark(Box<Benchmark>),
     /// To predict texts; with the name for the table.
     Texts(String, Vec<String>),
 }
@@ -117,7 +117,9 @@ fn parse_task(text: &str, args: &EvalArgs) -> Result<Asked, Failure> {
         None => (files, None),
     };
     let benchmark = Benchmark::read(name, Path::new(path), beside);
-    benchmark.map(Asked::Benchmark).map_err(|error| Failure::message(chain(&error), ""))
+    benchmark
+        .map(|benchmark| Asked::Benchmark(Box::new(benchmark)))
+        .map_err(|error| Failure::message(chain(&error), ""))
 }
 
 /// Asks a model a task.

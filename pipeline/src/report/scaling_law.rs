@@ -3,7 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
-use model::scaling_law::{Law, Point};
+use model::scaling_law::{Law, MOST_EXPONENT, Point};
 use serde_json::Value as Json;
 
 use super::plot::line;
@@ -34,6 +34,11 @@ pub fn write(page: &mut String, folder: &Path) -> std::fmt::Result {
         )?;
     }
     page.push_str("</tbody></table>");
+    if law.parameters.is_some_and(|term| term.exponent > 0.99 * MOST_EXPONENT) {
+        page.push_str(
+            "<p>The sizes hardly differ in loss after so few tokens: of parameters these runs say nothing.</p>",
+        );
+    }
     let mut sizes: Vec<f64> = runs.iter().map(|run| run.parameters).collect();
     sizes.sort_by(f64::total_cmp);
     sizes.dedup();
