@@ -188,6 +188,20 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
         assert_eq!(report["report"]["acc"], figures["tasks"]["piqa"]["acc"], "{report}");
     }
 
+    // An export comes in again as it is, a GGUF file with the tokenizer that is in it.
+    let taken = folder.path().join("taken.toml");
+    let gguf = stages.join("export/gguf/model-f32.gguf");
+    let text = format!("name = \"taken\"\n[stage.model]\nkind = \"import_model\"\npath = {gguf:?}\n");
+    std::fs::write(&taken, text).unwrap();
+    let said = run(pipeline().arg("run").arg(&taken).arg("--runs").arg(&runs));
+    assert_eq!(said.code, Some(0), "{}", said.err);
+    let taken = digests(&runs.join("taken/sample/model"));
+    assert!(taken.contains_key("tokenizer.json") && taken.contains_key("tokenizer_config.json"));
+    assert_eq!(
+        taken.get("final/model.safetensors"),
+        digests(&stages.join("export/model")).get("model.safetensors")
+    );
+
     // So does what the command hands on, which names no folder that is there.
     let handed = folder.path().join("handed");
     let tokenizer = stages.join("tokenizer").display().to_string();

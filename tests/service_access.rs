@@ -206,6 +206,17 @@ fn what_a_caller_lays_over_a_workflow_does_not_read_the_services_secrets() {
         assert!(!answer.body.contains("not-to-be-told"), "{set}: {}", answer.body);
         assert!(answer.body.contains("environment"), "{set}: {}", answer.body);
     }
+    // Nor by a variable of the file that holds one.
+    place.small_workflow("keyed", "[vars]\nkey = 'k ${env:CORPUSMITH_TEST_SECRET}'\nalso = '${key}'\n");
+    for set in ["description='${key}'", "description='x ${also}'", "vars.more='${also}'"] {
+        let answer = served.post("/api/v1/runs", &json!({"file": "keyed.toml", "set": [set]}));
+        assert_eq!(answer.status, 422, "{set}: {}", answer.body);
+        assert!(
+            !answer.body.contains("not-to-be-told") && answer.body.contains("environment"),
+            "{set}: {}",
+            answer.body
+        );
+    }
     // Nor does it read their files, or send their keys elsewhere.
     for set in [
         "stage.pages.paths=['/etc/passwd']",

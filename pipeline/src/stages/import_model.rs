@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use async_trait::async_trait;
 use model::export::{ExportOptions, export};
 use model::pretrain::FINAL_FOLDER;
+use model::tokenizer::tokenizer_of_gguf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
@@ -34,7 +35,7 @@ pub struct ImportModelConfig {
     /// `model/` folder of an `export` stage, or a GGUF file.
     pub path: PathBuf,
     /// The folder with tokenizer.json, tokenizer_config.json and special_tokens_map.json; `path` itself when
-    /// left out.
+    /// left out, of a GGUF file the tokenizer that is in it.
     #[serde(default)]
     pub tokenizer: Option<PathBuf>,
 }
@@ -103,11 +104,17 @@ impl Stage for ImportModelConfig {
             let folder = out.join(FINAL_FOLDER);
             // What a killed call left is made again.
             durable::remove_folder(&folder).map_err(|error| ctx.write_error(&error))?;
-            let tokenizer = config.tokenizer_folder();
+            let from_gguf = config.tokenizer.is_none() && config.path.is_file();
+            if from_gguf {
+                tokenizer_of_gguf(&config.path, &out).map_err(|error| {
+                    ctx.input(chain(&error)).help("name the folder of the model's tokenizer: `tokenizer = …`")
+                })?;
+            }
+            let tokenizer = if from_gguf { &out } else { config.tokenizer_folder() };
             export(&ExportOptions::default(), &config.path, tokenizer, &folder).map_err(|error| {
                 ctx.input(chain(&error)).help("`path` and `tokenizer` name the model and its tokenizer")
             })?;
-            for name in model::export::TOKENIZER_FILES {
+            for name in model::export::TOKENIZER_FILES.iter().filter(|_| !from_gguf) {
                 let bytes = std::fs::read(tokenizer.join(name)).map_err(|error| ctx.failed(&error))?;
                 durable::write_file(&out.join(name), &bytes).map_err(|error| ctx.write_error(&error))?;
             }

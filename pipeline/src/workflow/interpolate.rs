@@ -4,6 +4,8 @@
 //! `target = "${topics}"` can be an integer. `${env:NAME}` reads the environment, and
 //! `${env:NAME:-text}` falls back to `text`. `$${` stands for a plain `${`.
 
+use std::collections::BTreeSet;
+
 use service::workflows::CALLERS_VARIABLE;
 
 use super::OVERRIDE;
@@ -15,12 +17,12 @@ pub fn interpolate(root: &mut Node, problems: &mut Vec<Problem>) {
     let Value::Table(table) = &mut root.value else {
         return;
     };
-    let mut vars = Table::new();
+    let mut vars = Variables::default();
     if let Some(entry) = table.get_mut("vars") {
         let given = entry.node.as_table().cloned().unwrap_or_default();
         vars = variables(given, problems);
         if let Value::Table(table) = &mut entry.node.value {
-            *table = vars.clone();
+            table.clone_from(&vars.done);
         }
     }
     for (key, entry) in table.iter_mut() {
@@ -30,35 +32,54 @@ pub fn interpolate(root: &mut Node, problems: &mut Vec<Problem>) {
     }
 }
 
-/// The variables without references: each is done once those are that it mentions.
-fn variables(mut given: Table, problems: &mut Vec<Problem>) -> Table {
-    let mut done = Table::new();
+/// The variables without references.
+#[derive(Default)]
+struct Variables {
+    done: Table,
+    /// Those that hold what was read from the environment.
+    secret: BTreeSet<String>,
+}
+
+/// The variables, each done once those are that it mentions.
+fn variables(mut given: Table, problems: &mut Vec<Problem>) -> Variables {
+    let mut vars = Variables::default();
     loop {
-        let waits = |node: &Node| given.keys().any(|name| mentions(node, name));
+        let waits = |node: &Node| given.keys().any(|name| mentions(node, &|text| refers_to(text, name)));
         let ready = given.iter().find(|(_, entry)| !waits(&entry.node)).map(|(name, _)| name.clone());
         let Some((name, mut entry)) = ready.and_then(|name| given.remove_entry(&name)) else { break };
-        walk(&mut entry.node, &done, problems);
-        done.insert(name, entry);
+        let is_secret = mentions(&entry.node, &|text| {
+            text.contains("${env:") || vars.secret.iter().any(|name| refers_to(text, name))
+        });
+        walk(&mut entry.node, &vars, problems);
+        if is_secret {
+            vars.secret.insert(name.clone());
+        }
+        vars.done.insert(name, entry);
     }
     for (name, entry) in given {
         let problem =
             Problem::at(&entry.node.place, format!("variable `{name}` depends on itself"), "refers here");
         problems.push(problem.help("give one variable of the circle a value of its own"));
-        done.insert(name, entry);
+        vars.done.insert(name, entry);
     }
-    done
+    vars
 }
 
-fn mentions(node: &Node, name: &str) -> bool {
+/// Whether one of the texts in a node is such a one.
+fn mentions(node: &Node, is_such: &dyn Fn(&str) -> bool) -> bool {
     match &node.value {
-        Value::Array(items) => items.iter().any(|item| mentions(item, name)),
-        Value::Table(table) => table.values().any(|entry| mentions(&entry.node, name)),
-        Value::String(text) => text.contains(&format!("${{{name}}}")),
+        Value::Array(items) => items.iter().any(|item| mentions(item, is_such)),
+        Value::Table(table) => table.values().any(|entry| mentions(&entry.node, is_such)),
+        Value::String(text) => is_such(text),
         _ => false,
     }
 }
 
-fn walk(node: &mut Node, vars: &Table, problems: &mut Vec<Problem>) {
+fn refers_to(text: &str, name: &str) -> bool {
+    text.contains(&format!("${{{name}}}"))
+}
+
+fn walk(node: &mut Node, vars: &Variables, problems: &mut Vec<Problem>) {
     match &mut node.value {
         Value::Array(items) => items.iter_mut().for_each(|item| walk(item, vars, problems)),
         Value::Table(table) => {
@@ -72,7 +93,7 @@ fn walk(node: &mut Node, vars: &Table, problems: &mut Vec<Problem>) {
     }
 }
 
-fn replace(text: &str, place: &Place, vars: &Table) -> Result<Value, Problem> {
+fn replace(text: &str, place: &Place, vars: &Variables) -> Result<Value, Problem> {
     if let Some(name) = text.strip_prefix("${").and_then(|rest| rest.strip_suffix('}'))
         && !name.contains("${")
     {
@@ -110,17 +131,18 @@ fn replace(text: &str, place: &Place, vars: &Table) -> Result<Value, Problem> {
     Ok(Value::String(out))
 }
 
-fn lookup(name: &str, place: &Place, vars: &Table) -> Result<Value, Problem> {
+fn lookup(name: &str, place: &Place, vars: &Variables) -> Result<Value, Problem> {
+    // Whoever may ask a service for runs may not read its secrets that way.
+    let is_secret = name.starts_with("env:") || vars.secret.contains(name);
+    if is_secret && place.source.name() == OVERRIDE && std::env::var_os(CALLERS_VARIABLE).is_some() {
+        return Err(Problem::at(
+            place,
+            "what a caller lays over a workflow may not read the service's environment",
+            "read here",
+        )
+        .help("take the variable in the workflow's file, or give the value itself"));
+    }
     if let Some(variable) = name.strip_prefix("env:") {
-        // Whoever may ask a service for runs may not read its secrets that way.
-        if place.source.name() == OVERRIDE && std::env::var_os(CALLERS_VARIABLE).is_some() {
-            return Err(Problem::at(
-                place,
-                "what a caller lays over a workflow may not read the service's environment",
-                "read here",
-            )
-            .help("take the variable in the workflow's file, or give the value itself"));
-        }
         let (variable, fallback) = match variable.split_once(":-") {
             Some((variable, fallback)) => (variable, Some(fallback)),
             None => (variable, None),
@@ -136,11 +158,11 @@ fn lookup(name: &str, place: &Place, vars: &Table) -> Result<Value, Problem> {
             .help(format!("set it, or write ${{env:{variable}:-default}}"))),
         };
     }
-    match vars.get(name) {
+    match vars.done.get(name) {
         Some(entry) => Ok(entry.node.value.clone()),
         None => {
             let problem = Problem::at(place, format!("there is no variable `{name}`"), "used here");
-            Err(match nearest(name, vars.keys().map(String::as_str)) {
+            Err(match nearest(name, vars.done.keys().map(String::as_str)) {
                 Some(near) => problem.help(format!("did you mean `${{{near}}}`?")),
                 None => problem.help("variables stand under [vars]"),
             })
