@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 
+import llama_cpp.llama_cpp as api
 import numpy
 from llama_cpp import Llama
 
@@ -33,6 +34,19 @@ kind = "export"
 inputs = {{ model = "model", tokenizer = "model" }}
 gguf = {types}
 """
+
+
+DEFAULTS = api.llama_model_default_params
+
+
+def without_amx():
+    """llama.cpp's AMX kernels crash on virtual machines that show AMX and do not grant it."""
+    params = DEFAULTS()
+    params.use_extra_bufts = False
+    return params
+
+
+api.llama_model_default_params = without_amx
 
 
 def exports(program, model, folder):
