@@ -148,10 +148,13 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
 
     // The exports answer as the model does.
     let models = ["aligned", "export", "export/gguf/model-f32.gguf", "export/gguf/model-q8_0.gguf"];
-    let mut program = pipeline();
-    program.arg("eval").args(models.map(|model| stages.join(model))).arg("--json").arg("--task");
-    program.arg(format!("piqa={}", folder.path().join("piqa.jsonl").display()));
-    let said = run(program.arg("--tokenizer").arg(stages.join("tokenizer/tokenizer.json")));
+    let eval = |task: &str, file: &Path| {
+        let mut program = pipeline();
+        program.arg("eval").args(models.map(|model| stages.join(model))).arg("--json").arg("--task");
+        program.arg(format!("{task}={}", file.display()));
+        run(program.arg("--tokenizer").arg(stages.join("tokenizer/tokenizer.json")))
+    };
+    let said = eval("piqa", &folder.path().join("piqa.jsonl"));
     assert_eq!(said.code, Some(0), "{}", said.err);
     let reports: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert_eq!(reports.len(), 4);
@@ -159,13 +162,7 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
     let texts = folder.path().join("predicted.jsonl");
     std::fs::write(&texts, "{\"text\": \"The river carries stones.\"}\n{\"text\": \"Rain falls.\"}\n")
         .unwrap();
-    let predict = |file: &Path| {
-        let mut program = pipeline();
-        program.arg("eval").args(models.map(|model| stages.join(model))).arg("--json").arg("--task");
-        program.arg(format!("perplexity={}", file.display()));
-        run(program.arg("--tokenizer").arg(stages.join("tokenizer/tokenizer.json")))
-    };
-    let said = predict(&texts);
+    let said = eval("perplexity", &texts);
     assert_eq!(said.code, Some(0), "{}", said.err);
     let predicted: Vec<Json> = said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let bits = |report: &Json| report["report"]["bits_per_byte"].as_f64().unwrap();
@@ -174,14 +171,12 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
         assert!((bits(report) - bits(&predicted[0])).abs() <= most, "{report}");
     }
     std::fs::write(&texts, "{\"goal\": \"x\", \"sol1\": \"y\"}\n").unwrap();
-    let mut program = pipeline();
-    program.arg("eval").arg(stages.join("export")).arg("--task").arg(format!("piqa={}", texts.display()));
-    let said = run(&mut program);
+    let said = eval("piqa", &texts);
     for wanted in ["predicted.jsonl", "row 1", "column", "goal, sol1"] {
         assert!(said.err.contains(wanted), "{wanted}: {}", said.err);
     }
     std::fs::write(&texts, "{\"content\": \"x\"}\n").unwrap();
-    let said = predict(&texts);
+    let said = eval("perplexity", &texts);
     assert!(said.err.contains("no column `text` (the columns are: content)"), "{}", said.err);
     for report in &reports {
         assert_eq!(report["report"]["items"], 8, "{report}");

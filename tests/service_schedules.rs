@@ -40,7 +40,7 @@ impl Simulation {
     /// A scheduler as a restarted service has it.
     fn scheduler(&self) -> Scheduler {
         let program = PathBuf::from(env!("CARGO_BIN_EXE_pipeline"));
-        let workflows = Workflows::new(self.place.workflows(), self.place.data(), program).unwrap();
+        let workflows = Workflows::new(self.place.workflows(), &self.place.data(), program).unwrap();
         let ledger = self.ledger();
         let notifier =
             Notifier::new(&NotifySettings::default(), String::new(), reqwest_client(), ledger.clone())

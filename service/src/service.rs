@@ -208,9 +208,8 @@ impl Service {
         capacity.insert(MEMORY.to_owned(), options.memory_bytes);
         capacity.insert(THREADS.to_owned(), options.threads);
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let workflows =
-            Workflows::new(options.workflows.clone(), options.data.clone(), options.program.clone())
-                .map_err(|error| ServiceError::Setting(error.to_string()))?;
+        let workflows = Workflows::new(options.workflows.clone(), &options.data, options.program.clone())
+            .map_err(|error| ServiceError::Setting(error.to_string()))?;
         let workflows = Arc::new(workflows);
         let base = options.public_url.clone().unwrap_or_else(|| format!("{}://{address}", scheme(&options)));
         let client = net::client_builder().redirect(reqwest::redirect::Policy::none()).build();

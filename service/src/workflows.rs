@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::env::JoinPathsError;
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::path::{Component, Path, PathBuf};
 use std::time::SystemTime;
 
@@ -76,8 +76,8 @@ pub struct WorkflowFile {
 /// The folder of workflow files, and the program that reads them.
 pub struct Workflows {
     folder: PathBuf,
-    data: PathBuf,
     program: PathBuf,
+    callers_folders: OsString,
     known: tokio::sync::Mutex<BTreeMap<String, (SystemTime, WorkflowFile)>>,
 }
 
@@ -86,14 +86,14 @@ impl Workflows {
     ///
     /// # Errors
     /// The folders' paths cannot stand in a list of paths: one has a colon.
-    pub fn new(folder: PathBuf, data: PathBuf, program: PathBuf) -> Result<Self, JoinPathsError> {
-        std::env::join_paths([&data, &folder])?;
-        Ok(Self { folder, data, program, known: tokio::sync::Mutex::default() })
+    pub fn new(folder: PathBuf, data: &Path, program: PathBuf) -> Result<Self, JoinPathsError> {
+        let callers_folders = std::env::join_paths([data, &folder])?;
+        Ok(Self { folder, program, callers_folders, known: tokio::sync::Mutex::default() })
     }
 
     /// What [`CALLERS_VARIABLE`] is for a process: the folders whose files callers may name.
-    pub(crate) fn callers_folders(&self) -> OsString {
-        std::env::join_paths([&self.data, &self.folder]).unwrap_or_default()
+    pub(crate) fn callers_folders(&self) -> &OsStr {
+        &self.callers_folders
     }
 
     /// The path of a file inside the folder; none for names that lead out of it.
@@ -158,7 +158,7 @@ impl Workflows {
         let mut command = Command::new(&self.program);
         command.arg("check").arg("--json").arg(&path).stdin(std::process::Stdio::null());
         // What it says of an error is shown to people.
-        command.env(LOG_FORMAT_VARIABLE, "text").env(CALLERS_VARIABLE, self.callers_folders());
+        command.env(LOG_FORMAT_VARIABLE, "text").env(CALLERS_VARIABLE, &self.callers_folders);
         command.args(profile.iter().flat_map(|profile| ["--profile", profile]));
         command.args(set.iter().flat_map(|value| ["--set", value.as_str()]));
         let output = command

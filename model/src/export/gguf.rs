@@ -7,7 +7,7 @@ use crate::gguf::{TensorData, TensorKind, Value, ValueKind, write_gguf};
 use crate::infer::{Model, ModelOptions};
 use crate::language_model::{LanguageModel, ModelFileError, gguf_dims, gguf_name, gguf_order};
 use crate::network::TensorSlot;
-use crate::tokenizer::TOKENIZER_FILE;
+use crate::tokenizer::{Merge, TOKENIZER_FILE};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -224,14 +224,6 @@ struct AddedToken {
 struct Bpe {
     vocab: BTreeMap<String, u32>,
     merges: Vec<Merge>,
-}
-
-/// `tokenizers` writes pairs since 0.20, one text before.
-#[derive(Deserialize)]
-#[serde(untagged)]
-enum Merge {
-    Pair(String, String),
-    Text(String),
 }
 
 fn tokenizer_metadata(

@@ -6,11 +6,10 @@ use regex::Regex;
 use serde::{Deserialize, Serialize};
 use tokenizers::models::bpe::{BPE, Vocab};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-use tokenizers::{AddedToken, PreTokenizerWrapper, Tokenizer};
+use tokenizers::{AddedToken, Tokenizer};
 
 use crate::gguf::{GgufFile, Value};
+use crate::tokenizer::{character_of, pre_tokenizer};
 
 use super::LoadModelError;
 
@@ -104,16 +103,13 @@ impl ChatTokenizer {
             }
         }
         let mut tokenizer = Tokenizer::new(bpe);
-        tokenizer.with_pre_tokenizer(Some(Sequence::new(vec![
-            PreTokenizerWrapper::Digits(Digits::new(true)),
-            PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
-        ])));
+        tokenizer.with_pre_tokenizer(Some(pre_tokenizer()));
         tokenizer.with_decoder(Some(ByteLevel::new(false, true, true)));
         let added: Vec<AddedToken> = control.keys().map(|t| AddedToken::from(t.clone(), true)).collect();
         tokenizer.add_special_tokens(&added);
         // Control tokens in a text are plain text for `encode_plain`; `encode` finds them itself.
         tokenizer.set_encode_special_tokens(true);
-        let letters = byte_letters();
+        let letters: BTreeMap<char, u8> = (0..=255).map(|byte| (character_of(byte), byte)).collect();
         let bytes = tokens
             .iter()
             .map(|&token| match control.contains_key(token) {
@@ -244,24 +240,6 @@ fn control_pattern(control: &BTreeMap<String, u32>) -> Result<Option<Regex>, reg
     tokens.sort_by_key(|token| std::cmp::Reverse(token.len()));
     let escaped: Vec<String> = tokens.iter().map(|token| regex::escape(token)).collect();
     Regex::new(&escaped.join("|")).map(Some)
-}
-
-/// The letters by which byte-level BPE writes bytes: printable Latin-1 stands for itself, the
-/// others are numbered from U+0100 (openai/gpt-2, `src/encoder.py`, `bytes_to_unicode`).
-fn byte_letters() -> BTreeMap<char, u8> {
-    let mut letters = BTreeMap::new();
-    let mut next = 0x100u32;
-    for byte in 0..=255u8 {
-        let letter = match byte {
-            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => Some(char::from(byte)),
-            _ => {
-                next += 1;
-                char::from_u32(next - 1)
-            }
-        };
-        letters.extend(letter.map(|letter| (letter, byte)));
-    }
-    letters
 }
 
 /// Letters that stand for no byte are kept as they are.

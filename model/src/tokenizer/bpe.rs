@@ -70,10 +70,10 @@ struct Model {
     merges: Vec<Merge>,
 }
 
-/// Files of older versions have the pair as one text.
+/// A merge in a `tokenizer.json`: `tokenizers` writes pairs since 0.20, one text before.
 #[derive(Deserialize)]
 #[serde(untagged)]
-enum Merge {
+pub(crate) enum Merge {
     Pair(String, String),
     Text(String),
 }
@@ -248,7 +248,7 @@ fn adds(processor: &Json) -> bool {
 
 /// The character that stands for a byte in a byte-level vocabulary (openai/gpt-2 `src/encoder.py`,
 /// `bytes_to_unicode`): itself where it is printable, else one of those from 256 on, in order.
-pub(super) fn character_of(byte: u8) -> char {
+pub(crate) fn character_of(byte: u8) -> char {
     let is_itself = |byte: u8| matches!(byte, b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff);
     if is_itself(byte) {
         return char::from(byte);

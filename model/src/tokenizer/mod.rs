@@ -12,6 +12,7 @@ mod gguf;
 mod merges;
 mod words;
 
+pub(crate) use bpe::{Merge, character_of};
 pub use counts::WordCounts;
 pub use encoder::{Encoder, SubsetCount, count_by_subset};
 pub use gguf::tokenizer_of_gguf;
@@ -19,6 +20,10 @@ pub use gguf::tokenizer_of_gguf;
 use crate::files::{FileError, write_whole};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
+use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
 
 /// The special tokens in the order of their ids; a document ends with the first.
 ///
@@ -111,6 +116,17 @@ pub enum TokenizerError {
     File(#[from] FileError),
 }
 
+/// The library's pre-tokenizer of this family: cuts digits one by one, then words as GPT-2 does, in byte-level
+/// characters.
+///
+/// Source: the pre-tokenizer of HuggingFaceTB/cosmo2-tokenizer.
+pub(crate) fn pre_tokenizer() -> Sequence {
+    Sequence::new(vec![
+        PreTokenizerWrapper::Digits(Digits::new(true)),
+        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
+    ])
+}
+
 /// Trains a tokenizer on `texts` and writes its files into the folder `out_dir`.
 ///
 /// The texts are counted as they come; memory holds at most `max_distinct_words` words. The same texts in the
@@ -148,7 +164,7 @@ pub fn train_on_counts(
         return Err(TokenizerError::NoText);
     }
     let mut vocabulary: Vec<String> = SPECIAL_TOKENS.iter().map(ToString::to_string).collect();
-    let mut alphabet: Vec<char> = (0..=255).map(bpe::character_of).collect();
+    let mut alphabet: Vec<char> = (0..=255).map(character_of).collect();
     alphabet.sort_unstable();
     vocabulary.extend(alphabet.iter().map(char::to_string));
     let merges = merges::learn(&words, &mut vocabulary, options.vocab_size, options.min_frequency);

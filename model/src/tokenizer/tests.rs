@@ -1,18 +1,7 @@
 use super::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
-use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
-use tokenizers::pre_tokenizers::digits::Digits;
-use tokenizers::pre_tokenizers::sequence::Sequence;
-
-/// The library's pre-tokenizer of HuggingFaceTB/cosmo2-tokenizer.
-pub(super) fn pre_tokenizer() -> Sequence {
-    Sequence::new(vec![
-        PreTokenizerWrapper::Digits(Digits::new(true)),
-        PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, true, true)),
-    ])
-}
 
 /// Some varied English, enough for a few hundred merges.
 fn corpus() -> Vec<String> {

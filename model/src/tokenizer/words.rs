@@ -163,7 +163,7 @@ fn table() -> Vec<Class> {
 mod tests {
     use proptest::prelude::*;
 
-    use super::super::tests::pre_tokenizer;
+    use super::super::pre_tokenizer;
     use super::*;
 
     /// The library's words.

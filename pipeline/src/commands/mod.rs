@@ -27,7 +27,6 @@ mod serve;
 mod talk;
 mod trace;
 
-use std::any::Any;
 use std::process::ExitCode;
 
 use miette::{Diagnostic, IntoDiagnostic, Report};
@@ -77,10 +76,7 @@ fn stage_of_kind<'a, T: Stage>(
     kind: &str,
     wanted: Option<&str>,
 ) -> Result<(&'a StageNode, &'a T), Failure> {
-    let config_of = |node: &'a StageNode| {
-        let stage: &dyn Any = node.stage.as_ref();
-        Some((node, stage.downcast_ref::<T>()?))
-    };
+    let config_of = |node: &'a StageNode| Some((node, node.as_kind::<T>()?));
     let stages: Vec<_> = workflow.stages.iter().filter_map(config_of).collect();
     let list = stages.iter().map(|(node, _)| node.id.as_str()).collect::<Vec<_>>().join(", ");
     match (wanted, &stages[..]) {

@@ -90,6 +90,7 @@ pub(crate) use mix::Given;
 pub(crate) use pretrain::PretrainConfig;
 pub(crate) use scaling_law::LAW_FILE;
 pub use spending::LimitsConfig;
+pub(crate) use tokenizer::TokenizerConfig;
 pub(crate) use train_classifier::REPORT_FILE as TRAIN_REPORT_FILE;
 
 use crate::assets::Asset;

@@ -30,7 +30,7 @@ pub const KIND: StageKind = StageKind {
 /// special_tokens_map.json, which `tokenizers` and `transformers` load.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(transparent)]
-pub struct TokenizerConfig(TokenizerOptions);
+pub struct TokenizerConfig(pub TokenizerOptions);
 
 #[async_trait]
 impl Stage for TokenizerConfig {

@@ -23,6 +23,7 @@ pub mod service_tables;
 pub mod tree;
 mod vocabulary;
 
+use std::any::Any;
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -89,6 +90,14 @@ pub struct StageNode {
     pub dropped_rows: DroppedRows,
     /// Whether its output is written or fused into its consumers' plans.
     pub output: OutputMode,
+}
+
+impl StageNode {
+    /// The typed config, if the stage is of that kind.
+    pub fn as_kind<T: Stage>(&self) -> Option<&T> {
+        let stage: &dyn Any = self.stage.as_ref();
+        stage.downcast_ref()
+    }
 }
 
 /// What a stage does with the rows that it drops.

@@ -1,11 +1,10 @@
 //! Models that have no room for their tokenizer's vocabulary: known before hours of work that lead there.
 
-use model::config::ModelOptions;
-
 use super::StageNode;
 use super::problem::Problem;
 use super::tree::Table;
 use crate::runner::progress::group;
+use crate::stages::{PretrainConfig, TokenizerConfig};
 
 /// Compares the `pretrain` stages with the `tokenizer` stages behind their tokens.
 pub(super) fn check(stages: &[StageNode], tables: &Table, problems: &mut Vec<Problem>) {
@@ -13,21 +12,21 @@ pub(super) fn check(stages: &[StageNode], tables: &Table, problems: &mut Vec<Pro
         let id = node.inputs.get(role)?.first()?;
         stages.iter().find(|node| node.id == *id)
     };
-    for trained in stages.iter().filter(|node| node.kind.name == "pretrain") {
+    for trained in stages {
+        let Some(config) = trained.as_kind::<PretrainConfig>() else { continue };
         let tokenizer = input(trained, "tokens").and_then(|tokens| input(tokens, "tokenizer"));
-        let entries = tokenizer.and_then(|tokenizer| tokenizer.config["vocab_size"].as_u64());
-        let options: Option<ModelOptions> =
-            serde_json::from_value(trained.config["training"]["model"].clone()).ok();
+        let entries =
+            tokenizer.and_then(StageNode::as_kind::<TokenizerConfig>).map(|config| config.0.vocab_size);
         // A shape that cannot be is a mistake of its own.
-        let room = options.and_then(|options| options.resolve().ok()).map(|model| model.vocab_size as u64);
+        let room = config.training.model.resolve().ok().map(|model| model.vocab_size);
         let (Some(entries), Some(room), Some(entry)) = (entries, room, tables.get(&trained.id)) else {
             continue;
         };
         if room < entries {
             let message = format!(
                 "its tokenizer may have {} entries, and the model has room for {}",
-                group(entries),
-                group(room)
+                group(entries as u64),
+                group(room as u64)
             );
             problems.push(Problem::at(&entry.key, message, "this model").help(format!(
                 "set `training.model.vocab_size = {entries}` here, or a smaller `vocab_size` of the tokenizer"

@@ -1,7 +1,7 @@
 //! The process of a run. It leads a process group of its own, so that a stop reaches all that it
 //! started, and ends by itself when the service is gone: it sees its standard input close.
 
-use std::ffi::OsString;
+use std::ffi::OsStr;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -62,7 +62,7 @@ pub(super) struct Places<'a> {
     pub(super) log: PathBuf,
     pub(super) json_log: bool,
     /// The folders whose files callers may name.
-    pub(super) callers_folders: OsString,
+    pub(super) callers_folders: &'a OsStr,
 }
 
 impl RunProcess {
@@ -88,7 +88,7 @@ impl RunProcess {
             }
         }
         command.env(EPOCH_VARIABLE, run.epoch.to_string());
-        command.env(RUN_VARIABLE, &run.id.0).env(CALLERS_VARIABLE, &places.callers_folders);
+        command.env(RUN_VARIABLE, &run.id.0).env(CALLERS_VARIABLE, places.callers_folders);
         command.env(LOG_FORMAT_VARIABLE, if places.json_log { "json" } else { "text" });
         // Its spans go on where those of the service are.
         match trace::current() {

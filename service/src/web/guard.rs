@@ -62,7 +62,7 @@ impl Guard {
         }
     }
 
-    fn check(&self, request: &Request) -> Result<(), Problem> {
+    fn check(&self, request: &Request, caller: Option<IpAddr>) -> Result<(), Problem> {
         // Another site's name that resolves to this machine must not open the service to that site's scripts.
         let host =
             request.headers().get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
@@ -80,7 +80,7 @@ impl Guard {
         if request.method() != Method::GET && request.method() != Method::HEAD {
             self.same_origin(request, host)?;
         }
-        match self.caller(request) {
+        match caller {
             Some(address) if !self.rates.admits(address) => {
                 Err(Problem::too_many("too many requests from this address; slow down"))
             }
@@ -121,8 +121,8 @@ impl Guard {
 }
 
 pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, next: Next) -> Response {
-    let from = guard.caller(&request);
-    let mut response = match guard.check(&request) {
+    let caller = guard.caller(&request);
+    let mut response = match guard.check(&request, caller) {
         Ok(()) => next.run(request).await,
         Err(problem) => {
             // A connection that closes on unread bytes takes the answer with it.
@@ -130,7 +130,7 @@ pub(super) async fn guard(State(guard): State<Arc<Guard>>, request: Request, nex
             problem.into_response()
         }
     };
-    guard.learn(from, &response);
+    guard.learn(caller, &response);
     for (name, value) in HEADERS {
         // A page may have a policy of its own.
         response.headers_mut().entry(name).or_insert(HeaderValue::from_static(value));
