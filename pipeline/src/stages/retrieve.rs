@@ -74,7 +74,7 @@ impl Stage for RetrieveConfig {
     }
 
     fn needs(&self) -> Needs {
-        Needs::Bytes(256 << 20)
+        Needs::Bytes((256 << 20) + pages::FILTER_BYTES as u64)
     }
 
     fn expect(&self, before: &Before<'_>) -> Expectation {

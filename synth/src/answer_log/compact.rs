@@ -45,7 +45,7 @@ pub struct CompactReport {
 /// damaged bytes. What the dropped answers cost stays in [`Totals`].
 pub fn compact(dir: &Path, compaction: Compaction) -> Result<CompactReport, AnswerLogError> {
     let _lock = lock(dir)?;
-    let shared = Shared::default();
+    let shared = Shared::new(dir);
     let numbered = segment_files(dir)?;
     for (_, path) in &numbered {
         // A torn tail is dropped like any damage: nothing is cut in place.
@@ -103,12 +103,12 @@ impl Kept {
             dropped: Totals::default(),
         };
         scan::scan(&segment.file, file_bytes, segment.version, |record| {
-            if is_live(shared, index, &record) {
+            if is_live(shared, index, &record)? {
                 kept.bytes += record.bytes.len() as u64;
                 kept.records += 1;
             } else if let Content::Answer { id, meta } = &record.content {
                 kept.dropped_records += 1;
-                if shared.index().weigh(id, meta) == super::index::Offer::Worse {
+                if shared.index().weigh(id, meta)? == super::index::Offer::Worse {
                     kept.dropped.add(meta);
                 }
             }
@@ -122,13 +122,13 @@ impl Kept {
     }
 }
 
-fn is_live(shared: &Shared, segment: u32, record: &scan::Record<'_>) -> bool {
+fn is_live(shared: &Shared, segment: u32, record: &scan::Record<'_>) -> io::Result<bool> {
     match &record.content {
         Content::Answer { id, .. } => {
             shared.index().is_live(id, Place { segment, offset: record.offset as u32 })
         }
         // What earlier compactions dropped was paid for.
-        Content::Dropped(_) => true,
+        Content::Dropped(_) => Ok(true),
     }
 }
 
@@ -154,7 +154,7 @@ fn rewrite(
     let mut write = || -> io::Result<()> {
         out.write_all(&format::header(segment.version))?;
         scan::scan(&segment.file, file_bytes, segment.version, |record| {
-            if is_live(shared, index, &record) { out.write_all(record.bytes) } else { Ok(()) }
+            if is_live(shared, index, &record)? { out.write_all(record.bytes) } else { Ok(()) }
         })?;
         // Old records have no answers that take another's place, so there is nothing to note in theirs.
         if kept.dropped != Totals::default() && segment.version == format::Version::V2 {

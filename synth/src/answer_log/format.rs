@@ -65,8 +65,8 @@ impl Meta {
 
     /// Of two answers to a request the one of greater worth counts: one that came to its end before one
     /// that was cut, and the later cut before the earlier.
-    pub(super) fn worth(&self) -> u64 {
-        if self.cut { u64::from(self.max_new_tokens) } else { u64::MAX }
+    pub(super) fn worth(&self) -> u32 {
+        if self.cut { self.max_new_tokens } else { u32::MAX }
     }
 
     fn to_bytes(self) -> [u8; META_BYTES] {

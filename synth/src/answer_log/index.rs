@@ -1,12 +1,17 @@
-//! Which answers the log holds, and where: the part of it that lies in memory.
+//! Which answers the log holds, and where.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{HashMap, HashSet};
 use std::hash::{BuildHasherDefault, Hasher};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::format::{Content, Meta, Version};
+use super::runs::{self, Run, ShortId, Slot};
 use crate::chat::{RequestId, RequestKey};
 
 /// What the answers of a log cost, those included that later ones took the place of.
@@ -50,10 +55,6 @@ pub(super) struct Place {
     pub(super) offset: u32,
 }
 
-/// The first 64 bits of an id. Among 39 million answers, two share them with a chance of 1 in 25,000; the
-/// later of the two would then be asked again by each run, since reading compares the whole id.
-type ShortId = u64;
-
 fn short(id: &RequestId) -> ShortId {
     let mut first = [0; 8];
     first.copy_from_slice(&id.0[..8]);
@@ -94,92 +95,233 @@ pub(super) enum Offer {
     Copy,
 }
 
-/// 16 bytes an answer and the map's own (17 to 39 bytes in all, by how full the map is).
-#[derive(Default)]
+/// Which answers there are. The newest lie in memory, the others in [`runs`]: 6 MB, and 1.6 bytes an answer.
+///
+/// What is looked up may have to be read from a file; all errors are those of reading it.
 pub(super) struct Index {
-    places: ShortMap<Place>,
-    /// `max_new_tokens` of the answers that were cut by it: these are good only for requests that want no
-    /// longer ones.
-    cut: ShortMap<u32>,
+    /// Where the runs lie.
+    dir: PathBuf,
+    /// Slots from which on a run is made of those in memory.
+    max_recent: usize,
+    recent: ShortMap<Slot>,
+    /// Oldest first.
+    runs: Vec<Arc<Run>>,
+    /// What has gone bad since the log was opened.
+    gone: HashSet<ShortId>,
+    answers: usize,
     has_legacy: bool,
     totals: Totals,
 }
 
 impl Index {
+    /// An empty index, whose runs lie in `dir`.
+    pub(super) fn new(dir: &Path) -> Self {
+        Self {
+            dir: dir.to_owned(),
+            max_recent: 1 << 17,
+            recent: ShortMap::default(),
+            runs: Vec::new(),
+            gone: HashSet::new(),
+            answers: 0,
+            has_legacy: false,
+            totals: Totals::default(),
+        }
+    }
+
     pub(super) fn len(&self) -> usize {
-        self.places.len()
+        self.answers
     }
 
     pub(super) fn totals(&self) -> Totals {
         self.totals
     }
 
+    fn slot(&self, id: ShortId) -> io::Result<Option<Slot>> {
+        if let Some(slot) = self.recent.get(&id) {
+            return Ok(Some(*slot));
+        }
+        if self.gone.contains(&id) {
+            return Ok(None);
+        }
+        for run in self.runs.iter().rev() {
+            let slot = run.find(id)?;
+            if slot.is_some() {
+                return Ok(slot);
+            }
+        }
+        Ok(None)
+    }
+
     /// Where the answer to a request is, if there is one that is good for it, and under which id.
-    pub(super) fn find(&self, key: &RequestKey) -> Option<(RequestId, Place)> {
-        let id = short(&key.id);
-        let long_enough = self.cut.get(&id).is_none_or(|max| *max >= key.max_new_tokens);
-        if long_enough && let Some(place) = self.places.get(&id) {
-            return Some((key.id, *place));
-        }
-        if self.has_legacy
-            && let Some(place) = self.places.get(&short(&key.legacy_id))
+    pub(super) fn find(&self, key: &RequestKey) -> io::Result<Option<(RequestId, Place)>> {
+        // One that was cut is good only for requests that want no longer one.
+        if let Some(slot) = self.slot(short(&key.id))?
+            && slot.worth >= key.max_new_tokens
         {
-            return Some((key.legacy_id, *place));
+            return Ok(Some((key.id, slot.place)));
         }
-        None
+        if !self.has_legacy {
+            return Ok(None);
+        }
+        Ok(self.slot(short(&key.legacy_id))?.map(|slot| (key.legacy_id, slot.place)))
     }
 
     /// What an answer would be to the index.
-    pub(super) fn weigh(&self, id: &RequestId, meta: &Meta) -> Offer {
-        let id = short(id);
-        if !self.places.contains_key(&id) {
-            return Offer::Taken;
-        }
-        let held = self.cut.get(&id).map_or(u64::MAX, |max| u64::from(*max));
-        match meta.worth().cmp(&held) {
-            std::cmp::Ordering::Greater => Offer::Taken,
-            std::cmp::Ordering::Equal => Offer::Copy,
-            std::cmp::Ordering::Less => Offer::Worse,
-        }
+    pub(super) fn weigh(&self, id: &RequestId, meta: &Meta) -> io::Result<Offer> {
+        Ok(offer(self.slot(short(id))?, meta))
     }
 
     /// Takes a record in, if it is better than what is there.
-    pub(super) fn offer(&mut self, id: &RequestId, meta: &Meta, place: Place) -> Offer {
-        let offer = self.weigh(id, meta);
+    pub(super) fn offer(&mut self, id: &RequestId, meta: &Meta, place: Place) -> io::Result<Offer> {
+        let id = short(id);
+        let held = self.slot(id)?;
+        let offer = offer(held, meta);
         if offer != Offer::Copy {
             self.totals.add(meta);
         }
         if offer == Offer::Taken {
-            let id = short(id);
-            self.places.insert(id, place);
-            if meta.cut {
-                self.cut.insert(id, meta.max_new_tokens);
-            } else {
-                self.cut.remove(&id);
-            }
+            self.answers += usize::from(held.is_none());
+            self.recent.insert(id, Slot { id, place, worth: meta.worth() });
         }
-        offer
+        Ok(offer)
     }
 
     /// Takes in what a scan found.
-    pub(super) fn load(&mut self, content: &Content, place: Place, version: Version) {
+    pub(super) fn load(&mut self, content: &Content, place: Place, version: Version) -> io::Result<()> {
         self.has_legacy |= version == Version::V1;
         match content {
             Content::Answer { id, meta } => {
-                self.offer(id, meta, place);
+                self.offer(id, meta, place)?;
+                if let Some(spill) = self.spill() {
+                    self.spilled(spill.write()?);
+                }
             }
             Content::Dropped(totals) => self.totals.merge(totals),
         }
+        Ok(())
     }
 
     /// Whether the record at this place is the answer to its request.
-    pub(super) fn is_live(&self, id: &RequestId, place: Place) -> bool {
-        self.places.get(&short(id)) == Some(&place)
+    pub(super) fn is_live(&self, id: &RequestId, place: Place) -> io::Result<bool> {
+        Ok(self.slot(short(id))?.is_some_and(|slot| slot.place == place))
     }
 
-    pub(super) fn remove(&mut self, id: &RequestId) {
+    pub(super) fn remove(&mut self, id: &RequestId) -> io::Result<()> {
         let id = short(id);
-        self.places.remove(&id);
-        self.cut.remove(&id);
+        self.answers -= usize::from(self.slot(id)?.is_some());
+        self.recent.remove(&id);
+        self.gone.insert(id);
+        Ok(())
+    }
+
+    /// What to do when memory holds enough: [`Spill::write`] it without holding on to the index, and hand it to
+    /// [`spilled`](Self::spilled). Nothing may be offered in between.
+    pub(super) fn spill(&self) -> Option<Spill> {
+        (self.recent.len() >= self.max_recent).then(|| Spill {
+            dir: self.dir.clone(),
+            runs: self.runs.clone(),
+            recent: self.recent.values().copied().collect(),
+        })
+    }
+
+    /// Lets go of what was written.
+    pub(super) fn spilled(&mut self, runs: Vec<Arc<Run>>) {
+        // An answer that came after its request's was found bad counts, and is in the newest run now.
+        for id in self.recent.keys() {
+            self.gone.remove(id);
+        }
+        self.recent.clear();
+        self.runs = runs;
+    }
+}
+
+/// What an answer is beside the one that is held.
+fn offer(held: Option<Slot>, meta: &Meta) -> Offer {
+    match held.map(|held| meta.worth().cmp(&held.worth)) {
+        None | Some(Ordering::Greater) => Offer::Taken,
+        Some(Ordering::Equal) => Offer::Copy,
+        Some(Ordering::Less) => Offer::Worse,
+    }
+}
+
+/// The slots in memory on their way into a run.
+pub(super) struct Spill {
+    dir: PathBuf,
+    runs: Vec<Arc<Run>>,
+    recent: Vec<Slot>,
+}
+
+impl Spill {
+    /// Writes them, and merges runs where there are enough; the runs that there are then.
+    pub(super) fn write(mut self) -> io::Result<Vec<Arc<Run>>> {
+        self.recent.sort_unstable_by_key(|slot| slot.id);
+        runs::push(&self.dir, &self.runs, &self.recent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn id(number: u8) -> RequestId {
+        RequestId(*blake3::hash(&[number]).as_bytes())
+    }
+
+    fn meta(worth: u8) -> Meta {
+        let cut = worth < 3;
+        Meta { max_new_tokens: worth.into(), prompt_tokens: 1, completion_tokens: 1, attempts: 1, cut }
+    }
+
+    proptest! {
+        /// However often it spills and merges, the index says what a map says that holds all.
+        #[test]
+        fn runs_change_nothing_of_what_the_index_says(
+            steps in prop::collection::vec((any::<u8>(), 0..5_u8), 0..600),
+            max_recent in 1..9_usize,
+        ) {
+            let dir = tempfile::tempdir().unwrap();
+            let mut index = Index { max_recent, ..Index::new(dir.path()) };
+            let mut all: HashMap<u8, (u32, Place)> = HashMap::new();
+            for (number, (request, worth)) in steps.into_iter().enumerate() {
+                let place = Place { segment: 1, offset: number as u32 };
+                if worth == 4 {
+                    index.remove(&id(request)).unwrap();
+                    all.remove(&request);
+                    continue;
+                }
+                let meta = meta(worth);
+                index.load(&Content::Answer { id: id(request), meta }, place, Version::V2).unwrap();
+                let held = all.entry(request).or_insert((meta.worth(), place));
+                if meta.worth() > held.0 {
+                    *held = (meta.worth(), place);
+                }
+                prop_assert_eq!(index.recent.len() < max_recent, true);
+            }
+            prop_assert_eq!(index.len(), all.len());
+            for request in 0..=u8::MAX {
+                for max_new_tokens in [0, 2, 9] {
+                    let key = RequestKey { id: id(request), legacy_id: id(request), max_new_tokens };
+                    let held = all.get(&request).filter(|held| held.0 >= max_new_tokens);
+                    let found = index.find(&key).unwrap().map(|(_, place)| place);
+                    prop_assert_eq!(found, held.map(|held| held.1));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn eight_runs_become_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut index = Index { max_recent: 1, ..Index::new(dir.path()) };
+        let mut runs = Vec::new();
+        for number in 0..64 {
+            let place = Place { segment: 0, offset: number.into() };
+            index.load(&Content::Answer { id: id(number), meta: meta(3) }, place, Version::V2).unwrap();
+            runs.push(index.runs.len());
+        }
+        assert_eq!(runs[..9], [1, 2, 3, 4, 5, 6, 7, 1, 2]);
+        assert_eq!((runs[62], runs[63]), (14, 1));
     }
 }

@@ -13,6 +13,9 @@
 //! that allow no more than the one it answered. So a raised `max_new_tokens` asks again just for what was
 //! cut, and the better answer takes the place of the cut one, whose record stays until [`compact`] drops it.
 //!
+//! **Memory.** The index of a log takes 6 MB and 1.6 bytes an answer, 70 MB for the 39 million of Cosmopedia v2;
+//! the rest of it lies in files without a name (`runs.rs`), which are made when the log is opened.
+//!
 //! **Damage.** [`AnswerLog::open`] reads every record and checks it. A torn tail, as a crash leaves it, is
 //! cut off after the last whole record. Damage in the middle is skipped: reading goes on at the next record
 //! whose marker and checksum hold, and the bytes between stay untouched on disk; the answers in them are
@@ -26,6 +29,7 @@ pub mod format;
 mod index;
 mod mend;
 mod open;
+mod runs;
 mod scan;
 mod survey;
 #[cfg(test)]
@@ -95,7 +99,6 @@ pub struct DamagedPlace {
 }
 
 /// What readers and the writer share.
-#[derive(Default)]
 struct Shared {
     index: RwLock<Index>,
     segments: RwLock<Vec<Segment>>,
@@ -110,6 +113,11 @@ struct Segment {
 
 // The locks below guard map inserts and a vector push, which leave nothing half done when a panic strikes.
 impl Shared {
+    /// Of the log in `dir`, with nothing read yet.
+    fn new(dir: &Path) -> Self {
+        Self { index: RwLock::new(Index::new(dir)), segments: RwLock::default() }
+    }
+
     fn index(&self) -> RwLockReadGuard<'_, Index> {
         self.index.read().unwrap_or_else(PoisonError::into_inner)
     }
@@ -158,7 +166,7 @@ impl AnswerLog {
         let dir = dir.as_ref();
         make_folder(dir)?;
         let lock = lock(dir)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared::new(dir));
         let mut report = OpenReport::default();
         let numbered = segment_files(dir)?;
         let mut end = None;
@@ -205,9 +213,14 @@ impl AnswerLog {
         self.shared.index().totals()
     }
 
-    /// Whether the log holds an answer that is good for that request. Looks only into memory.
-    pub fn contains(&self, key: &RequestKey) -> bool {
-        self.shared.index().find(key).is_some()
+    /// Whether the log holds an answer that is good for that request. Looks into memory, and at a few KiB of
+    /// the index's files at most.
+    pub fn contains(&self, key: &RequestKey) -> Result<bool, AnswerLogError> {
+        Ok(self.shared.index().find(key).map_err(self.index_error())?.is_some())
+    }
+
+    fn index_error(&self) -> impl Fn(std::io::Error) -> AnswerLogError {
+        |error| AnswerLogError::io("read the index of", &self.dir, error)
     }
 
     /// The answer to that request, if the log holds one that is good for it. Reads from disk: call it outside of async code.
@@ -215,7 +228,7 @@ impl AnswerLog {
     /// A record that has gone bad since the log was opened is forgotten, with a warning, and counts as not
     /// there.
     pub fn get(&self, key: &RequestKey) -> Result<Option<ChatAnswer>, AnswerLogError> {
-        let Some((id, place)) = self.shared.index().find(key) else {
+        let Some((id, place)) = self.shared.index().find(key).map_err(self.index_error())? else {
             return Ok(None);
         };
         let Some(segment) = self.shared.segment(place.segment) else {
@@ -243,7 +256,7 @@ impl AnswerLog {
             Some(_) => Ok(None),
             None => {
                 tracing::warn!(path = %segment.path.display(), offset, "an answer has gone bad on disk; it will be asked again");
-                self.shared.index_mut().remove(&id);
+                self.shared.index_mut().remove(&id).map_err(self.index_error())?;
                 Ok(None)
             }
         }

@@ -112,8 +112,7 @@ pub(super) fn load_segment(
     }
     let mut index = shared.index_mut();
     let scanned = scan::scan(&file, file_bytes, version, |record| {
-        index.load(&record.content, Place { segment, offset: record.offset as u32 }, version);
-        Ok(())
+        index.load(&record.content, Place { segment, offset: record.offset as u32 }, version)
     })
     .map_err(io("read"))?;
     drop(index);

@@ -90,7 +90,7 @@ pub fn survey(
             let Content::Answer { id, meta } = record.content else {
                 return Ok(());
             };
-            if !index.is_live(&id, Place { segment: number as u32, offset: record.offset as u32 }) {
+            if !index.is_live(&id, Place { segment: number as u32, offset: record.offset as u32 })? {
                 stats.superseded += 1;
                 stats.superseded_bytes += record_bytes;
                 return Ok(());
@@ -114,15 +114,14 @@ pub fn totals(dir: &Path) -> Result<Totals, AnswerLogError> {
 
 fn load(dir: &Path) -> Result<(Vec<Segment>, Index), AnswerLogError> {
     let mut segments = Vec::new();
-    let mut index = Index::default();
+    let mut index = Index::new(dir);
     for (number, (_, path)) in segment_files(dir)?.iter().enumerate() {
         let segment = open_segment(path, OpenOptions::new().read(true))?;
         let io = |error| AnswerLogError::io("read", path, error);
         let bytes = segment.file.metadata().map_err(io)?.len();
         scan::scan(&segment.file, bytes, segment.version, |record| {
             let place = Place { segment: number as u32, offset: record.offset as u32 };
-            index.load(&record.content, place, segment.version);
-            Ok(())
+            index.load(&record.content, place, segment.version)
         })
         .map_err(io)?;
         segments.push(segment);

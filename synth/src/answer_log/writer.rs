@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tokio::sync::{mpsc, oneshot};
 
 use super::format::{self, Meta, Version};
-use super::index::{Offer, Place};
+use super::index::{Offer, Place, Spill};
 use super::open::segment_path;
 use super::{AnswerLogError, AnswerLogOptions, Segment, Shared, Written};
 use crate::chat::RequestId;
@@ -95,13 +95,16 @@ impl Writer {
         }
         let mut fresh = Vec::new();
         let mut known = Vec::new();
+        let mut written = Ok(());
         {
             let index = self.shared.index();
-            let mut in_group: HashMap<RequestId, u64> = HashMap::new();
+            let mut in_group: HashMap<RequestId, u32> = HashMap::new();
             for job in group {
                 let worth = job.meta.worth();
-                let best_of_group = in_group.get(&job.id).is_none_or(|best| worth > *best);
-                if best_of_group && index.weigh(&job.id, &job.meta) == Offer::Taken {
+                let offer = index.weigh(&job.id, &job.meta);
+                let taken = matches!(offer, Ok(Offer::Taken));
+                written = written.and(offer.map(drop));
+                if taken && in_group.get(&job.id).is_none_or(|best| worth > *best) {
                     in_group.insert(job.id, worth);
                     fresh.push(job);
                 } else {
@@ -109,7 +112,7 @@ impl Writer {
                 }
             }
         }
-        match self.write(&fresh) {
+        match written.map_err(|error| self.index_error(error)).and_then(|()| self.write(&fresh)) {
             Ok(()) => {
                 for job in fresh {
                     let _ = job.reply.send(Ok(Written::Now));
@@ -117,12 +120,30 @@ impl Writer {
                 for job in known {
                     let _ = job.reply.send(Ok(Written::Before));
                 }
+                self.spill_index();
             }
             Err(error) => {
                 tracing::error!(%error, "the answer log could not be written");
                 for job in fresh.into_iter().chain(known) {
                     let _ = job.reply.send(Err(error.clone()));
                 }
+            }
+        }
+    }
+
+    fn index_error(&self, error: std::io::Error) -> AnswerLogError {
+        AnswerLogError::io("read the index of", &self.dir, error)
+    }
+
+    /// Readers go on while it writes: only this thread offers.
+    fn spill_index(&self) {
+        let spill = self.shared.index().spill();
+        match spill.map(Spill::write) {
+            None => {}
+            Some(Ok(runs)) => self.shared.index_mut().spilled(runs),
+            // The answers are on disk; their index stays in memory until the next try.
+            Some(Err(error)) => {
+                tracing::warn!(%error, dir = %self.dir.display(), "the answer log's index found no room on disk and grows in memory");
             }
         }
     }
@@ -162,7 +183,7 @@ impl Writer {
         self.end += bytes.len() as u64;
         let mut index = self.shared.index_mut();
         for (job, place) in jobs.iter().zip(places) {
-            index.offer(&job.id, &job.meta, place);
+            index.offer(&job.id, &job.meta, place).map_err(|error| self.index_error(error))?;
         }
         Ok(())
     }

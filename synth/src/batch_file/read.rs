@@ -170,7 +170,7 @@ pub async fn import(
         let (number, line) = line?;
         imported.count(path, number, &line);
         if let BatchLine::Answer { key, answer } = line {
-            if log.contains(&key) {
+            if log.contains(&key).map_err(BatchError::Log)? {
                 imported.known_answers += 1;
             } else {
                 imported.new_answers += 1;

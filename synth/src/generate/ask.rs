@@ -102,7 +102,7 @@ impl Asker {
 
     async fn logged(&self, key: RequestKey) -> Result<Option<ChatAnswer>, AnswerLogError> {
         match &self.log {
-            Some(log) if log.contains(&key) => {
+            Some(log) if log.contains(&key)? => {
                 let log = Arc::clone(log);
                 let dir = log.dir().to_owned();
                 tokio::task::spawn_blocking(move || log.get(&key))

@@ -1,12 +1,12 @@
 //! Brings the hits and the texts of their pages together in one pass over the pages.
 //!
 //! Neither fits in memory: 34 million hits, and of 520 million pages those that were hit. First the
-//! hits go by, and of each page id a hash is kept (some 16 bytes a page). Then the pages go by, and
-//! those with such a hash stay. A sort by page id, which spills, brings a page before its hits.
+//! hits go by, and a Bloom filter takes their page ids in. Then the pages go by, and those that it knows
+//! stay. A sort by page id, which spills, brings a page before its hits; one that the filter took for
+//! another has none.
 
-use std::collections::HashSet;
-use std::mem::take;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use arrow::array::{
     Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, UInt32Array, UInt64Array,
@@ -15,8 +15,8 @@ use arrow::compute::{self, cast, filter_record_batch, interleave_record_batch};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt64Type};
 use arrow::error::ArrowError;
 use datafusion::prelude::{DataFrame, col};
+use fastbloom::AtomicBloomFilter;
 use futures::{StreamExt, TryStreamExt, stream};
-use twox_hash::XxHash64;
 
 use super::super::columns::{schema_of, text_column};
 use crate::engine::streams::{BatchStream, execute, from_domain, to_domain};
@@ -83,24 +83,43 @@ fn mixed_schema(of_hits: &Schema, of_pages: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-fn hash_of(id: &str) -> u64 {
-    XxHash64::oneshot(0, id.as_bytes())
+/// Memory of the filter, in bytes. Of 34 million pages that were hit, one page in 4,000 that was not is taken
+/// for one of them; of fewer, none.
+pub const FILTER_BYTES: usize = 64 << 20;
+
+/// The ids of pages that were hit.
+struct Hit {
+    ids: AtomicBloomFilter,
+    /// How many, about.
+    pages: AtomicU64,
 }
 
-/// All hits, then those pages whose id has the hash of a hit's.
+impl Hit {
+    fn new() -> Self {
+        let ids = AtomicBloomFilter::with_num_bits(8 * FILTER_BYTES).seed(&0).expected_items(34_000_000);
+        Self { ids, pages: AtomicU64::new(0) }
+    }
+
+    fn add(&self, id: &str) {
+        let known = self.ids.insert(id);
+        self.pages.fetch_add(u64::from(!known), Ordering::Relaxed);
+    }
+}
+
+/// All hits, then their pages and perhaps a few others.
 fn hits_then_pages(
     hits: BatchStream,
     pages: Vec<Plan>,
     of_hits: &SchemaRef,
     mixed: &SchemaRef,
 ) -> BatchStream {
-    let wanted = Arc::new(Mutex::new(HashSet::new()));
+    let wanted = Arc::new(Hit::new());
     let hits = {
         let (wanted, mixed) = (wanted.clone(), mixed.clone());
         hits.map(move |batch| {
             let batch = batch?;
             let ids = text_column(&batch, DOC_ID)?;
-            wanted.lock().unwrap_or_else(PoisonError::into_inner).extend(ids.iter().flatten().map(hash_of));
+            ids.iter().flatten().for_each(|id| wanted.add(id));
             let nulls = mixed.fields()[batch.num_columns()..]
                 .iter()
                 .map(|field| arrow::array::new_null_array(field.data_type(), batch.num_rows()));
@@ -109,10 +128,9 @@ fn hits_then_pages(
         })
     };
     let (of_hits, mixed) = (of_hits.clone(), mixed.clone());
-    // Asked for when the hits have ended, and so after the last hash.
+    // Asked for when the hits have ended, and so after the last id.
     let pages = stream::once(async move {
-        let wanted = take(&mut *wanted.lock().unwrap_or_else(PoisonError::into_inner));
-        tracing::info!(pages = wanted.len(), "hit pages are read");
+        tracing::info!(pages = wanted.pages.load(Ordering::Relaxed), "hit pages are read");
         let mut order = 0;
         let batches = stream::iter(pages).then(execute).map_ok(to_domain).map_err(ArrowError::from);
         let pages = batches.try_flatten().map(move |batch| {
@@ -126,17 +144,17 @@ fn hits_then_pages(
     hits.chain(pages.try_flatten()).boxed()
 }
 
-/// The pages of a batch whose id has the hash of a hit's; the batch's first page has number `first`.
+/// The pages of a batch that were hit; the batch's first page has number `first`.
 fn wanted_pages(
     batch: &RecordBatch,
     first: u64,
-    wanted: &HashSet<u64>,
+    wanted: &Hit,
     of_hits: &Schema,
     mixed: &SchemaRef,
 ) -> Result<RecordBatch, ArrowError> {
     let ids = text_column(batch, batch.schema().field(0).name())?;
     let keep: BooleanArray =
-        ids.iter().map(|id| Some(id.is_some_and(|id| wanted.contains(&hash_of(id))))).collect();
+        ids.iter().map(|id| Some(id.is_some_and(|id| wanted.ids.contains(id)))).collect();
     let order: UInt64Array = (first..first + batch.num_rows() as u64).collect();
     let kept = filter_record_batch(batch, &keep)?;
     let (ids, order) = (compute::filter(&ids, &keep)?, compute::filter(&order, &keep)?);
