@@ -46,6 +46,17 @@ fn guarded(allowed: Allowed) -> ClientBuilder {
         .redirect(Policy::custom(move |attempt| follow(attempt, &redirects)))
 }
 
+/// A builder of clients that begin at a URL: a builder as [`client_builder`], once its address is found to be
+/// allowed.
+///
+/// # Errors
+/// The server's address is a forbidden one.
+pub fn client_builder_for(url: &Url) -> Result<ClientBuilder, ForbiddenAddress> {
+    let allowed = Allowed::from_environment();
+    check(url, &allowed)?;
+    Ok(guarded(allowed))
+}
+
 /// A builder of clients of one server.
 ///
 /// # Errors

@@ -1,10 +1,13 @@
-"""Reads Parquet out of a server that speaks S3 (moto's), whole, by pattern, with faults between, and without it.
+"""Reads files out of a server that speaks S3 (moto's), by pattern, with faults between, and without it: Parquet,
+JSON lines, CSV, Arrow and WET.
 
     make parity     or by hand, with the packages of requirements.txt:
     python tests/parity/object_stores.py target/release/pipeline
 """
 
+import gzip
 import io
+import json
 import os
 import pathlib
 import subprocess
@@ -15,6 +18,8 @@ import time
 
 import boto3
 import pyarrow
+import pyarrow.csv
+import pyarrow.ipc
 import pyarrow.parquet
 from moto.server import DomainDispatcherApplication, create_backend_app
 from werkzeug.serving import make_server
@@ -57,6 +62,30 @@ def run(pipeline, folder, paths, environment, **settings):
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, **settings)
 
 
+def put_others(client, ids):
+    """The same rows in each of the other formats; each file is longer than what is asked for at once."""
+    texts = {name: f"Text of {name}. " * 40 for name in ids}
+    lines = "".join(json.dumps({"id": name, "text": text}) + "\n" for name, text in texts.items()).encode()
+    table = pyarrow.table({"id": list(texts), "text": list(texts.values())})
+    arrow = io.BytesIO()
+    with pyarrow.ipc.new_file(arrow, table.schema) as writer:
+        writer.write_table(table, max_chunksize=1_000)
+    comma = io.BytesIO()
+    pyarrow.csv.write_csv(table, comma)
+    record = "WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Record-ID: {}\r\nContent-Length: {}\r\n\r\n{}\r\n\r\n"
+    wet = [record.format(name, len(text), text).encode() for name, text in texts.items()]
+    files = {
+        "lines.jsonl": lines,
+        "lines.jsonl.gz": gzip.compress(lines),
+        "table.arrow": arrow.getvalue(),
+        "table.csv": comma.getvalue(),
+        "pages.warc.wet.gz": b"".join(map(gzip.compress, wet)),
+    }
+    for name, content in files.items():
+        client.put_object(Bucket="dumps", Key=f"others/{name}", Body=content)
+    return files
+
+
 def rows(folder):
     return pyarrow.parquet.read_table(folder / "runs/w/sample/pages/data", columns=["id"])["id"].to_pylist()
 
@@ -95,6 +124,12 @@ def main():
         assert said.returncode == 0, said.stderr
         assert rows(folder) == wanted[:ROWS] + [f"row-{number}" for number in range(2 * ROWS, 3 * ROWS)]
         print("a changed object is read anew, with each fourth request refused or late")
+        wanted = [f"row-{number}" for number in range(ROWS)]
+        for name, content in put_others(client, wanted).items():
+            said = run(pipeline, folder, [f"s3://dumps/others/{name}"], environment)
+            assert said.returncode == 0, said.stderr
+            assert rows(folder) == wanted, name
+            print(f"{name}: {ROWS} rows in order out of {len(content):,} bytes, with each fourth request refused")
         faults.every = 0
         for paths, words in (
             (["s3://dumps/none/*.parquet"], "matches no file"),

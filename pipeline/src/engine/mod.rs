@@ -1,5 +1,6 @@
 //! Where plans run: the local DataFusion session, Parquet scans, and operators made from streams.
 
+pub mod data_file;
 pub mod erased;
 pub mod external_sort;
 pub mod hub;
@@ -8,6 +9,7 @@ pub mod scan;
 pub mod source;
 pub mod stores;
 pub mod streams;
+pub mod web;
 
 use std::path::Path;
 use std::str::FromStr;

@@ -21,6 +21,9 @@ use serde::{Deserialize, Serialize};
 
 use super::{BATCH_BYTES, BATCH_ROWS};
 
+/// The store of the files on this machine.
+const LOCAL: &str = "file:///";
+
 /// A Parquet file, or the row groups of it that begin inside a byte range.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct FileSlice {
@@ -32,13 +35,17 @@ pub struct FileSlice {
     pub bytes: u64,
     /// The byte range whose row groups are read; `None` reads the file.
     pub range: Option<(u64, u64)>,
+    /// What the store called the file's version (its ETag) when it was listed; `None` where that is not told, and
+    /// of local files.
+    #[serde(default)]
+    pub version: Option<String>,
 }
 
 impl FileSlice {
     /// A whole local file.
     pub fn local(path: &Path, bytes: u64) -> Self {
         let path = path.to_string_lossy().trim_start_matches('/').to_owned();
-        Self { store: "file:///".to_owned(), path, bytes, range: None }
+        Self { store: LOCAL.to_owned(), path, bytes, range: None, version: None }
     }
 
     /// A whole local file as it lies on the disk.
@@ -47,6 +54,16 @@ impl FileSlice {
         // A file that has gone is reported when it is read.
         let bytes = path.metadata().map_or(0, |metadata| metadata.len());
         Self::local(&path, bytes)
+    }
+
+    /// Whether the file is on this machine.
+    pub fn is_local(&self) -> bool {
+        self.store == LOCAL
+    }
+
+    /// The file's address, or a local file's path.
+    pub fn address(&self) -> String {
+        if self.is_local() { format!("/{}", self.path) } else { format!("{}{}", self.store, self.path) }
     }
 
     /// Cuts a file into pieces of about `piece_bytes`. Row groups belong to the piece that their
@@ -64,7 +81,7 @@ impl FileSlice {
 /// How many rows of these slices make a batch of [`BATCH_BYTES`], by the mean size of the rows of each row group.
 /// Files elsewhere are not asked.
 pub fn batch_rows(slices: &[FileSlice]) -> usize {
-    let local = slices.iter().filter(|slice| slice.store == "file:///");
+    let local = slices.iter().filter(|slice| slice.is_local());
     let longest = local.filter_map(row_bytes).max().unwrap_or(0);
     usize::try_from(BATCH_BYTES / longest.max(1)).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS)
 }
@@ -166,7 +183,7 @@ mod tests {
 
     #[test]
     fn cuts_cover_the_file_without_overlap() {
-        let slice = FileSlice { store: "file:///".into(), path: "a".into(), bytes: 1003, range: None };
+        let slice = FileSlice::local(Path::new("/a"), 1003);
         let pieces = slice.cut(100);
         assert_eq!(pieces.len(), 11);
         assert_eq!(pieces[0].range.unwrap().0, 0);

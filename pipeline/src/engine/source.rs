@@ -1,18 +1,24 @@
-//! Where data comes from: `hf://`, buckets and local paths and globs become a sorted list of files, each with
+//! Where data comes from: `hf://`, buckets, web addresses and local paths and globs become a sorted list of files, each with
 //! the digest of its content.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::UNIX_EPOCH;
 
+use datafusion::error::DataFusionError;
+use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::prelude::SessionContext;
+use object_store::ObjectStore;
 use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+use url::Url;
 
 use super::hub::{Hub, HubError};
 use super::scan::FileSlice;
 use super::stores::{self, StoreError};
+use super::web::{Web, WebError};
 use crate::durable;
 
 /// How a file is encoded.
@@ -41,11 +47,12 @@ pub struct SourceFile {
     pub digest: String,
 }
 
-impl SourceFile {
-    /// The path of a local file.
-    pub fn local_path(&self) -> PathBuf {
-        PathBuf::from(format!("/{}", self.slice.path))
-    }
+/// A file that lies elsewhere.
+pub struct StoredFile {
+    /// Where it is.
+    pub slice: FileSlice,
+    /// Its ETag, or what else tells whether it has changed, and its size.
+    pub digest: String,
 }
 
 /// A source cannot be read.
@@ -57,7 +64,7 @@ pub enum SourceError {
     /// A pattern that is none.
     #[error(
         "`{0}` is not a path this program reads; give a local path or glob, hf://datasets/<owner>/<name>/<path>, \
-         s3://<bucket>/<path>, gs://<bucket>/<path> or az://<container>/<path>"
+         s3://<bucket>/<path>, gs://<bucket>/<path>, az://<container>/<path> or the http(s) address of a file"
     )]
     Unsupported(String),
     /// A file that cannot be opened.
@@ -80,6 +87,20 @@ pub enum SourceError {
     /// The bucket does not give it.
     #[error(transparent)]
     Store(#[from] StoreError),
+    /// The server does not give it.
+    #[error(transparent)]
+    Web(#[from] WebError),
+}
+
+impl SourceError {
+    /// Whether the next try may go better: then the input is not wrong.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Hub(HubError::Web(error)) | Self::Web(error) => error.may_pass(),
+            Self::Store(StoreError::Store { .. }) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Resolves paths and patterns to files, sorted within each pattern.
@@ -95,20 +116,11 @@ pub async fn resolve(
     let mut cache = DigestCache::load(digest_cache);
     for pattern in patterns {
         let before = files.len();
-        if let Some(path) = pattern.strip_prefix("hf://") {
-            let hub = Hub::from_environment()?;
-            hub.register(session)?;
-            for file in hub.list(path).await? {
-                let format = format_of(&file.slice.path)?;
-                files.push(SourceFile { slice: file.slice, format, digest: file.digest });
+        if pattern.contains("://") {
+            for StoredFile { slice, digest } in elsewhere(session, pattern).await? {
+                let format = format_of(&slice.path)?;
+                files.push(SourceFile { slice, format, digest });
             }
-        } else if stores::is_bucket(pattern) {
-            for file in stores::list(session, pattern).await? {
-                let format = format_of(&file.slice.path)?;
-                files.push(SourceFile { slice: file.slice, format, digest: file.digest });
-            }
-        } else if pattern.contains("://") {
-            return Err(SourceError::Unsupported(pattern.clone()));
         } else {
             for path in expand(pattern)? {
                 let name = path.display().to_string();
@@ -124,6 +136,35 @@ pub async fn resolve(
     }
     cache.save();
     Ok(files)
+}
+
+/// The files that are not on this machine and match a pattern.
+async fn elsewhere(session: &SessionContext, pattern: &str) -> Result<Vec<StoredFile>, SourceError> {
+    if let Some(path) = pattern.strip_prefix("hf://") {
+        let hub = Hub::from_environment()?;
+        hub.web().register(session);
+        Ok(hub.list(path).await?)
+    } else if stores::is_bucket(pattern) {
+        Ok(stores::list(session, pattern).await?)
+    } else if pattern.starts_with("http://") || pattern.starts_with("https://") {
+        let url = Url::parse(pattern).map_err(|_| WebError::Address(pattern.to_owned()))?;
+        let web = Web::open(&url)?;
+        web.register(session);
+        Ok(vec![web.file(&url).await?])
+    } else {
+        Err(SourceError::Unsupported(pattern.to_owned()))
+    }
+}
+
+/// The object store of a file that was listed in this session.
+///
+/// # Errors
+/// It was not.
+pub fn store_of(
+    session: &SessionContext,
+    slice: &FileSlice,
+) -> Result<Arc<dyn ObjectStore>, DataFusionError> {
+    session.runtime_env().object_store(ObjectStoreUrl::parse(&slice.store)?)
 }
 
 /// Rows of local Parquet files, by their footers; `None` when any of the files is of another kind, is

@@ -17,7 +17,7 @@ use thiserror::Error;
 use url::Url;
 
 use super::scan::FileSlice;
-use super::source::wildcard;
+use super::source::{StoredFile, wildcard};
 
 /// Schemes of buckets.
 const SCHEMES: [&str; 5] = ["s3", "s3a", "gs", "az", "abfss"];
@@ -42,14 +42,6 @@ pub enum StoreError {
     },
 }
 
-/// A file in a bucket, and what tells whether it has changed.
-pub struct StoredFile {
-    /// Where it is.
-    pub slice: FileSlice,
-    /// Its ETag, or when it was written, and its size.
-    pub digest: String,
-}
-
 /// Whether a pattern is of a bucket.
 pub fn is_bucket(pattern: &str) -> bool {
     pattern.split_once("://").is_some_and(|(scheme, _)| SCHEMES.contains(&scheme))
@@ -66,12 +58,13 @@ pub async fn list(session: &SessionContext, pattern: &str) -> Result<Vec<StoredF
     session.register_object_store(&bucket, store.clone());
     let found = matching(store.as_ref(), &path).await.map_err(failed)?;
     let file = |meta: ObjectMeta| {
-        let version = meta.e_tag.unwrap_or_else(|| meta.last_modified.to_rfc3339());
+        let version = meta.e_tag.clone().unwrap_or_else(|| meta.last_modified.to_rfc3339());
         let slice = FileSlice {
             store: bucket.to_string(),
             path: meta.location.to_string(),
             bytes: meta.size,
             range: None,
+            version: meta.e_tag,
         };
         StoredFile { digest: format!("{version}:{}", meta.size), slice }
     };

@@ -5,27 +5,27 @@ mod batches;
 mod compressed;
 mod csv;
 mod json_lines;
+mod unchanged;
 mod warc;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::Path;
 
 use arrow::datatypes::SchemaRef;
 use async_trait::async_trait;
 use datafusion::datasource::file_format::FileFormat;
 use datafusion::datasource::file_format::parquet::ParquetFormat;
 use datafusion::datasource::listing::PartitionedFile;
-use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::prelude::{DataFrame, ident};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
 
+use self::unchanged::unchanged;
 use super::{External, Inputs, OutputKind, Shape, Stage, StageKind, Task};
-use crate::engine::hub::HubError;
-use crate::engine::scan;
+use crate::engine::data_file::DataFile;
+use crate::engine::scan::{self, FileSlice};
 use crate::engine::source::{self, Format, SourceError, SourceFile};
-use crate::engine::stores::StoreError;
 use crate::forecast::{Before, Expectation};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
@@ -34,7 +34,7 @@ use crate::runner::inputs;
 /// The registry's entry.
 pub const KIND: StageKind = StageKind {
     name: "read",
-    summary: "Reads Parquet (local, from the Hugging Face hub or a bucket), JSONL, CSV, Arrow IPC, WARC and WET files.",
+    summary: "Reads Parquet, JSONL, CSV, Arrow IPC, WARC and WET files: local ones, of the Hugging Face hub, of buckets and web servers.",
     version: 1,
     inputs: &[],
     output: OutputKind::Table,
@@ -51,8 +51,9 @@ const INFERENCE_ROWS: usize = 1000;
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReadConfig {
-    /// Paths and globs, in order: local ones, `hf://datasets/<owner>/<name>/<path>`, or those of a bucket
-    /// (`s3://`, `gs://`, `az://`), whose credentials come from the environment. Files end in
+    /// Paths and globs, in order: local ones, `hf://datasets/<owner>/<name>/<path>`, those of a bucket
+    /// (`s3://`, `gs://`, `az://`), whose credentials come from the environment, or the address of a file
+    /// (`https://`) on a server that gives files in parts. Files end in
     /// `.parquet`, `.jsonl`, `.ndjson`, `.csv` or `.tsv` (each also with `.gz` or `.zst`), `.arrow`,
     /// `.feather`, `.warc`, `.warc.gz`, `.wet` or `.wet.gz`.
     pub paths: Vec<String>,
@@ -96,12 +97,7 @@ impl ReadConfig {
     async fn files(&self, ctx: &StageContext) -> Result<Vec<SourceFile>, StageError> {
         let cache = ctx.env.run_folder.join(".digests.json");
         let files = source::resolve(ctx.session(), &self.paths, &cache).await;
-        files.map_err(|error| match error {
-            // Not wrong input: the hub may be back for the next try.
-            SourceError::Hub(HubError::Request { .. }) => ctx.failed(&error),
-            SourceError::Store(StoreError::Store { .. }) => ctx.failed(&error),
-            error => ctx.input(crate::runner::error::chain(&error)),
-        })
+        files.map_err(|error| source_error(ctx, &error))
     }
 }
 
@@ -142,8 +138,7 @@ impl Stage for ReadConfig {
                 _ => vec![file.slice.clone()],
             };
             for piece in pieces {
-                let name = display_name(&piece.store, &piece.path);
-                tasks.push(Task { name, slice: Some(vec![piece]) });
+                tasks.push(Task { name: piece.address(), slice: Some(vec![piece]) });
             }
         }
         Ok(Some(tasks))
@@ -152,63 +147,74 @@ impl Stage for ReadConfig {
     async fn plan(&self, ctx: &StageContext, task: &Task, _inputs: &Inputs) -> Result<DataFrame, StageError> {
         let slice = task.slice.as_ref().and_then(|slices| slices.first());
         let slice = slice.ok_or_else(|| ctx.internal("a read task without a file"))?;
-        let path = PathBuf::from(format!("/{}", slice.path));
-        let format = source::format_of(&slice.path).map_err(|error| ctx.input(error.to_string()))?;
-        if slice.store != "file:///" && format != Format::Parquet {
-            let message = format!(
-                "{}: only Parquet is read from the hub and from buckets, other files are local",
-                task.name
-            );
-            return Err(ctx.input(message).help("download the file and give its path"));
-        }
-        let wrong = |message| ctx.input(message);
+        let format = source::format_of(&slice.path).map_err(|error| source_error(ctx, &error))?;
         let frame = match format {
             Format::Parquet => {
-                let schema = match slice.store == "file:///" {
-                    true => inputs::schema_of(&path).map_err(wrong)?,
+                let schema = match slice.is_local() {
+                    true => {
+                        inputs::schema_of(Path::new(&slice.address())).map_err(|error| ctx.input(error))?
+                    }
                     false => remote_schema(ctx, slice).await?,
                 };
                 scan::parquet(ctx.session(), schema, std::slice::from_ref(slice))
                     .map_err(|e| ctx.plan_error(&e))?
             }
             Format::JsonLines => {
-                let schema = json_lines::schema(&path).map_err(wrong)?;
+                let (file, schema) = inferred(ctx, slice, json_lines::schema).await?;
                 let (sink, columns) = (ctx.ledger.quarantine_sink(), schema.clone());
-                let rows = move || json_lines::rows(path.clone(), columns.clone(), sink.clone());
+                let rows = move || json_lines::rows(file.clone(), columns.clone(), sink.clone());
                 super::from_batches(ctx, schema, rows)?
             }
             Format::Csv => {
-                let schema = csv::schema(&path).map_err(wrong)?;
+                let (file, schema) = inferred(ctx, slice, csv::schema).await?;
                 let (sink, columns) = (ctx.ledger.quarantine_sink(), schema.clone());
-                let rows = move || csv::rows(path.clone(), columns.clone(), sink.clone());
+                let rows = move || csv::rows(file.clone(), columns.clone(), sink.clone());
                 super::from_batches(ctx, schema, rows)?
             }
             Format::ArrowIpc => {
-                let schema = arrow_ipc::schema(&path).map_err(wrong)?;
-                super::from_batches(ctx, schema, move || arrow_ipc::rows(path.clone()))?
+                let (file, schema) = inferred(ctx, slice, arrow_ipc::schema).await?;
+                super::from_batches(ctx, schema, move || arrow_ipc::rows(file.clone()))?
             }
             Format::Warc => {
+                let (file, schema) = inferred(ctx, slice, |_| Ok(warc::schema())).await?;
                 let sinks =
                     warc::Sinks { dropped: ctx.ledger.drop_sink(), damaged: ctx.ledger.quarantine_sink() };
-                super::from_batches(ctx, warc::schema(), move || warc::rows(path.clone(), sinks.clone()))?
+                super::from_batches(ctx, schema, move || warc::rows(file.clone(), sinks.clone()))?
             }
         };
-        self.shaped(ctx, frame)
+        unchanged(ctx, self.shaped(ctx, frame)?, slice)
     }
 }
 
-fn display_name(store: &str, path: &str) -> String {
-    if store == "file:///" { format!("/{path}") } else { format!("{store}{path}") }
+fn source_error(ctx: &StageContext, error: &SourceError) -> StageError {
+    match error.may_pass() {
+        true => ctx.failed(error),
+        false => ctx.input(crate::runner::error::chain(error)),
+    }
 }
 
-async fn remote_schema(ctx: &StageContext, slice: &scan::FileSlice) -> Result<SchemaRef, StageError> {
-    let url = ObjectStoreUrl::parse(&slice.store).map_err(|error| ctx.plan_error(&error))?;
-    let store = ctx.session().runtime_env().object_store(&url).map_err(|error| ctx.plan_error(&error))?;
+/// A file, and its columns as `schema` finds them.
+async fn inferred(
+    ctx: &StageContext,
+    slice: &FileSlice,
+    schema: fn(&DataFile) -> Result<SchemaRef, String>,
+) -> Result<(DataFile, SchemaRef), StageError> {
+    let file = DataFile::of(ctx.session(), slice).map_err(|error| ctx.plan_error(&error))?;
+    let wrong = ctx.clone();
+    super::blocking(&ctx.stage, move || {
+        let schema = schema(&file).map_err(|message| wrong.input(message))?;
+        Ok((file, schema))
+    })
+    .await
+}
+
+async fn remote_schema(ctx: &StageContext, slice: &FileSlice) -> Result<SchemaRef, StageError> {
+    let store = source::store_of(ctx.session(), slice).map_err(|error| ctx.plan_error(&error))?;
     let mut object = PartitionedFile::new(slice.path.clone(), slice.bytes).object_meta;
     object.size = slice.bytes;
     let format = ParquetFormat::default().with_force_view_types(false);
     let schema = format.infer_schema(&ctx.session().state(), &store, &[object]).await;
-    schema.map_err(|error| StageError::plan(&ctx.stage, &display_name(&slice.store, &slice.path), &error))
+    schema.map_err(|error| StageError::plan(&ctx.stage, &slice.address(), &error))
 }
 
 #[cfg(test)]

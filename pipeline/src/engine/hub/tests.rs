@@ -3,11 +3,12 @@
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use arrow::array::Int64Array;
 use arrow::record_batch::RecordBatch;
-use datafusion::prelude::col;
+use datafusion::prelude::{SessionContext, col};
 
 use super::*;
 use crate::engine::scan;
@@ -86,7 +87,7 @@ async fn a_dataset_is_listed_and_read_through_redirects() {
     write_table(&path, &batch).unwrap();
     let hub = Hub::new(&serve(std::fs::read(&path).unwrap()), None).unwrap();
     let session = SessionContext::new();
-    hub.register(&session).unwrap();
+    hub.web().register(&session);
     let files = hub.list("datasets/o/n/data/*.parquet").await.unwrap();
     assert_eq!(files.len(), 1);
     assert!(files[0].digest.starts_with("sha:"));

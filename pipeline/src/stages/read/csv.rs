@@ -1,7 +1,7 @@
 //! CSV and TSV with a line of column names, plain, gzipped or zstd-compressed.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringBuilder};
@@ -14,14 +14,15 @@ use super::INFERENCE_ROWS;
 use super::batches::{BATCH_BYTES, Filled, batches};
 use super::compressed::{in_file, open};
 use crate::engine::BATCH_ROWS;
+use crate::engine::data_file::DataFile;
 use crate::runner::ledger::RowSink;
 
 /// Types that a column is tried for, in this order; text takes everything.
 const TYPES: [DataType; 3] = [DataType::Int64, DataType::Float64, DataType::Boolean];
 
-fn reader(path: &Path) -> Result<Reader<impl Read + use<>>, ArrowError> {
-    let file = open(path).map_err(in_file(path))?;
-    let name = path.file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+fn reader(file: &DataFile) -> Result<Reader<impl Read + use<>>, ArrowError> {
+    let name = file.name().file_name().unwrap_or_default().to_string_lossy().to_ascii_lowercase();
+    let file = open(file).map_err(in_file(file))?;
     let delimiter = if name.contains(".tsv") { b'\t' } else { b',' };
     Ok(ReaderBuilder::new().delimiter(delimiter).flexible(true).from_reader(file))
 }
@@ -30,10 +31,10 @@ fn reader(path: &Path) -> Result<Reader<impl Read + use<>>, ArrowError> {
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn schema(path: &Path) -> Result<SchemaRef, String> {
-    let name = path.display();
+pub fn schema(file: &DataFile) -> Result<SchemaRef, String> {
+    let name = file.name().display();
     let failed = |error: String| format!("{name}: {error}");
-    let mut reader = reader(path).map_err(|error| error.to_string())?;
+    let mut reader = reader(file).map_err(|error| error.to_string())?;
     let names = reader.headers().map_err(|error| failed(error.to_string()))?.clone();
     if names.is_empty() {
         return Err(failed("it has no line of column names".to_owned()));
@@ -76,11 +77,11 @@ fn parses_as(field: &str, data_type: &DataType) -> bool {
 /// The rows of a CSV file in batches. A row with another number of fields, or with a field that is not
 /// of its column's type, goes to `sink` as `file:line`.
 pub fn rows(
-    path: PathBuf,
+    file: DataFile,
     schema: SchemaRef,
     sink: RowSink,
 ) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
-    let file = path.clone();
+    let path = file.name().to_owned();
     let open = move || Ok(reader(&file)?.into_records());
     batches(open, move |records| {
         let mut lines = Vec::with_capacity(BATCH_ROWS);
@@ -123,7 +124,7 @@ fn set_aside_or_fail(error: csv::Error, path: &Path, sink: &RowSink) -> Result<(
             sink(format!("{}:{line}", path.display()), "not_utf8".to_owned(), err.to_string());
             Ok(())
         }
-        csv::ErrorKind::Io(error) => Err(in_file(path)(error)),
+        csv::ErrorKind::Io(error) => Err(in_file(&path.to_owned().into())(error)),
         other => Err(ArrowError::CsvError(format!("{}:{line}: {other:?}", path.display()))),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::io::BufRead;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::RecordBatch;
@@ -16,6 +16,7 @@ use super::INFERENCE_ROWS;
 use super::batches::{BATCH_BYTES, Filled, batches};
 use super::compressed::{in_file, open};
 use crate::engine::BATCH_ROWS;
+use crate::engine::data_file::DataFile;
 use crate::runner::ledger::RowSink;
 
 /// Longer lines are set aside: two would not fit into one Arrow array.
@@ -42,9 +43,9 @@ fn parse_line(line: &[u8]) -> Result<Option<Json>, (&'static str, String)> {
 ///
 /// # Errors
 /// A sentence that names the file.
-pub fn schema(path: &Path) -> Result<SchemaRef, String> {
-    let name = path.display();
-    let lines = open(path).map_err(|error| format!("cannot open {name}: {error}"))?;
+pub fn schema(file: &DataFile) -> Result<SchemaRef, String> {
+    let name = file.name().display();
+    let lines = open(file).map_err(|error| format!("cannot open {name}: {error}"))?;
     let mut rows = Vec::new();
     for line in lines.split(b'\n').take(INFERENCE_ROWS) {
         let line = line.map_err(|error| format!("cannot read {name}: {error}"))?;
@@ -61,13 +62,13 @@ pub fn schema(path: &Path) -> Result<SchemaRef, String> {
 
 /// The rows of a JSONL file in batches; a line that cannot be read goes to `sink` as `file:line`.
 pub fn rows(
-    path: PathBuf,
+    file: DataFile,
     schema: SchemaRef,
     sink: RowSink,
 ) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
     let mut number = 0_u64;
     let mut left_out = BTreeSet::new();
-    let file = path.clone();
+    let (path, failed) = (file.name().to_owned(), in_file(&file));
     let open = move || Ok(open(&file).map_err(in_file(&file))?.split(b'\n'));
     batches(open, move |lines| {
         let mut rows = Vec::with_capacity(BATCH_ROWS);
@@ -77,7 +78,7 @@ pub fn rows(
                 more = false;
                 break;
             };
-            let line = line.map_err(in_file(&path))?;
+            let line = line.map_err(&failed)?;
             number += 1;
             bytes += line.len();
             match parse_line(&line) {

@@ -1,5 +1,8 @@
 use std::fs::File;
+use std::io::{BufRead, BufReader, Write};
+use std::net::TcpListener;
 use std::path::Path;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::RecordBatch;
 
@@ -155,4 +158,86 @@ async fn columns_are_chosen_and_renamed() {
     assert_eq!(read(&some).await.unwrap().0[0].num_columns(), 1);
     let wrong = ReadConfig { rename: [("text".to_owned(), "x".to_owned())].into(), ..config(&path) };
     assert!(read(&wrong).await.unwrap_err().to_string().contains("no column `text`"));
+}
+
+/// A server with one file and its tag, which gives parts of it; its address.
+fn serve(name: &str, file: &Arc<Mutex<(Vec<u8>, u32)>>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = format!("http://{}/dumps/{name}", listener.local_addr().unwrap());
+    let file = file.clone();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().flatten() {
+            let mut lines = BufReader::new(stream.try_clone().unwrap()).lines();
+            let request = lines.next().unwrap().unwrap();
+            let headers: Vec<String> =
+                lines.map_while(Result::ok).take_while(|line| !line.is_empty()).collect();
+            let range = headers.iter().find_map(|line| {
+                let range = line.to_lowercase().strip_prefix("range: bytes=")?.to_owned();
+                let (start, end) = range.split_once('-')?;
+                Some((start.parse::<usize>().ok()?, end.parse::<usize>().ok()?))
+            });
+            let (bytes, tag) = file.lock().unwrap().clone();
+            let (status, body) = match range {
+                Some((start, end)) => ("206 Partial Content", &bytes[start..=end.min(bytes.len() - 1)]),
+                None => ("200 OK", &bytes[..]),
+            };
+            let place =
+                range.map(|(start, end)| format!("Content-Range: bytes {start}-{end}/{}\r\n", bytes.len()));
+            let head = format!(
+                "HTTP/1.1 {status}\r\nETag: \"{tag}\"\r\n{}Content-Length: {}\r\nConnection: close\r\n\r\n",
+                place.unwrap_or_default(),
+                body.len()
+            );
+            let body = if request.starts_with("HEAD") { &[] } else { body };
+            // A client that has read enough goes away.
+            let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
+        }
+    });
+    address
+}
+
+fn gzipped(lines: usize) -> Vec<u8> {
+    let mut out = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::default());
+    (0..lines).for_each(|line| writeln!(out, "{{\"id\": \"row {line}\"}}").unwrap());
+    out.finish().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_of_a_server_are_read_as_local_ones_are() {
+    let gzip = Arc::new(Mutex::new((gzipped(2_000), 1)));
+    let address = serve("a.jsonl.gz", &gzip);
+    let (rows, bad) = read(&config(Path::new(&address))).await.unwrap();
+    assert_eq!(testing::strings(&rows, "id"), (0..2_000).map(|row| format!("row {row}")).collect::<Vec<_>>());
+    assert!(bad.is_empty());
+
+    let warc = b"WARC/1.0\r\nWARC-Type: conversion\r\nWARC-Record-ID: <urn:a>\r\nContent-Length: 4\r\n\r\ntext\r\n\r\n";
+    let address = serve("a.warc.wet", &Arc::new(Mutex::new((warc.to_vec(), 1))));
+    let (rows, _) = read(&config(Path::new(&address))).await.unwrap();
+    assert_eq!(testing::strings(&rows, "text"), ["text"]);
+    assert_eq!(testing::strings(&rows, "file_path"), [address]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_changes_after_it_was_listed_is_not_taken_for_the_old_one() {
+    let file = Arc::new(Mutex::new((gzipped(10), 1)));
+    let config = config(Path::new(&serve("a.jsonl.gz", &file)));
+    let ctx = testing::context();
+    let task = config.tasks(&ctx).await.unwrap().unwrap().remove(0);
+    let inputs = Inputs::new(Default::default(), Default::default());
+    let frame = config.plan(&ctx, &task, &inputs).await.unwrap();
+    file.lock().unwrap().1 = 2;
+    let error = frame.collect().await.unwrap_err();
+    assert!(error.to_string().contains("was changed while it was read; run again"), "{error}");
+}
+
+#[tokio::test]
+async fn addresses_that_are_no_file_are_named() {
+    for (address, words) in [
+        ("https://example.com/a.jsonl?token=x", "without a query"),
+        ("http://169.254.169.254/a.jsonl", "credentials"),
+        ("ftp://example.com/a.jsonl", "not a path this program reads"),
+    ] {
+        let error = read(&config(Path::new(address))).await.unwrap_err();
+        assert!(error.to_string().contains(words), "{error}");
+    }
 }

@@ -7,7 +7,7 @@
 mod http;
 mod record;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use arrow::array::{ArrayRef, RecordBatch, StringBuilder};
@@ -18,6 +18,7 @@ use self::record::{Record, Records};
 use super::batches::{BATCH_BYTES, Filled, batches};
 use super::compressed::in_file;
 use crate::engine::BATCH_ROWS;
+use crate::engine::data_file::DataFile;
 use crate::runner::ledger::RowSink;
 
 /// Where rows go that do not become one.
@@ -44,15 +45,15 @@ pub fn schema() -> SchemaRef {
 }
 
 /// The pages of a file in batches.
-pub fn rows(path: PathBuf, sinks: Sinks) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
+pub fn rows(file: DataFile, sinks: Sinks) -> impl Iterator<Item = Result<RecordBatch, ArrowError>> {
+    let (path, failed) = (file.name().to_owned(), in_file(&file));
     let dump = dump_of(&path);
-    let file = path.clone();
-    let open = move || Records::open(&file).map_err(in_file(&file));
+    let open = move || file.open().and_then(Records::new).map_err(in_file(&file));
     batches(open, move |records| {
         let mut batch = Batch::default();
         let mut more = true;
         while batch.rows < BATCH_ROWS && batch.bytes < BATCH_BYTES {
-            match records.next_record().map_err(in_file(&path))? {
+            match records.next_record().map_err(&failed)? {
                 None => {
                     more = false;
                     break;

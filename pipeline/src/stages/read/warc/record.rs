@@ -4,11 +4,11 @@
 //! found by the first bytes of a gzip member; where the headers of one make no sense, the next is found by
 //! a line that begins with `WARC/`.
 
-use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read, Seek};
-use std::path::Path;
 
 use flate2::bufread::GzDecoder;
+
+use crate::engine::data_file::ReadSeek;
 
 /// Longest record kept; Common Crawl cuts pages at 1 MiB. Longer ones are reported and passed by.
 const MOST_RECORD_BYTES: u64 = 64 << 20;
@@ -55,14 +55,17 @@ pub struct Damage {
     pub what: String,
 }
 
+/// The bytes of the file.
+type File = BufReader<Box<dyn ReadSeek>>;
+
 /// The file between two reads.
 enum Source {
     /// Not compressed.
-    Plain(BufReader<File>),
+    Plain(File),
     /// Before a gzip member, or at the end.
-    Between(BufReader<File>),
+    Between(File),
     /// Inside the gzip member that begins at the offset.
-    Member(Box<BufReader<GzDecoder<BufReader<File>>>>, u64),
+    Member(Box<BufReader<GzDecoder<File>>>, u64),
     /// Nothing more comes.
     Ended,
 }
@@ -76,9 +79,9 @@ pub struct Records {
 
 impl Records {
     /// # Errors
-    /// The file cannot be opened.
-    pub fn open(path: &Path) -> io::Result<Self> {
-        let mut file = BufReader::with_capacity(1 << 20, File::open(path)?);
+    /// The file cannot be read.
+    pub fn new(file: Box<dyn ReadSeek>) -> io::Result<Self> {
+        let mut file = BufReader::with_capacity(1 << 20, file);
         let gzipped = file.fill_buf()?.starts_with(&GZIP_MAGIC[..2]);
         let source = if gzipped { Source::Between(file) } else { Source::Plain(file) };
         Ok(Self { source, version_line: None })
@@ -289,7 +292,7 @@ fn find_version_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Moves to the next gzip member; false at the end.
-fn find_member(file: &mut BufReader<File>) -> io::Result<bool> {
+fn find_member(file: &mut File) -> io::Result<bool> {
     let mut rest = [0; GZIP_MAGIC.len() - 1];
     loop {
         let passed = file.skip_until(GZIP_MAGIC[0])?;

@@ -56,7 +56,7 @@ fn read(bytes: &[u8]) -> Seen {
     };
     let sinks = Sinks { dropped: sink(&dropped), damaged: sink(&damaged) };
     let mut seen = Vec::new();
-    for batch in rows(path, sinks) {
+    for batch in rows(path.into(), sinks) {
         let batch = batch.unwrap();
         let column = |name: &str| batch.column_by_name(name).unwrap().as_string::<i32>().clone();
         let (ids, texts) = (column("id"), column("text"));
