@@ -95,7 +95,7 @@ mod tests {
         assert!(error.contains("`logits` has shape [1, 6], expected logits, f32 [pages, 1]"), "{error}");
         let options = BackboneOptions { providers: vec![crate::Provider::Cuda], ..Default::default() };
         let error = classifier(1, &options).unwrap().unwrap_err().to_string();
-        assert!(error.contains("no CUDAExecutionProvider; load a library"), "{error}");
+        assert!(error.contains("no CUDAExecutionProvider; set ORT_DYLIB_PATH"), "{error}");
     }
 
     /// 1,300 pages of mixed lengths: more than two windows.

@@ -18,7 +18,7 @@ pub enum BackboneError {
     },
     /// The loaded library cannot compute there.
     #[error(
-        "backbone: the loaded ONNX Runtime has no {provider}; load a library that was built with it, or take it from \
+        "backbone: the loaded ONNX Runtime has no {provider}; set ORT_DYLIB_PATH to one that was built with it, or take it from \
          `providers`"
     )]
     NoProvider {

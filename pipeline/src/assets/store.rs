@@ -17,6 +17,9 @@ use super::table::Asset;
 
 pub(super) const STAMP_FOLDER: &str = ".verified";
 
+/// The environment variable with the path of another ONNX Runtime than the asset, as the crate `ort` has it.
+pub const ORT_LIBRARY: &str = "ORT_DYLIB_PATH";
+
 /// A folder of assets.
 ///
 /// A file is hashed once: its length, time of change and digest are noted (in `.verified/`), and hashed again only
@@ -107,6 +110,16 @@ impl AssetStore {
     /// Missing, wrong length, wrong digest, unreadable, or not offered for this platform; each says what to do.
     pub fn path(&self, asset: Asset) -> Result<PathBuf, AssetError> {
         self.check(asset, Trust::Stamp)
+    }
+
+    /// The shared library of ONNX Runtime: the one that [`ORT_LIBRARY`] names, built for processors that the asset
+    /// is not built for, or else the asset.
+    ///
+    /// # Errors
+    /// As [`path`](Self::path).
+    pub fn onnx_runtime(&self) -> Result<PathBuf, AssetError> {
+        let own = std::env::var_os(ORT_LIBRARY).filter(|path| !path.is_empty());
+        own.map_or_else(|| self.path(Asset::OnnxRuntime), |path| Ok(path.into()))
     }
 
     fn check(&self, asset: Asset, trust: Trust) -> Result<PathBuf, AssetError> {

@@ -83,7 +83,8 @@ fn train(args: &TrainArgs) -> Result<(), Failure> {
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::message(chain(error), "");
     let store = AssetStore::from_environment().map_err(|error| failed(&error))?;
     let asset = |asset| store.path(asset).map_err(|error| failed(&error));
-    let runtime = Runtime::load(&asset(Asset::OnnxRuntime)?).map_err(|error| failed(&error))?;
+    let library = store.onnx_runtime().map_err(|error| failed(&error))?;
+    let runtime = Runtime::load(&library).map_err(|error| failed(&error))?;
     let (model, tokenizer) = (asset(Asset::MinilmInt8)?, asset(Asset::MinilmTokenizer)?);
     let backbone = Backbone::load(
         &runtime,

@@ -11,7 +11,7 @@ use super::error::{Fault, StageError, chain};
 use super::ledger::Ledger;
 use super::lock::Fence;
 use super::progress::StageProgress;
-use crate::assets::{Asset, AssetStore};
+use crate::assets::{Asset, AssetError, AssetStore};
 use crate::durable::{self, WriteError};
 use crate::engine::external_sort::Spill;
 use crate::engine::{Engine, Session};
@@ -79,10 +79,19 @@ impl StageContext {
     /// # Errors
     /// It has not been fetched, or is damaged.
     pub fn asset(&self, asset: Asset) -> Result<PathBuf, StageError> {
-        self.env
-            .assets
-            .path(asset)
-            .map_err(|error| self.input(chain(&error)).help("`pipeline assets pull` fetches what is missing"))
+        self.env.assets.path(asset).map_err(|error| self.no_asset(&error))
+    }
+
+    /// The shared library of ONNX Runtime.
+    ///
+    /// # Errors
+    /// It has not been fetched, or is damaged.
+    pub fn onnx_runtime(&self) -> Result<PathBuf, StageError> {
+        self.env.assets.onnx_runtime().map_err(|error| self.no_asset(&error))
+    }
+
+    fn no_asset(&self, error: &AssetError) -> StageError {
+        self.input(chain(error)).help("`pipeline assets pull` fetches what is missing")
     }
 
     /// The folder of this stage's answer log. It outlives the fingerprints: an answer once paid

@@ -24,7 +24,8 @@ pub struct EncoderConfig {
     /// The backbone's tokenizer.json; the embedded MiniLM's when left out.
     pub tokenizer: Option<PathBuf>,
     /// Where to compute, the first that can run an operator first: `cpu`, `cuda`, `tensor_rt`, `core_ml`;
-    /// the CPU when left out. One that the library of ONNX Runtime lacks is an error.
+    /// the CPU when left out. One that the library of ONNX Runtime lacks is an error; `ORT_DYLIB_PATH` in the
+    /// environment names another library.
     pub providers: Vec<Provider>,
     /// Tokens of a batch at most, which suits GPUs: texts of like length share one. Texts are run one by
     /// one when left out, and always where the model is quantised dynamically.
@@ -70,7 +71,7 @@ impl EncoderConfig {
         max_tokens: usize,
         load: impl FnOnce(&Runtime, &BackboneOptions) -> Result<T, LoadError> + Send + 'static,
     ) -> Result<T, StageError> {
-        let library = ctx.asset(Asset::OnnxRuntime)?;
+        let library = ctx.onnx_runtime()?;
         let options = BackboneOptions {
             max_tokens,
             sessions: Some(ctx.env.threads),
