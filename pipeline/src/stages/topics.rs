@@ -34,15 +34,15 @@ use crate::runner::inputs;
 pub const KIND: StageKind = StageKind {
     name: "topics",
     summary: "Expands BISAC headings, or a table of your own, into topics by asking a language model.",
-    version: 2,
+    version: 3,
     inputs: &[],
     output: OutputKind::Table,
     schema: super::schema_of::<TopicsConfig>,
     build: super::build_from::<TopicsConfig>,
 };
 
-/// Headings of the edition that the assets hold (npm `subjects-utils` 0.0.2).
-const BISAC_HEADINGS: u32 = 3203;
+/// Headings that `synth::topics::load_bisac` gives.
+const BISAC_HEADINGS: u32 = 3223;
 
 /// Length of a request for subtopics, in characters.
 const PROMPT_CHARS: f64 = 800.0;
