@@ -1,4 +1,4 @@
-//! A model in training: its loss, and what it was measured by on the way.
+//! A model in training: its loss, and what it was measured by on the way. A model that was measured: what it writes.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -8,6 +8,7 @@ use serde_json::Value as Json;
 
 use super::escape;
 use super::plot::line;
+use crate::stages::evaluate::SAMPLES_FILE;
 
 /// Adds the curve of the loss, and one of each figure taken as training went.
 pub fn write(page: &mut String, folder: &Path) {
@@ -16,6 +17,19 @@ pub fn write(page: &mut String, folder: &Path) {
     let names: BTreeMap<&String, &Json> = evaluations.iter().filter_map(Json::as_object).flatten().collect();
     for name in names.into_keys().filter(|name| !["step", "tokens"].contains(&name.as_str())) {
         curve(page, name, &points(&evaluations, name));
+    }
+}
+
+/// Adds what a model wrote behind the beginnings that it was given.
+pub fn write_samples(page: &mut String, folder: &Path) {
+    let samples = read(&folder.join(SAMPLES_FILE));
+    if samples.is_empty() {
+        return;
+    }
+    page.push_str("<h3>What it writes</h3>");
+    for sample in samples {
+        let text = |field: &str| escape(sample[field].as_str().unwrap_or_default());
+        page.push_str(&format!("<pre><strong>{}</strong>{}</pre>", text("prompt"), text("text")));
     }
 }
 

@@ -132,6 +132,7 @@ async fn write_stage(
         "scaling_law" => scaling_law::write(page, folder)?,
         "train_classifier" => training::write(page, folder)?,
         "pretrain" | "sft" | "dpo" => learning::write(page, folder),
+        "evaluate" => learning::write_samples(page, folder),
         _ => {}
     }
     if !manifest.metrics.is_empty() {

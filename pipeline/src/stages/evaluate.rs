@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
-use model::evaluate::{EngineGenerator, ModelScorer};
+use model::evaluate::{AnswerRequest, EngineGenerator, Form, Generator, ModelScorer};
 use model::infer::EngineOptions;
 use model::language_model::LanguageModel;
 use model::pretrain::FINAL_FOLDER;
@@ -41,7 +41,8 @@ pub const KIND: StageKind = StageKind {
 };
 
 /// Measures a model. Leaves `evaluation.json`: perplexity by subset, `acc` and `acc_norm` of cloze items
-/// [huggingface/lighteval], and what it does on benchmarks; `answers.jsonl` has what it wrote.
+/// [huggingface/lighteval], and what it does on benchmarks; `answers.jsonl` has what it wrote there, `samples.jsonl`
+/// how it goes on from beginnings of your own, which the report shows.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct EvaluateConfig {
@@ -53,11 +54,15 @@ pub struct EvaluateConfig {
     /// Benchmarks, from files as the Hub has them.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tasks: Vec<TaskConfig>,
+    /// Beginnings of texts, or questions to a chat model, for samples of what it writes (100 tokens at most, at
+    /// temperature 0.6).
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub samples: Vec<String>,
 }
 
 impl Default for EvaluateConfig {
     fn default() -> Self {
-        Self { max_texts: 1000, cloze: None, tasks: Vec::new() }
+        Self { max_texts: 1000, cloze: None, tasks: Vec::new(), samples: Vec::new() }
     }
 }
 
@@ -65,6 +70,8 @@ impl Default for EvaluateConfig {
 const EVALUATION_FILE: &str = "evaluation.json";
 /// Name of the file with what the model wrote: a line of JSON an item.
 const ANSWERS_FILE: &str = "answers.jsonl";
+/// Name of the file with the samples: a line of JSON with `prompt` and `text` each.
+pub const SAMPLES_FILE: &str = "samples.jsonl";
 
 #[async_trait]
 impl Stage for EvaluateConfig {
@@ -104,19 +111,43 @@ impl Stage for EvaluateConfig {
                 let scored = measures.score(&mut scorer, &mut progress);
                 scored.map_err(|error| ctx.failed(&error))?.ok_or_else(stopped)?
             };
-            if measures.written().is_some() {
+            if measures.written().is_some() || !config.samples.is_empty() {
                 let engine = EngineOptions { threads: ctx.env.threads, ..EngineOptions::default() };
                 let generator = EngineGenerator::of_checkpoint(&model, encoder.folder(), &engine);
                 let mut generator = generator.map_err(|error| input(&error))?;
                 let asked = measures.ask(&mut generator, &mut measured, &mut progress);
                 let answers = asked.map_err(|error| ctx.failed(&error))?.ok_or_else(stopped)?;
-                write(&ctx, &out.join(ANSWERS_FILE), &lines(&answers))?;
+                let requests = samples(&config.samples);
+                let texts = generator.answers(&requests, &mut |_| progress(0));
+                let texts = texts.map_err(|error| ctx.failed(&error))?.ok_or_else(stopped)?;
+                let sample = |(asked, text): (&AnswerRequest, &String)| {
+                    format!("{}\n", json!({"prompt": asked.prompt, "text": text}))
+                };
+                let samples: String = requests.iter().zip(&texts).map(sample).collect();
+                for (name, lines) in [(ANSWERS_FILE, lines(&answers)), (SAMPLES_FILE, samples)] {
+                    if !lines.is_empty() {
+                        write(&ctx, &out.join(name), &lines)?;
+                    }
+                }
             }
             write(&ctx, &out.join(EVALUATION_FILE), &format!("{:#}\n", json!(measured)))?;
             Ok(Outcome { rows_in: None, rows_out: measured.rows(), metrics: measured.metrics() })
         };
         super::blocking(KIND.name, evaluate).await
     }
+}
+
+fn samples(prompts: &[String]) -> Vec<AnswerRequest> {
+    let request = |(seed, prompt): (u64, &String)| AnswerRequest {
+        prompt: prompt.clone(),
+        form: Form::Chat,
+        max_new_tokens: 100,
+        temperature: 0.6,
+        top_p: 0.95,
+        stop: Vec::new(),
+        seed,
+    };
+    (0..).zip(prompts).map(request).collect()
 }
 
 fn write(ctx: &StageContext, path: &Path, text: &str) -> Result<(), StageError> {

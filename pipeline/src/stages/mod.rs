@@ -22,7 +22,7 @@ mod dpo;
 mod duplicates;
 mod embed;
 pub mod embedded;
-mod evaluate;
+pub mod evaluate;
 mod exact_dedup;
 mod export;
 mod extract;

@@ -219,6 +219,13 @@ impl Stage for PretrainConfig {
                 "the presets are sample, 135m, 360m and 1.7b; `pipeline explain pretrain` has the fields";
             mistakes.push(ConfigMistake { field: "training", message, help: help.to_owned() });
         }
+        if !self.evaluation.samples.is_empty() {
+            mistakes.push(ConfigMistake {
+                field: "evaluation",
+                message: "no samples are written while a model is trained".to_owned(),
+                help: "give `samples` to an `evaluate` stage of this one".to_owned(),
+            });
+        }
         let has_tokenizer = inputs.get("tokenizer").is_some_and(|stages| !stages.is_empty());
         if self.evaluate_every_steps.is_some() && !has_tokenizer {
             mistakes.push(ConfigMistake {
