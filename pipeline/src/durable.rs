@@ -5,6 +5,7 @@ use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
+use std::time::Duration;
 
 use thiserror::Error;
 
@@ -178,15 +179,39 @@ pub fn sync_tree(path: &Path) -> Result<(), WriteError> {
 /// # Errors
 /// It is there and cannot be removed.
 pub fn remove_folder(path: &Path) -> Result<(), WriteError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-        other => other.doing("remove", path),
+    // Another process may just be leaving a last word in it: an executor whose task is not wanted any more.
+    let mut attempts = 10;
+    loop {
+        attempts -= 1;
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty && attempts > 0 => {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            other => return other.doing("remove", path),
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_folder_goes_while_somebody_still_writes_into_it() {
+        let folder = tempfile::tempdir().unwrap();
+        for round in 0..20 {
+            let path = folder.path().join(round.to_string());
+            fs::create_dir(&path).unwrap();
+            let files: Vec<PathBuf> = (0..100).map(|file| path.join(file.to_string())).collect();
+            std::thread::scope(|scope| {
+                scope.spawn(|| files.iter().take_while(|file| fs::write(file, b"x").is_ok()).count());
+                while fs::read_dir(&path).unwrap().count() < 5 {}
+                remove_folder(&path).unwrap();
+            });
+            assert!(!path.exists());
+        }
+    }
 
     #[test]
     fn a_file_appears_whole_and_leaves_no_temporary() {
