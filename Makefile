@@ -161,6 +161,7 @@ bench-dedup:
 	$(BENCH_DEDUP)/venv/bin/pip install -q -r pipeline/benches/peers/requirements.txt
 	$(BENCH_DEDUP)/venv/bin/pip install -q --no-deps text-dedup==0.4.0
 	CORPUSMITH_BENCH_FOLDER=$(abspath $(BENCH_DEDUP)) $(CARGO) bench --workspace $(FEATURES) --bench minhash_peers
+	cp $(BENCH_DEDUP)/s_curve.svg docs/
 	$(BENCH_DEDUP)/venv/bin/python pipeline/benches/peers/minhash_peers.py $(BENCH_DEDUP)
 
 # Scoring against onnxruntime for Python, with the embedded int8 model and the same model in float.

@@ -4,13 +4,16 @@
     python tests/parity/minhash_datatrove.py pages.parquet > dropped.json
 
 The settings are FineWeb's (sha1, 64 bit, 14 x 8, 5-grams, seed 1), one task, the English word
-tokenizer. The other modes print the values that the unit tests of `pipeline/src/stages/minhash`
+tokenizer. With --pipeline target/release/pipeline the program does the same, and it is printed how many
+of the hashes are equal, and whether both keep the same documents. The other modes print the values that the unit tests of `pipeline/src/stages/minhash`
 hold: --simplify TEXT, --words TEXT (simplified text), --signature TEXT, --cases FILE (a JSON list of
 texts; prints the simplified text, the words and the sha1 signature of each).
 """
 
 import argparse
 import json
+import struct
+import subprocess
 import tempfile
 import time
 from pathlib import Path
@@ -68,11 +71,74 @@ def dropped(path, id_column, text_column):
     }
 
 
+WORKFLOW = """
+name = "parity"
+[stage.pages]
+kind = "read"
+paths = ["{path}"]
+[stage.index]
+kind = "signature_index"
+input = "pages"
+id_column = "{id_column}"
+text_column = "{text_column}"
+[stage.dedup]
+kind = "minhash"
+input = "pages"
+id_column = "{id_column}"
+text_column = "{text_column}"
+"""
+
+
+def of_program(pipeline, path, id_column, text_column):
+    """The program's signatures by id, as its index holds them, and the ids that it keeps."""
+    import pyarrow.parquet as pq
+
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        path = Path(path).resolve()
+        text = WORKFLOW.format(path=path, id_column=id_column, text_column=text_column)
+        (folder / "parity.toml").write_text(text)
+        subprocess.run([pipeline, "run", "parity.toml"], cwd=folder, check=True, capture_output=True)
+        run = folder / "runs/parity/sample"
+        slots, ids = ((run / "index/signatures" / file).read_bytes() for file in ("slots", "ids"))
+        # Where the id begins and its length, 16 bytes of the text's digest, 14 x 8 hashes.
+        slot = struct.Struct("<QQ16x112Q")
+        signatures = {}
+        for start, length, *hashes in slot.iter_unpack(slots):
+            signatures[ids[start : start + length].decode()] = hashes
+        kept = set(pq.read_table(run / "dedup/data", columns=[id_column])[id_column].to_pylist())
+    return signatures, kept
+
+
+def compare(pipeline, path, id_column, text_column):
+    import pyarrow.parquet as pq
+
+    ours, kept = of_program(pipeline, path, id_column, text_column)
+    table = pq.read_table(path, columns=[id_column, text_column]).to_pydict()
+    equal = hashes = without = 0
+    with tempfile.TemporaryDirectory() as folder:
+        step = signer(folder)
+        for name, text in zip(table[id_column], table[text_column]):
+            theirs = flat(step, text)
+            if theirs is None:
+                without += 1
+                assert not any(ours[name]), f"{name} has no signature there"
+                continue
+            hashes += len(theirs)
+            equal += sum(a == b for a, b in zip(ours[name], theirs))
+    theirs = dropped(path, id_column, text_column)["dropped_ids"]
+    lost = sorted(set(table[id_column]) - kept)
+    print(f"{len(ours)} documents, {without} of them too short for a signature")
+    print(f"hashes that are equal: {equal:,} of {hashes:,} ({100 * equal / hashes:.3f} %)")
+    print(f"documents dropped: {len(lost)} here, {len(theirs)} there, {len(set(lost) ^ set(theirs))} by one of them alone")
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("path", nargs="?")
     parser.add_argument("--id-column", default="id")
     parser.add_argument("--text-column", default="text")
+    parser.add_argument("--pipeline")
     parser.add_argument("--simplify")
     parser.add_argument("--words")
     parser.add_argument("--signature")
@@ -92,6 +158,9 @@ def main():
                 simple = simplify_text(text)
                 words = step.word_tokenizer.word_tokenize(simple)
                 print(json.dumps({"text": text, "simple": simple, "words": words, "signature": flat(step, text)}))
+        elif args.pipeline is not None:
+            pipeline = str(Path(args.pipeline).resolve())
+            compare(pipeline, args.path, args.id_column, args.text_column)
         elif args.path is not None:
             print(json.dumps(dropped(args.path, args.id_column, args.text_column), indent=1))
         else:

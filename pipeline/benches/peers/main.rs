@@ -11,6 +11,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a benchmark that cannot go on stops")]
 
 mod corpus;
+mod curve;
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -51,7 +52,8 @@ fn main() {
     let signed_megabytes = signed.iter().map(String::len).sum::<usize>() as f64 / 1e6;
     let signature_rate = signed_megabytes / signatures_seconds(&signed);
     println!("ours, signatures alone, one thread: {signature_rate:.1} MB/s");
-    s_curve(&corpus.pairs, &run.kept_for);
+    let found = s_curve(&corpus.pairs, &run.kept_for);
+    std::fs::write(folder.join("s_curve.svg"), curve::svg(&found)).unwrap();
     let report = json!({
         "documents": documents,
         "text_bytes": corpus.text_bytes,
@@ -134,9 +136,11 @@ fn signatures_seconds(texts: &[String]) -> f64 {
     cpu_seconds(OWN) - started
 }
 
-/// Pairs found by similarity, beside what 14 buckets of 8 hashes promise: 1 − (1 − s^8)^14.
-fn s_curve(pairs: &[Pair], kept_for: &HashMap<String, String>) {
+/// Pairs found by similarity, beside what the buckets promise: the mean similarity of each step, and the share
+/// that was found.
+fn s_curve(pairs: &[Pair], kept_for: &HashMap<String, String>) -> Vec<(f64, f64)> {
     const STEP: f64 = 0.05;
+    let mut measured = Vec::new();
     println!("{:>12}{:>8}{:>10}{:>10}", "similarity", "pairs", "found", "promised");
     for step in 0..20 {
         let (low, high) = (f64::from(step) * STEP, f64::from(step + 1) * STEP);
@@ -147,7 +151,7 @@ fn s_curve(pairs: &[Pair], kept_for: &HashMap<String, String>) {
         let is = |id: &String, other: &String| kept_for.get(id) == Some(other);
         let found =
             bin.iter().filter(|pair| is(&pair.left, &pair.right) || is(&pair.right, &pair.left)).count();
-        let promised: f64 = bin.iter().map(|pair| 1.0 - (1.0 - pair.jaccard.powi(8)).powi(14)).sum();
+        let promised: f64 = bin.iter().map(|pair| curve::promised(pair.jaccard)).sum();
         let share = |sum: f64| sum / bin.len() as f64;
         println!(
             "{:>12}{:>8}{:>10.3}{:>10.3}",
@@ -156,5 +160,7 @@ fn s_curve(pairs: &[Pair], kept_for: &HashMap<String, String>) {
             share(found as f64),
             share(promised)
         );
+        measured.push((share(bin.iter().map(|pair| pair.jaccard).sum()), share(found as f64)));
     }
+    measured
 }
