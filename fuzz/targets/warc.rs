@@ -9,7 +9,7 @@ use libfuzzer_sys::fuzz_target;
 mod record;
 
 fn read(path: &std::path::Path) {
-    let Ok(mut records) = record::Records::open(path) else { return };
+    let Ok(mut records) = std::fs::File::open(path).and_then(record::Records::new) else { return };
     while let Ok(Some(record)) = records.next_record() {
         if let Ok(record) = record {
             let _ = (record.kind(), record.header("WARC-Target-URI"), record.body.len());

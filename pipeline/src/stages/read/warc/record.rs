@@ -8,8 +8,6 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 
 use flate2::bufread::GzDecoder;
 
-use crate::engine::data_file::ReadSeek;
-
 /// Longest record kept; Common Crawl cuts pages at 1 MiB. Longer ones are reported and passed by.
 const MOST_RECORD_BYTES: u64 = 64 << 20;
 /// Longest header block of a record.
@@ -55,32 +53,29 @@ pub struct Damage {
     pub what: String,
 }
 
-/// The bytes of the file.
-type File = BufReader<Box<dyn ReadSeek>>;
-
 /// The file between two reads.
-enum Source {
+enum Source<R> {
     /// Not compressed.
-    Plain(File),
+    Plain(BufReader<R>),
     /// Before a gzip member, or at the end.
-    Between(File),
+    Between(BufReader<R>),
     /// Inside the gzip member that begins at the offset.
-    Member(Box<BufReader<GzDecoder<File>>>, u64),
+    Member(Box<BufReader<GzDecoder<BufReader<R>>>>, u64),
     /// Nothing more comes.
     Ended,
 }
 
 /// The records of a file, one after the other.
-pub struct Records {
-    source: Source,
+pub struct Records<R> {
+    source: Source<R>,
     /// The version line of the next record, if a search for it has read it already.
     version_line: Option<Vec<u8>>,
 }
 
-impl Records {
+impl<R: Read + Seek> Records<R> {
     /// # Errors
     /// The file cannot be read.
-    pub fn new(file: Box<dyn ReadSeek>) -> io::Result<Self> {
+    pub fn new(file: R) -> io::Result<Self> {
         let mut file = BufReader::with_capacity(1 << 20, file);
         let gzipped = file.fill_buf()?.starts_with(&GZIP_MAGIC[..2]);
         let source = if gzipped { Source::Between(file) } else { Source::Plain(file) };
@@ -292,7 +287,7 @@ fn find_version_line(input: &mut impl BufRead) -> io::Result<Option<Vec<u8>>> {
 }
 
 /// Moves to the next gzip member; false at the end.
-fn find_member(file: &mut File) -> io::Result<bool> {
+fn find_member(file: &mut (impl BufRead + Seek)) -> io::Result<bool> {
     let mut rest = [0; GZIP_MAGIC.len() - 1];
     loop {
         let passed = file.skip_until(GZIP_MAGIC[0])?;
