@@ -8,25 +8,9 @@ use std::path::Path;
 use std::process::Stdio;
 
 use serde_json::{Value as Json, json};
-use support::{digests, pipeline, run};
+use support::{TEXTS_TO_TOKENS, digests, pipeline, run};
 
 const WORKFLOW: &str = r#"
-name = "instruct"
-[stage.texts]
-kind = "read"
-paths = ["${env:DATA}/texts.jsonl"]
-[stage.corpus]
-kind = "mix"
-inputs = { sources = ["texts"] }
-heldout_share = 0.05
-subsets = { a = { stage = "texts" } }
-[stage.tokenizer]
-kind = "tokenizer"
-input = "corpus"
-vocab_size = 400
-[stage.tokens]
-kind = "pack"
-inputs = { corpus = "corpus", tokenizer = "tokenizer" }
 [stage.base]
 kind = "pretrain"
 inputs = { tokens = "tokens", tokenizer = "tokenizer", corpus = "corpus" }
@@ -103,7 +87,7 @@ fn texts_become_a_chat_model_that_prefers_the_better_answers() {
     let asked = |(key, kind): (usize, &str)| json!({"key": key, "prompt": "Say a fruit.", "instruction_id_list": [kind], "kwargs": [{}]});
     write("ifeval.jsonl", instruction.into_iter().enumerate().map(asked).collect());
     let workflow = folder.path().join("w.toml");
-    std::fs::write(&workflow, WORKFLOW).unwrap();
+    std::fs::write(&workflow, format!("name = \"instruct\"\n{TEXTS_TO_TOKENS}{WORKFLOW}")).unwrap();
     let runs = folder.path().join("runs");
     let start = || {
         let mut program = pipeline();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{
     copied_run, digests, generate_workflow, outputs, pipeline, reference_run, run, run_folder, serve, tiny,
+    wait_for,
 };
 
 const KILLS: u32 = 20;
@@ -104,15 +105,6 @@ fn press_ctrl_c(child: &Child) {
     assert!(
         Command::new("sh").args(["-c", &format!("kill -INT {}", child.id())]).status().unwrap().success()
     );
-}
-
-/// Waits until it holds.
-fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
-    let start = Instant::now();
-    while !holds() {
-        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
-        std::thread::sleep(Duration::from_millis(10));
-    }
 }
 
 #[cfg(unix)]

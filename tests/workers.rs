@@ -6,27 +6,11 @@ mod support;
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
 
 use serde_json::{Value as Json, json};
-use support::{digests, pipeline, run};
+use support::{TEXTS_TO_TOKENS, digests, pipeline, run, wait_for};
 
 const WORKFLOW: &str = r#"
-name = "together"
-[stage.texts]
-kind = "read"
-paths = ["${env:DATA}/texts.jsonl"]
-[stage.corpus]
-kind = "mix"
-inputs = { sources = ["texts"] }
-subsets = { a = { stage = "texts" } }
-[stage.tokenizer]
-kind = "tokenizer"
-input = "corpus"
-vocab_size = 400
-[stage.tokens]
-kind = "pack"
-inputs = { corpus = "corpus", tokenizer = "tokenizer" }
 [stage.model]
 kind = "pretrain"
 inputs = { tokens = "tokens", tokenizer = "tokenizer", corpus = "corpus" }
@@ -110,7 +94,8 @@ fn processes_train_what_one_does_also_after_one_was_killed() {
     let lines: Vec<String> =
         (1..2_000).map(|i| json!({"id": i.to_string(), "text": text(i)}).to_string()).collect();
     std::fs::write(folder.join("texts.jsonl"), lines.join("\n")).unwrap();
-    std::fs::write(folder.join("w.toml"), WORKFLOW).unwrap();
+    std::fs::write(folder.join("w.toml"), format!("name = \"together\"\n{TEXTS_TO_TOKENS}{WORKFLOW}"))
+        .unwrap();
 
     let alone = Place::new(folder, "alone");
     let said = run(&mut alone.command(None));
@@ -121,11 +106,7 @@ fn processes_train_what_one_does_also_after_one_was_killed() {
     let places = [Place::new(folder, "first"), Place::new(folder, "second")];
     let addresses = addresses(2);
     let mut children = start(&places, &addresses);
-    let since = Instant::now();
-    while !places[0].is_amid() {
-        assert!(since.elapsed() < Duration::from_secs(120), "no checkpoint was made");
-        std::thread::sleep(Duration::from_millis(2));
-    }
+    wait_for("no checkpoint was made", || places[0].is_amid());
     children[1].kill().unwrap();
     let first = children.remove(0).wait_with_output().unwrap();
     let err = String::from_utf8_lossy(&first.stderr).split_whitespace().collect::<Vec<_>>().join(" ");

@@ -62,9 +62,7 @@ pub fn client_builder_for(url: &Url) -> Result<ClientBuilder, ForbiddenAddress> 
 /// # Errors
 /// The server's address is a forbidden one.
 pub fn client_for(url: &Url) -> Result<ClientBuilder, ForbiddenAddress> {
-    let allowed = Allowed::from_environment();
-    check(url, &allowed)?;
-    let mut builder = guarded(allowed).redirect(Policy::none());
+    let mut builder = client_builder_for(url)?.redirect(Policy::none());
     if is_loopback(url) {
         // A proxy from the environment does not know this machine's own servers.
         builder = builder.no_proxy();

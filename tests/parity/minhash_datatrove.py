@@ -5,8 +5,8 @@
 
 The settings are FineWeb's (sha1, 64 bit, 14 x 8, 5-grams, seed 1), one task, the English word
 tokenizer. With --pipeline target/release/pipeline the program does the same, and it is printed how many
-of the hashes are equal, and whether both keep the same documents. The other modes print the values that the unit tests of `pipeline/src/stages/minhash`
-hold: --simplify TEXT, --words TEXT (simplified text), --signature TEXT, --cases FILE (a JSON list of
+of the hashes are equal, and whether both keep the same documents. The other modes print the values that
+the unit tests of `pipeline/src/stages/minhash` hold: --simplify TEXT, --words TEXT (simplified text), --signature TEXT, --cases FILE (a JSON list of
 texts; prints the simplified text, the words and the sha1 signature of each).
 """
 

@@ -8,7 +8,7 @@ use std::io::{Read, Write};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// The repository's folder.
 pub fn repository() -> PathBuf {
@@ -102,6 +102,34 @@ pub fn query(table: &Path, sql: &str) -> Vec<serde_json::Value> {
     let said = run(pipeline().arg("inspect").arg(table).args(["--sql", sql, "--json"]));
     assert_eq!(said.code, Some(0), "{}", said.err);
     said.out.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+/// The stages from `texts.jsonl` in the folder `DATA` to tokens, for workflows that train.
+pub const TEXTS_TO_TOKENS: &str = r#"
+[stage.texts]
+kind = "read"
+paths = ["${env:DATA}/texts.jsonl"]
+[stage.corpus]
+kind = "mix"
+inputs = { sources = ["texts"] }
+heldout_share = 0.05
+subsets = { a = { stage = "texts" } }
+[stage.tokenizer]
+kind = "tokenizer"
+input = "corpus"
+vocab_size = 400
+[stage.tokens]
+kind = "pack"
+inputs = { corpus = "corpus", tokenizer = "tokenizer" }
+"#;
+
+/// Waits until it holds.
+pub fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < Duration::from_secs(60), "{what}");
+        std::thread::sleep(Duration::from_millis(10));
+    }
 }
 
 /// A server that answers each request with the same bytes, or stalls.

@@ -18,8 +18,8 @@ pub enum BackboneError {
     },
     /// The loaded library cannot compute there.
     #[error(
-        "backbone: the loaded ONNX Runtime has no {provider}; set ORT_DYLIB_PATH to one that was built with it, or take it from \
-         `providers`"
+        "backbone: the loaded ONNX Runtime has no {provider}; set ORT_DYLIB_PATH to one that was built with it, or \
+         take it from `providers`"
     )]
     NoProvider {
         /// The provider's name.

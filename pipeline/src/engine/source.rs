@@ -1,5 +1,5 @@
-//! Where data comes from: `hf://`, buckets, web addresses and local paths and globs become a sorted list of files, each with
-//! the digest of its content.
+//! Where data comes from: `hf://`, buckets, web addresses and local paths and globs become a sorted list of
+//! files, each with the digest of its content.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};

@@ -53,6 +53,11 @@ pub fn file(svg: &str) -> String {
 
 /// A curve with its first and last values written at its ends.
 pub fn line(points: &[(f64, f64)]) -> String {
+    line_with_dots(points, &[])
+}
+
+/// The same with dots on its scale: what was measured beside what was expected.
+pub fn line_with_dots(points: &[(f64, f64)], dots: &[(f64, f64)]) -> String {
     const WIDTH: f64 = 640.0;
     const HEIGHT: f64 = 220.0;
     let range = |values: &mut dyn Iterator<Item = f64>| {
@@ -62,12 +67,16 @@ pub fn line(points: &[(f64, f64)]) -> String {
     let (low, high) = range(&mut points.iter().map(|point| point.1));
     let x = |value: f64| 50.0 + WIDTH * (value - left) / (right - left).max(f64::MIN_POSITIVE);
     let y = |value: f64| 10.0 + HEIGHT * (high - value) / (high - low).max(f64::MIN_POSITIVE);
+    let dots: String = dots
+        .iter()
+        .map(|&(px, py)| format!("<circle class=\"bar\" cx=\"{:.1}\" cy=\"{:.1}\" r=\"4\"/>", x(px), y(py)))
+        .collect();
     let path: Vec<String> = points.iter().map(|&(px, py)| format!("{:.1},{:.1}", x(px), y(py))).collect();
     format!(
         "<svg viewBox=\"0 0 760 260\" width=\"760\" role=\"img\">\
          <line class=\"axis\" x1=\"50\" y1=\"230\" x2=\"690\" y2=\"230\"/>\
          <line class=\"axis\" x1=\"50\" y1=\"10\" x2=\"50\" y2=\"230\"/>\
-         <polyline class=\"curve\" points=\"{}\"/>\
+         <polyline class=\"curve\" points=\"{}\"/>{dots}\
          <text x=\"44\" y=\"18\" text-anchor=\"end\">{high:.2}</text>\
          <text x=\"44\" y=\"230\" text-anchor=\"end\">{low:.2}</text>\
          <text x=\"50\" y=\"248\">{left}</text><text x=\"690\" y=\"248\" text-anchor=\"end\">{right}</text></svg>",

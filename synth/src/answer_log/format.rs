@@ -85,11 +85,8 @@ impl Meta {
     }
 
     fn from_bytes(bytes: &[u8; META_BYTES]) -> Self {
-        let field = |index: usize| {
-            let mut four = [0; 4];
-            four.copy_from_slice(&bytes[4 * index..4 * index + 4]);
-            u32::from_le_bytes(four)
-        };
+        let fields = bytes.as_chunks().0;
+        let field = |index: usize| u32::from_le_bytes(fields[index]);
         Self {
             max_new_tokens: field(0),
             prompt_tokens: field(1),

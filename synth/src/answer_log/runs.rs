@@ -50,14 +50,12 @@ impl Slot {
     }
 
     fn from_bytes(bytes: &[u8; SLOT_BYTES]) -> Self {
-        let (id, rest) = bytes.split_at(8);
-        let field = |at: usize| {
-            rest[4 * at..4 * at + 4].iter().rev().fold(0, |field, byte| field << 8 | u32::from(*byte))
-        };
+        let words = bytes.as_chunks().0;
+        let word = |at: usize| u32::from_le_bytes(words[at]);
         Self {
-            id: id.iter().rev().fold(0, |id, byte| id << 8 | u64::from(*byte)),
-            place: Place { segment: field(0), offset: field(1) },
-            worth: field(2),
+            id: u64::from(word(0)) | u64::from(word(1)) << 32,
+            place: Place { segment: word(2), offset: word(3) },
+            worth: word(4),
         }
     }
 }

@@ -83,7 +83,7 @@ fn mixed_schema(of_hits: &Schema, of_pages: &Schema) -> SchemaRef {
     Arc::new(Schema::new(fields))
 }
 
-/// Memory of the filter, in bytes. Of 34 million pages that were hit, one page in 4,000 that was not is taken
+/// Memory of the filter, in bytes. Of 34 million pages that were hit, one page in 2,000 that was not is taken
 /// for one of them; of fewer, none.
 pub const FILTER_BYTES: usize = 64 << 20;
 
