@@ -8,7 +8,7 @@ PIPELINE := $(or $(CARGO_TARGET_DIR),target)/release/pipeline
 SUDO := $(shell [ "$$(id -u)" = 0 ] || echo sudo)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: run corpus cluster serve test test-web test-page test-client demo parity setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train check-packaging lint audit fuzz schema clean
+.PHONY: run corpus cluster serve test test-web test-page test-client demo parity parity-curation setup build assets bench bench-search bench-dedup bench-score bench-memory bench-train check-packaging lint audit fuzz schema clean
 
 run: build assets
 	$(PIPELINE) run workflows/cosmopedia_v2.toml
@@ -152,6 +152,27 @@ parity: run
 	$(PARITY)/bin/python -W ignore tests/parity/object_stores.py $(PIPELINE)
 	$(PIPELINE) llm serve embedded --port 8097 & trap "kill $$!" EXIT; \
 	$(PARITY)/bin/python tests/parity/openai_client.py http://127.0.0.1:8097/v1
+
+# What other programs decide about the sample's pages: datatrove by FineWeb's rules and MinHash, difflib about
+# planted copies of a benchmark, trafilatura about HTML, ONNX Runtime for Python about educational scores. PAGES
+# names other pages in FineWeb's columns, PYTHON_FILES other files, BENCHMARK another benchmark of JSON lines.
+PARITY_CURATION := $(or $(CARGO_TARGET_DIR),target)/parity-curation
+PAGES = runs/cosmopedia_v2/sample/pages/data
+PYTHON_FILES = runs/cosmopedia_v2/sample/code/data
+BENCHMARK = $(PARITY_CURATION)/HumanEval.jsonl
+parity-curation: run
+	python3 -m venv $(PARITY_CURATION)
+	$(PARITY_CURATION)/bin/pip install -q -r tests/parity/requirements-curation.txt
+	gunzip -c $(ASSETS)/HumanEval.jsonl.gz > $(PARITY_CURATION)/HumanEval.jsonl
+	$(PARITY_CURATION)/bin/python tests/parity/rules_datatrove.py $(PAGES) --pipeline $(PIPELINE)
+	$(PARITY_CURATION)/bin/python tests/parity/minhash_datatrove.py $(PAGES) --pipeline $(PIPELINE)
+	$(PARITY_CURATION)/bin/python tests/parity/decontaminate_python.py $(PIPELINE) $(PAGES) $(BENCHMARK)
+	$(PARITY_CURATION)/bin/python tests/parity/extract_trafilatura.py $(PIPELINE)
+	$(CARGO) build --release --locked --workspace $(FEATURES) --example export_onnx
+	for head in web:$(PAGES) python:$(PYTHON_FILES); do \
+	$(PARITY_CURATION)/bin/python classifiers/tests/parity/onnx_scores.py $${head#*:} $(ASSETS) \
+		classifiers/heads/edu_$${head%%:*}_minilm.json --example $(dir $(PIPELINE))examples/export_onnx || exit 1; \
+	done
 
 # Near-deduplication against datatrove, text-dedup and rensa, on the same generated documents.
 # CORPUSMITH_BENCH_DOCUMENTS sets their number, CORPUSMITH_BENCH_PEER_DOCUMENTS the peers' share.

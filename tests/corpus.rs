@@ -24,6 +24,30 @@ fn manifest(stage: &Path) -> Json {
     serde_json::from_slice(&std::fs::read(stage.join("manifest.json")).unwrap()).unwrap()
 }
 
+/// The sample's judge is a head that ships, so the classifier that is trained on its scores scores like it.
+#[test]
+fn a_classifier_is_trained_on_judged_pages_and_scores_them() {
+    let folder = tempfile::tempdir().unwrap();
+    run_tiny("edu_classifier", folder.path(), &[]);
+    let run = folder.path().join("edu_classifier/tiny");
+    let trained = manifest(&run.join("classifier"))["metrics"].clone();
+    assert!(trained["held_out_macro_f1"].as_f64().unwrap() > 0.4, "{trained}");
+    let scores = |stage: &str| {
+        let rows = query(&run.join(stage), "SELECT id, CAST(score AS DOUBLE) AS score FROM data ORDER BY id");
+        let score = |row: &serde_json::Value| (row["id"].to_string(), row["score"].as_f64().unwrap());
+        rows.iter().map(score).collect::<Vec<_>>()
+    };
+    let (judged, own) = (scores("annotations"), scores("score"));
+    assert!(judged.len() > 20, "{}", judged.len());
+    let apart = |(a, b): (&(String, f64), &(String, f64))| {
+        assert_eq!(a.0, b.0);
+        (a.1 - b.1).abs()
+    };
+    let mean = judged.iter().zip(&own).map(apart).sum::<f64>() / judged.len() as f64;
+    assert!(mean < 0.5, "{mean}");
+    assert!(run.join("classifier/classifier.onnx").is_file());
+}
+
 #[test]
 fn three_datasets_become_a_mixture_with_its_card() {
     let folder = tempfile::tempdir().unwrap();

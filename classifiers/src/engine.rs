@@ -2,9 +2,10 @@
 
 use crate::{
     BackboneError, BackboneOptions, Runtime,
-    onnx::pages_are_independent,
+    layout::{self, Layout},
+    onnx::{Arithmetic, arithmetic, without_nan_guards},
     provider::Provider,
-    session::{Output, PageSession},
+    session::{Model, Output, Page, PageSession},
     tokenize::PageTokenizer,
     workers::Workers,
 };
@@ -43,30 +44,48 @@ impl Engine {
         options: &BackboneOptions,
         output: Output,
     ) -> Result<Self, BackboneError> {
-        let sessions = session_count(options)?;
+        let cores = core_count(options)?;
         Provider::check(&options.providers)?;
         let model = read(model_onnx)?;
         let tokenizer_bytes = read(tokenizer_json)?;
         let tokenizer = PageTokenizer::from_bytes(&tokenizer_bytes, tokenizer_json, options.max_tokens)
             .map_err(|reason| BackboneError::Tokenizer { reason })?;
-        let open = || PageSession::open(runtime, &model, model_onnx, output, &options.providers);
-        let mut first = open()?;
+        let (providers, arithmetic) = (&options.providers, arithmetic(&model));
+        let file = Model {
+            bytes: &model,
+            path: model_onnx,
+            output,
+            providers,
+            is_quantised: arithmetic != Arithmetic::Float,
+        };
         let id = tokenizer.largest_id();
-        let trial = first.run(&[&vec![id; options.max_tokens]]).map_err(|reason| BackboneError::Trial {
+        let mut first = PageSession::open(runtime, file, 1)?;
+        let longest =
+            Page { ids: vec![id; options.max_tokens], features: vec![0.0; first.features().names().len()] };
+        let trial = first.run(&[longest]).map_err(|reason| BackboneError::Trial {
             model: model_onnx.to_owned(),
             tokenizer: tokenizer_json.to_owned(),
             tokens: options.max_tokens,
             id,
             reason,
         })?;
-        let mut opened = vec![first];
-        for _ in 1..sessions {
-            opened.push(open()?);
-        }
+        let batch_tokens = options.batch_tokens.filter(|_| arithmetic != Arithmetic::BatchWide);
+        let lighter = without_nan_guards(&model).filter(|_| batch_tokens.is_none());
+        let file = match &lighter {
+            Some(lighter) => lighter_if_same(runtime, file, lighter, &mut first, id)?,
+            None => file,
+        };
+        drop(first);
+        // A device has threads of its own: there sessions keep it busy while others prepare their pages.
+        let sessions = match options.sessions {
+            Some(sessions) => Layout::of_sessions(sessions, cores).open(runtime, file)?,
+            None if file.on_cpu() => layout::fastest(runtime, file, cores, id, options.max_tokens)?,
+            None => Layout::of_sessions(cores, cores).open(runtime, file)?,
+        };
         Ok(Self {
-            workers: Arc::new(Workers::start(opened, Arc::new(tokenizer))?),
-            sessions,
-            batch_tokens: options.batch_tokens.filter(|_| pages_are_independent(&model)),
+            sessions: sessions.len(),
+            workers: Arc::new(Workers::start(sessions, tokenizer, cores)?),
+            batch_tokens,
             model_blake3: blake3::hash(&model).to_hex().to_string(),
             tokenizer_blake3: blake3::hash(&tokenizer_bytes).to_hex().to_string(),
             width: trial.first().map_or(0, Vec::len),
@@ -101,8 +120,8 @@ impl Engine {
         let tokens: Vec<_> = texts.into_iter().map(|text| workers.tokens(text)).collect();
         async move {
             let count = tokens.len();
-            let mut pages: Vec<Vec<i64>> = stream::iter(tokens).buffered(count.max(1)).try_collect().await?;
-            let lengths: Vec<usize> = pages.iter().map(Vec::len).collect();
+            let mut pages: Vec<Page> = stream::iter(tokens).buffered(count.max(1)).try_collect().await?;
+            let lengths: Vec<usize> = pages.iter().map(|page| page.ids.len()).collect();
             let queued: Vec<_> = by_length(&lengths, batch_tokens)
                 .into_iter()
                 .map(|places| {
@@ -137,6 +156,27 @@ impl Engine {
     }
 }
 
+/// The model with the lighter graph, if a page of a few tokens gets the same bits by it.
+fn lighter_if_same<'a>(
+    runtime: &Runtime,
+    file: Model<'a>,
+    lighter: &'a [u8],
+    session: &mut PageSession,
+    largest_id: i64,
+) -> Result<Model<'a>, BackboneError> {
+    let file_lighter = Model { bytes: lighter, ..file };
+    let page = [Page {
+        ids: vec![0, largest_id / 2, largest_id],
+        features: vec![0.0; session.features().names().len()],
+    }];
+    let bits = |session: &mut PageSession| match session.run(&page) {
+        Ok(vectors) => Ok(vectors.concat().into_iter().map(f32::to_bits).collect::<Vec<u32>>()),
+        Err(reason) => Err(BackboneError::Run { reason }),
+    };
+    let is_same = bits(&mut PageSession::open(runtime, file_lighter, 1)?)? == bits(session)?;
+    Ok(if is_same { file_lighter } else { file })
+}
+
 /// Places of pages in batches: of like length, shortest first, and none of more than `batch_tokens` tokens
 /// when padded to its longest page, unless a page alone has more.
 fn by_length(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
@@ -152,7 +192,8 @@ fn by_length(lengths: &[usize], batch_tokens: usize) -> Vec<Vec<usize>> {
     batches
 }
 
-fn session_count(options: &BackboneOptions) -> Result<usize, BackboneError> {
+/// The cores to use, of options that can be.
+fn core_count(options: &BackboneOptions) -> Result<usize, BackboneError> {
     if options.max_tokens < FEWEST_TOKENS {
         return Err(BackboneError::Option {
             option: "max_tokens",
@@ -160,15 +201,13 @@ fn session_count(options: &BackboneOptions) -> Result<usize, BackboneError> {
             expected: "3 or more, at most the model's positions (512 for MiniLM)",
         });
     }
-    match options.sessions {
-        Some(0) => Err(BackboneError::Option {
-            option: "sessions",
-            found: 0,
-            expected: "1 or more; leave it out for one a core",
-        }),
-        Some(count) => Ok(count),
-        None => Ok(std::thread::available_parallelism().map_or(1, usize::from)),
+    for (option, found) in [("sessions", options.sessions), ("cores", options.cores)] {
+        if found == Some(0) {
+            let expected = "1 or more; leave it out for what suits the machine";
+            return Err(BackboneError::Option { option, found: 0, expected });
+        }
     }
+    Ok(options.cores.unwrap_or_else(|| std::thread::available_parallelism().map_or(1, usize::from)))
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, BackboneError> {

@@ -3,7 +3,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 /// How much of a text is looked at, in characters: all of any file that a person wrote. On our annotated
 /// files the whole did better than the first 6,000, 3,000 and 1,400, though judges saw only the last.
@@ -23,6 +23,15 @@ pub enum FeatureSet {
 }
 
 impl FeatureSet {
+    /// Its name in configs and files.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::CodeV1 => "code_v1",
+        }
+    }
+
     /// The features' names, in order.
     #[must_use]
     pub fn names(self) -> &'static [&'static str] {
@@ -39,6 +48,15 @@ impl FeatureSet {
             Self::None => Vec::new(),
             Self::CodeV1 => code(text).map(|value| value as f32).to_vec(),
         }
+    }
+}
+
+impl FromStr for FeatureSet {
+    type Err = serde_json::Error;
+
+    /// By its name in configs and files.
+    fn from_str(name: &str) -> Result<Self, Self::Err> {
+        serde_json::from_value(name.into())
     }
 }
 

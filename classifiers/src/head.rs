@@ -1,6 +1,6 @@
 //! The regression head: a weight for each dimension and feature, and a bias, in a JSON file.
 
-use crate::{BackboneIdentity, Evaluation, FeatureSet, durable};
+use crate::{BackboneIdentity, Evaluation, FeatureSet, Pooling, durable};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
@@ -227,6 +227,12 @@ impl Head {
         let mut json = serde_json::to_vec_pretty(&file).map_err(|error| io(std::io::Error::other(error)))?;
         json.push(b'\n');
         durable::write_whole(path, &json).map_err(io)
+    }
+
+    /// How the backbone must make vectors.
+    #[must_use]
+    pub fn pooling(&self) -> Pooling {
+        self.metadata.backbone.pooling
     }
 
     pub(crate) fn weights(&self) -> &[f32] {

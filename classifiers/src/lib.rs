@@ -33,6 +33,7 @@ mod engine;
 mod fasttext;
 mod features;
 mod head;
+mod layout;
 mod linear;
 mod metrics;
 mod onnx;
@@ -68,8 +69,8 @@ pub use score::{
 };
 pub use spread::{FoldFigures, Spread, ThresholdSpread};
 pub use train::{
-    EmbeddedExample, Example, Method, TrainError, TrainOptions, TrainedHead, train_head, train_head_cached,
-    train_on_embeddings,
+    EmbeddedExample, Example, Method, Recipe, TrainError, TrainOptions, TrainedHead, train_head,
+    train_head_cached, train_on_embeddings,
 };
 
 use arrow::{error::ArrowError, record_batch::RecordBatch};
@@ -120,9 +121,14 @@ pub(crate) const TEST_RUNTIME: &str =
 /// The sample profile's backbone, when the assets are there.
 #[cfg(test)]
 pub(crate) fn test_backbone(max_tokens: usize, sessions: usize) -> Option<Backbone> {
-    let runtime = Runtime::load(&test_asset(TEST_RUNTIME)?).unwrap();
     let options = BackboneOptions { max_tokens, sessions: Some(sessions), ..Default::default() };
-    let model = test_asset("model.onnx")?;
-    let tokenizer = test_asset("tokenizer.json")?;
-    Some(Backbone::load(&runtime, &model, &tokenizer, &options).unwrap())
+    load_test_backbone(&BackboneOptions { cores: Some(sessions), ..options })
+}
+
+/// The same in any way.
+#[cfg(test)]
+pub(crate) fn load_test_backbone(options: &BackboneOptions) -> Option<Backbone> {
+    let runtime = Runtime::load(&test_asset(TEST_RUNTIME)?).unwrap();
+    let (model, tokenizer) = (test_asset("model.onnx")?, test_asset("tokenizer.json")?);
+    Some(Backbone::load(&runtime, &model, &tokenizer, options).unwrap())
 }

@@ -1,6 +1,6 @@
 //! What a training run found, and the card that ships with its head.
 
-use crate::{Evaluation, FoldFigures, HeadMetadata, Method, PrecisionRecall, metrics::class};
+use crate::{Evaluation, FoldFigures, HeadMetadata, Method, Pooling, PrecisionRecall, metrics::class};
 use serde::Serialize;
 use std::fmt::Write;
 
@@ -103,8 +103,12 @@ impl TrainReport {
         writeln!(out, "| tokenizer (blake3) | `{}` |", head.backbone.tokenizer_blake3)?;
         writeln!(
             out,
-            "| vector | mean of the first {} tokens' states, scaled to length 1; {} dimensions |",
-            head.backbone.max_tokens, head.backbone.hidden
+            "| vector | {}, scaled to length 1; {} dimensions |",
+            match head.backbone.pooling {
+                Pooling::MeanL2 => format!("mean of the first {} tokens' states", head.backbone.max_tokens),
+                Pooling::ClsL2 => format!("the first of {} tokens' states", head.backbone.max_tokens),
+            },
+            head.backbone.hidden
         )?;
         writeln!(out, "| features of the text | {} |", head.features)?;
         writeln!(out, "| annotations (blake3) | `{}` |", head.annotations_blake3)?;

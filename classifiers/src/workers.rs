@@ -1,6 +1,10 @@
-//! Threads that each own one ONNX session and take work from one queue.
+//! Threads that tokenise pages, and threads that each own one ONNX session and run them.
 
-use crate::{BackboneError, session::PageSession, tokenize::PageTokenizer};
+use crate::{
+    BackboneError, FeatureSet,
+    session::{Page, PageSession},
+    tokenize::PageTokenizer,
+};
 use std::{
     sync::{Arc, Mutex, PoisonError, mpsc},
     thread::JoinHandle,
@@ -10,41 +14,59 @@ use tokio::sync::oneshot;
 type Reply<T> = oneshot::Sender<Result<T, BackboneError>>;
 type Answer<T> = oneshot::Receiver<Result<T, BackboneError>>;
 
-/// A piece of work, and where its result goes.
-enum Job {
-    /// Tokenise a page.
-    Tokenise(String, Reply<Vec<i64>>),
-    /// Tokenise a page and run it, alone.
-    Page(String, Reply<Vec<f32>>),
-    /// Run pages as one batch.
-    Batch(Vec<Vec<i64>>, Reply<Vec<Vec<f32>>>),
+/// What becomes of a page that is tokenised.
+enum Then {
+    /// It goes back.
+    Reply(Reply<Page>),
+    /// It is run, alone.
+    Run(Reply<Vec<f32>>),
 }
 
-/// The worker threads. Dropping it ends them; work that nobody waits for any more is passed over.
+/// What a session runs.
+enum Run {
+    /// A page alone.
+    Page(Page, Reply<Vec<f32>>),
+    /// Pages as one batch.
+    Batch(Vec<Page>, Reply<Vec<Vec<f32>>>),
+}
+
+/// The threads. Dropping it ends them; work that nobody waits for any more is passed over.
 #[derive(Debug)]
 pub(crate) struct Workers {
-    queue: Option<mpsc::Sender<Job>>,
+    texts: Option<mpsc::Sender<(String, Then)>>,
+    runs: Option<mpsc::Sender<Run>>,
     threads: Vec<JoinHandle<()>>,
 }
 
 impl Workers {
-    /// One thread a session.
+    /// One thread a session, and `tokenizers` threads that tokenise for them.
     pub(crate) fn start(
         sessions: Vec<PageSession>,
-        tokenizer: Arc<PageTokenizer>,
+        tokenizer: PageTokenizer,
+        tokenizers: usize,
     ) -> Result<Self, BackboneError> {
-        let (queue, jobs) = mpsc::channel();
-        let jobs = Arc::new(Mutex::new(jobs));
-        let mut workers = Self { queue: Some(queue), threads: Vec::with_capacity(sessions.len()) };
+        let features = sessions.first().map(PageSession::features).unwrap_or_default();
+        let (texts, texts_in) = mpsc::channel();
+        let (runs, runs_in) = mpsc::channel();
+        let (texts_in, runs_in) = (Arc::new(Mutex::new(texts_in)), Arc::new(Mutex::new(runs_in)));
+        let tokenizer = Arc::new(tokenizer);
+        let mut workers = Self { texts: Some(texts), runs: Some(runs.clone()), threads: Vec::new() };
+        for index in 0..tokenizers.max(1) {
+            let (texts, runs, tokenizer) = (Arc::clone(&texts_in), runs.clone(), Arc::clone(&tokenizer));
+            workers
+                .spawn(format!("tokenize-{index}"), move || tokenise(&texts, &runs, &tokenizer, features))?;
+        }
         for (index, session) in sessions.into_iter().enumerate() {
-            let (jobs, tokenizer) = (Arc::clone(&jobs), Arc::clone(&tokenizer));
-            let thread = std::thread::Builder::new()
-                .name(format!("embed-{index}"))
-                .spawn(move || work(&jobs, session, &tokenizer))
-                .map_err(BackboneError::Thread)?;
-            workers.threads.push(thread);
+            let runs = Arc::clone(&runs_in);
+            workers.spawn(format!("embed-{index}"), move || run(&runs, session))?;
         }
         Ok(workers)
+    }
+
+    fn spawn(&mut self, name: String, work: impl FnOnce() + Send + 'static) -> Result<(), BackboneError> {
+        let thread = std::thread::Builder::new().name(name).spawn(work).map_err(BackboneError::Thread)?;
+        self.threads.push(thread);
+        Ok(())
     }
 
     /// Puts a page in the queue at once; the future gives its vector.
@@ -52,31 +74,35 @@ impl Workers {
         &self,
         text: String,
     ) -> impl Future<Output = Result<Vec<f32>, BackboneError>> + Send + use<> {
-        received(self.submit(|reply| Job::Page(text, reply)))
+        let (reply, answer) = oneshot::channel();
+        send(self.texts.as_ref(), (text, Then::Run(reply)));
+        received(answer)
     }
 
-    /// Puts a page in the queue at once; the future gives its tokens.
+    /// Puts a page in the queue at once; the future gives it as the model takes it.
     pub(crate) fn tokens(
         &self,
         text: String,
-    ) -> impl Future<Output = Result<Vec<i64>, BackboneError>> + Send + use<> {
-        received(self.submit(|reply| Job::Tokenise(text, reply)))
+    ) -> impl Future<Output = Result<Page, BackboneError>> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        send(self.texts.as_ref(), (text, Then::Reply(reply)));
+        received(answer)
     }
 
     /// Puts a batch in the queue at once; the future gives its vectors, page by page.
     pub(crate) fn batch(
         &self,
-        pages: Vec<Vec<i64>>,
+        pages: Vec<Page>,
     ) -> impl Future<Output = Result<Vec<Vec<f32>>, BackboneError>> + Send + use<> {
-        received(self.submit(|reply| Job::Batch(pages, reply)))
-    }
-
-    fn submit<T>(&self, job: impl FnOnce(Reply<T>) -> Job) -> Answer<T> {
         let (reply, answer) = oneshot::channel();
-        // A failed send drops the job, and with it `reply`: seen in `received`.
-        let _ = self.queue.as_ref().map(|queue| queue.send(job(reply)));
-        answer
+        send(self.runs.as_ref(), Run::Batch(pages, reply));
+        received(answer)
     }
+}
+
+/// A failed send drops the work, and with it its reply: seen in [`received`].
+fn send<T>(queue: Option<&mpsc::Sender<T>>, work: T) {
+    let _ = queue.map(|queue| queue.send(work));
 }
 
 async fn received<T>(answer: Answer<T>) -> Result<T, BackboneError> {
@@ -85,30 +111,49 @@ async fn received<T>(answer: Answer<T>) -> Result<T, BackboneError> {
 
 impl Drop for Workers {
     fn drop(&mut self) {
-        self.queue = None;
+        (self.texts, self.runs) = (None, None);
         for thread in self.threads.drain(..) {
             let _ = thread.join();
         }
     }
 }
 
-fn work(jobs: &Mutex<mpsc::Receiver<Job>>, mut session: PageSession, tokenizer: &PageTokenizer) {
-    let tokens = |text: &str| {
-        tokenizer.ids(text).map_err(|error| BackboneError::Tokenize { reason: error.to_string() })
+/// The next piece of work; `None` when there will be no more.
+fn next<T>(queue: &Mutex<mpsc::Receiver<T>>) -> Option<T> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner).recv().ok()
+}
+
+fn tokenise(
+    texts: &Mutex<mpsc::Receiver<(String, Then)>>,
+    runs: &mpsc::Sender<Run>,
+    tokenizer: &PageTokenizer,
+    features: FeatureSet,
+) {
+    let page = |text: &str| match tokenizer.ids(text) {
+        Ok(ids) => Ok(Page { ids, features: features.of(text) }),
+        Err(error) => Err(BackboneError::Tokenize { reason: error.to_string() }),
     };
-    let mut run = |pages: &[&[i64]]| session.run(pages).map_err(|reason| BackboneError::Run { reason });
-    loop {
-        let job = jobs.lock().unwrap_or_else(PoisonError::into_inner).recv();
-        match job {
-            Ok(Job::Tokenise(text, reply)) => answer(reply, || tokens(&text)),
-            Ok(Job::Page(text, reply)) => answer(reply, || {
-                let mut vectors = run(&[tokens(&text)?.as_slice()])?;
+    while let Some((text, then)) = next(texts) {
+        match then {
+            Then::Reply(reply) => answer(reply, || page(&text)),
+            Then::Run(reply) if reply.is_closed() => {}
+            Then::Run(reply) => match page(&text) {
+                Ok(page) => send(Some(runs), Run::Page(page, reply)),
+                Err(error) => answer(reply, || Err(error)),
+            },
+        }
+    }
+}
+
+fn run(runs: &Mutex<mpsc::Receiver<Run>>, mut session: PageSession) {
+    let mut run = |pages: &[Page]| session.run(pages).map_err(|reason| BackboneError::Run { reason });
+    while let Some(work) = next(runs) {
+        match work {
+            Run::Page(page, reply) => answer(reply, || {
+                let mut vectors = run(&[page])?;
                 vectors.pop().ok_or_else(|| BackboneError::Run { reason: "the model gave nothing".into() })
             }),
-            Ok(Job::Batch(pages, reply)) => {
-                answer(reply, || run(&pages.iter().map(Vec::as_slice).collect::<Vec<&[i64]>>()))
-            }
-            Err(_) => return,
+            Run::Batch(pages, reply) => answer(reply, || run(&pages)),
         }
     }
 }

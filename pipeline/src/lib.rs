@@ -4,6 +4,7 @@
 //! streams every plan into Parquet shards that appear whole, carry a fingerprint, and are never
 //! computed twice. ARCHITECTURE.md is the map.
 
+pub mod allocator;
 pub mod assets;
 pub mod benchmarks;
 pub mod cli;

@@ -7,6 +7,7 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     leave_quietly_when_nobody_reads();
+    corpusmith::allocator::keep_few_arenas();
     corpusmith::commands::main(corpusmith::cli::Cli::parse())
 }
 

@@ -68,6 +68,18 @@ pub enum BackboneError {
         /// What it must have.
         expected: &'static str,
     },
+    /// The model asks for features of a text that this program does not count.
+    #[error(
+        "backbone: {} has an input `features`, of the set `{found}` by its metadata `corpusmith.features`; this \
+         program counts code_v1",
+        path.display()
+    )]
+    Features {
+        /// The file.
+        path: PathBuf,
+        /// The set that it names, if any.
+        found: String,
+    },
     /// The model loads but cannot run pages of this length or this vocabulary.
     #[error(
         "backbone: {} fails on a trial page of {tokens} tokens with id {id}: {reason}. Either max_tokens is more than \

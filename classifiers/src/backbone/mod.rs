@@ -20,9 +20,15 @@ pub struct BackboneOptions {
     /// `classification/run_edu_bert.py`). A head works with the length it was
     /// trained with only.
     pub max_tokens: usize,
-    /// Sessions, and threads, side by side; one a core when not given. Each
-    /// never uses more than one core, and holds its own weights and working
-    /// memory: about 170 MB for MiniLM int8 at 512 tokens.
+    /// How token states become one vector. A head works with the one it was
+    /// trained with only.
+    pub pooling: Pooling,
+    /// Cores to use; all when not given.
+    pub cores: Option<usize>,
+    /// Sessions side by side, which share the cores; when not given, a short
+    /// trial finds how many of how many threads run most pages a second (below
+    /// four cores one a core do). Each holds its own weights and working memory:
+    /// about 170 MB for MiniLM at 512 tokens.
     pub sessions: Option<usize>,
     /// Tokens of a batch at most, padding included. Pages of like length among
     /// 512 in a row then share a batch, which suits GPUs. A page's vector
@@ -38,17 +44,28 @@ pub struct BackboneOptions {
 
 impl Default for BackboneOptions {
     fn default() -> Self {
-        Self { max_tokens: 512, sessions: None, batch_tokens: None, providers: Vec::new() }
+        Self {
+            max_tokens: 512,
+            pooling: Pooling::default(),
+            cores: None,
+            sessions: None,
+            batch_tokens: None,
+            providers: Vec::new(),
+        }
     }
 }
 
 /// How token states become one vector.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Pooling {
     /// The mean over the tokens, scaled to length 1, as all-MiniLM-L6-v2 is
     /// meant to be used.
+    #[default]
     MeanL2,
+    /// The state of the first token, scaled to length 1, as
+    /// Snowflake/snowflake-arctic-embed-m is meant to be used.
+    ClsL2,
 }
 
 /// All that a vector depends on besides the page: what a head must agree with.
@@ -71,8 +88,8 @@ pub struct BackboneIdentity {
 /// `input_ids`, `attention_mask` and perhaps `token_type_ids`, its output
 /// `last_hidden_state`.
 ///
-/// Every page is run alone and without padding on one core, so its vector
-/// does not depend on its neighbours, on the number of sessions or on timing.
+/// Every page is run alone and without padding, so its vector does not depend
+/// on its neighbours, on the number of sessions or on timing.
 /// (In an int8 model with dynamic quantisation one scale holds for a whole
 /// batch: there a page's vector changes with the pages beside it.)
 /// [`BackboneOptions::batch_tokens`] trades the first for speed.
@@ -95,13 +112,14 @@ impl Backbone {
         tokenizer_json: &Path,
         options: &BackboneOptions,
     ) -> Result<Self, BackboneError> {
-        let engine = Engine::load(runtime, model_onnx, tokenizer_json, options, Output::HiddenState)?;
+        let output = Output::HiddenState(options.pooling);
+        let engine = Engine::load(runtime, model_onnx, tokenizer_json, options, output)?;
         let identity = BackboneIdentity {
             model_blake3: engine.model_blake3.clone(),
             tokenizer_blake3: engine.tokenizer_blake3.clone(),
             hidden: engine.width,
             max_tokens: options.max_tokens,
-            pooling: Pooling::MeanL2,
+            pooling: options.pooling,
         };
         Ok(Self { engine: Arc::new(engine), identity })
     }

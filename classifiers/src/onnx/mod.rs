@@ -9,8 +9,11 @@
 //! run such a model page by page to get the scores that we give. (The embedded MiniLM is not of that kind:
 //! its weights have 8 bits, but it computes in f32.)
 
+mod lighter;
 mod parts;
 mod wire;
+
+pub(crate) use lighter::without_nan_guards;
 
 use crate::{BackboneError, FeatureSet, Head, Pooling, durable, session::HIDDEN_STATE};
 use aho_corasick::AhoCorasick;
@@ -22,6 +25,10 @@ use wire::{Field, Message, Value, fields};
 pub(crate) const LOGITS: &str = "logits";
 /// The input that tells pages from padding.
 const ATTENTION_MASK: &str = "attention_mask";
+/// The input for the features of a text, f32 `[pages, features]`, of a head that counts any.
+pub(crate) const FEATURES: &str = "features";
+/// The metadata's key for the name of the [`FeatureSet`].
+pub(crate) const FEATURES_KEY: &str = "corpusmith.features";
 /// What the names of added tensors begin with.
 const PREFIX: &str = "corpusmith_head";
 /// From this version of the default operators on, all that is added means what it means here.
@@ -33,6 +40,10 @@ const SMALLEST_NORM: f32 = 1e-12;
 /// How the names begin of operators whose result for a page depends on the other pages of a batch: they
 /// choose one scale for all.
 const BATCH_WIDE_OPERATORS: [&str; 2] = ["DynamicQuantize", "MatMulIntegerToFloat"];
+
+/// The operator that makes whole numbers of what a model computes; of weights alone, exporters store the result.
+/// (`DequantizeLinear` does not hold this name.)
+const QUANTISING_OPERATOR: &str = "QuantizeLinear";
 
 /// Why backbone and head could not be made one file.
 #[derive(Debug, Error)]
@@ -55,15 +66,6 @@ pub enum ExportError {
         /// The digest that the head names.
         expected: String,
     },
-    /// The head looks at the text, which an ONNX model does not see.
-    #[error(
-        "export: head `{head}` counts features of the text, which an ONNX graph of tokens cannot; train one with \
-         `features = none`"
-    )]
-    Features {
-        /// The head's name.
-        head: String,
-    },
     /// The backbone's graph does not take the head.
     #[error("export: {}: {reason}", path.display())]
     Graph {
@@ -83,10 +85,12 @@ pub enum ExportError {
 }
 
 /// Writes backbone and head as one ONNX model; the file appears whole or not at all. Its metadata name the
-/// head, the tokenizer (blake3), `max_tokens` and the keep threshold.
+/// head, the tokenizer (blake3), `max_tokens`, the keep threshold and the features. Of a head that counts
+/// features of the text, the model has one more input, `features`: whoever runs it counts them
+/// (`classifiers/tests/parity/code_features.py` does in Python).
 ///
 /// # Errors
-/// A file cannot be read or written, the head counts features of the text, the backbone is not the head's, keeps its weights outside, or has no
+/// A file cannot be read or written, the backbone is not the head's, keeps its weights outside, or has no
 /// output `last_hidden_state` and input `attention_mask`.
 pub fn export_onnx(backbone_onnx: &Path, head: &Head, output: &Path) -> Result<(), ExportError> {
     let model = std::fs::read(backbone_onnx)
@@ -101,30 +105,49 @@ pub fn export_onnx(backbone_onnx: &Path, head: &Head, output: &Path) -> Result<(
             expected: expected.clone(),
         });
     }
-    if head.metadata().features != FeatureSet::None {
-        return Err(ExportError::Features { head: head.metadata().name.clone() });
-    }
     let joined =
         join(&model, head).map_err(|reason| ExportError::Graph { path: backbone_onnx.to_owned(), reason })?;
     durable::write_whole(output, &joined)
         .map_err(|source| ExportError::Write { path: output.to_owned(), source })
 }
 
-/// Whether every page's output is its own, whatever is beside it in a batch. False also for a file that
-/// cannot be read, and where a node merely bears such a name: one page at a time is always right.
-pub(crate) fn pages_are_independent(model: &[u8]) -> bool {
-    let Ok(batch_wide) = AhoCorasick::new(BATCH_WIDE_OPERATORS) else { return false };
-    let Ok(model) = fields(model) else { return false };
-    let graph = model.iter().find(|field| field.number == parts::model::GRAPH).and_then(Field::bytes);
-    let Some(Ok(graph)) = graph.map(fields) else { return false };
-    // A node's bytes hold the graphs within it too; weights, which are large and mean nothing here, do not.
-    let nodes = graph.iter().filter(|field| field.number == parts::graph::NODE);
-    let functions = model.iter().filter(|field| field.number == parts::model::FUNCTIONS);
-    !nodes.chain(functions).any(|field| batch_wide.is_match(field.raw))
+/// What a model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Arithmetic {
+    /// Floating point; weights may have 8 bits, which are unpacked.
+    Float,
+    /// Whole numbers of scales that the file names.
+    Quantised,
+    /// Whole numbers of one scale for all pages of a batch: a page's output depends on those beside it.
+    BatchWide,
+}
+
+/// What a model computes in. [`Arithmetic::BatchWide`] also for a file that cannot be read, and where a node
+/// merely bears such a name: one page at a time is always right.
+pub(crate) fn arithmetic(model: &[u8]) -> Arithmetic {
+    let find = |model: &[u8]| -> Option<Arithmetic> {
+        let batch_wide = AhoCorasick::new(BATCH_WIDE_OPERATORS).ok()?;
+        let quantising = AhoCorasick::new([QUANTISING_OPERATOR]).ok()?;
+        let model = fields(model).ok()?;
+        let graph = model.iter().find(|field| field.number == parts::model::GRAPH).and_then(Field::bytes)?;
+        // A node's bytes hold the graphs within it too; weights, which are large and mean nothing here, do not.
+        let graph = fields(graph).ok()?;
+        let nodes = graph.iter().filter(|field| field.number == parts::graph::NODE);
+        let functions = model.iter().filter(|field| field.number == parts::model::FUNCTIONS);
+        let operators = || nodes.clone().chain(functions.clone());
+        Some(if operators().any(|field| batch_wide.is_match(field.raw)) {
+            Arithmetic::BatchWide
+        } else if operators().any(|field| quantising.is_match(field.raw)) {
+            Arithmetic::Quantised
+        } else {
+            Arithmetic::Float
+        })
+    };
+    find(model).unwrap_or(Arithmetic::BatchWide)
 }
 
 /// The texts that a message holds under a field number.
-fn named<'a>(message: &Field<'a>, number: u64) -> impl Iterator<Item = &'a str> {
+fn named<'a>(message: &Field<'a>, number: u64) -> impl Iterator<Item = &'a str> + use<'a> {
     let inner = message.bytes().and_then(|bytes| fields(bytes).ok()).unwrap_or_default();
     inner.into_iter().filter(move |field| field.number == number).filter_map(|field| field.text())
 }
@@ -147,6 +170,12 @@ fn join(model: &[u8], head: &Head) -> Result<Vec<u8>, String> {
     for (number, part) in head_parts(head) {
         joined = joined.message(number, &part);
     }
+    let features = head.metadata().features;
+    if features != FeatureSet::None {
+        let count = parts::Size::Of(features.names().len() as u64);
+        let input = parts::value(FEATURES, parts::FLOAT, &[parts::Size::Any("batch_size"), count]);
+        joined = joined.message(parts::graph::INPUT, &input);
+    }
     let logits = parts::value(LOGITS, parts::FLOAT, &[parts::Size::Any("batch_size"), parts::Size::Of(1)]);
     joined = joined.message(parts::graph::OUTPUT, &logits);
 
@@ -164,6 +193,7 @@ fn join(model: &[u8], head: &Head) -> Result<Vec<u8>, String> {
         ("corpusmith.tokenizer_blake3", metadata.backbone.tokenizer_blake3.clone()),
         ("corpusmith.max_tokens", metadata.backbone.max_tokens.to_string()),
         ("corpusmith.keep_threshold", metadata.keep_threshold.to_string()),
+        (FEATURES_KEY, metadata.features.name().to_owned()),
     ] {
         whole = whole.message(parts::model::METADATA_PROPS, &parts::metadata(key, &value));
     }
@@ -226,8 +256,7 @@ fn check_graph(graph: &[Field]) -> Result<(), String> {
 /// The nodes and constants of pooling and head, with their field numbers in the graph.
 fn head_parts(head: &Head) -> Vec<(u64, Message)> {
     let name = |part: &str| format!("{PREFIX}/{part}");
-    let weights = head.weights();
-    let Pooling::MeanL2 = head.metadata().backbone.pooling;
+    let (weights, feature_weights) = head.weights().split_at(head.metadata().backbone.hidden);
     let node = |op: &str, inputs: &[&str], output: &str, attributes: &[Message]| {
         (parts::graph::NODE, parts::operator(op, inputs, output, attributes))
     };
@@ -237,16 +266,26 @@ fn head_parts(head: &Head) -> Vec<(u64, Message)> {
     let (mask, row, sum, turned) = (name("mask"), name("mask_row"), name("sum"), name("sum_turned"));
     let (square, norm, divisor, unit) = (name("square"), name("norm"), name("divisor"), name("unit"));
     let (product, column) = (name("product"), name("column"));
-    vec![
-        constant(parts::integers(&row_shape, &[0, 1, -1])),
+    // One row for each page, [pages, 1, hidden], that has the direction of its vector.
+    let mut all = match head.pooling() {
+        Pooling::MeanL2 => vec![
+            // The sum over a page's tokens; divided by its length it is their mean, scaled.
+            constant(parts::integers(&row_shape, &[0, 1, -1])),
+            node("Cast", &[ATTENTION_MASK], &mask, &[parts::number("to", parts::FLOAT)]),
+            node("Reshape", &[&mask, &row_shape], &row, &[]),
+            node("MatMul", &[&row, HIDDEN_STATE], &sum, &[]),
+        ],
+        Pooling::ClsL2 => vec![
+            constant(parts::integers(&row_shape, &[0])),
+            node("Gather", &[HIDDEN_STATE, &row_shape], &sum, &[parts::number("axis", 1)]),
+        ],
+    };
+    let by_vector = if feature_weights.is_empty() { LOGITS.to_owned() } else { name("by_vector") };
+    all.extend([
         constant(parts::integers(&column_shape, &[-1, 1])),
         constant(parts::floats(&weight, &[weights.len(), 1], weights)),
         constant(parts::floats(&bias, &[1], &[head.bias()])),
         constant(parts::floats(&smallest, &[1], &[SMALLEST_NORM])),
-        // The sum over a page's tokens, [pages, 1, hidden]; divided by its length it is their mean, scaled.
-        node("Cast", &[ATTENTION_MASK], &mask, &[parts::number("to", parts::FLOAT)]),
-        node("Reshape", &[&mask, &row_shape], &row, &[]),
-        node("MatMul", &[&row, HIDDEN_STATE], &sum, &[]),
         node("Transpose", &[&sum], &turned, &[parts::numbers("perm", &[0, 2, 1])]),
         node("MatMul", &[&sum, &turned], &square, &[]),
         node("Sqrt", &[&square], &norm, &[]),
@@ -254,8 +293,17 @@ fn head_parts(head: &Head) -> Vec<(u64, Message)> {
         node("Div", &[&sum, &divisor], &unit, &[]),
         node("MatMul", &[&unit, &weight], &product, &[]),
         node("Reshape", &[&product, &column_shape], &column, &[]),
-        node("Add", &[&column, &bias], LOGITS, &[]),
-    ]
+        node("Add", &[&column, &bias], &by_vector, &[]),
+    ]);
+    if !feature_weights.is_empty() {
+        let (weight, product) = (name("feature_weight"), name("by_features"));
+        all.extend([
+            constant(parts::floats(&weight, &[feature_weights.len(), 1], feature_weights)),
+            node("MatMul", &[FEATURES, &weight], &product, &[]),
+            node("Add", &[&by_vector, &product], LOGITS, &[]),
+        ]);
+    }
+    all
 }
 
 #[cfg(test)]

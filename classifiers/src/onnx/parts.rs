@@ -19,8 +19,8 @@ pub(super) mod graph {
 /// Field numbers of `NodeProto`.
 pub(super) mod node {
     pub(crate) const OUTPUT: u64 = 2;
-    pub(super) const OP_TYPE: u64 = 4;
-    pub(super) const INPUT: u64 = 1;
+    pub(crate) const OP_TYPE: u64 = 4;
+    pub(crate) const INPUT: u64 = 1;
     pub(super) const NAME: u64 = 3;
     pub(super) const ATTRIBUTE: u64 = 5;
 }

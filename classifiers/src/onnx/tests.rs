@@ -6,11 +6,52 @@ use crate::{
 use std::sync::Arc;
 
 /// A head of the backbone with weights like those of a real one.
-fn real_head(backbone: &Backbone) -> Head {
-    let weights: Vec<f32> = (0..384).map(|at| (at * 37 % 101) as f32 / 25.0 - 2.0).collect();
+fn real_head(backbone: &Backbone, features: FeatureSet) -> Head {
+    let count = 384 + features.names().len();
+    let weights: Vec<f32> = (0..count).map(|at| (at * 37 % 101) as f32 / 25.0 - 2.0).collect();
     let mut metadata = head(1.5, weights.clone()).metadata().clone();
     metadata.backbone = backbone.identity().clone();
+    metadata.features = features;
     Head::new(metadata, 1.5, weights)
+}
+
+#[test]
+fn every_pooling_and_set_of_features_has_its_form() {
+    let (Some(library), Some(model), Some(tokenizer)) =
+        (test_asset(TEST_RUNTIME), test_asset("model.onnx"), test_asset("tokenizer.json"))
+    else {
+        return;
+    };
+    let runtime = Runtime::load(&library).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let texts =
+        ["def f(x):\n    return x  # twice\n", "import os\n\n\nclass A: ...", "", &"x = 1\n".repeat(90)];
+    for (pooling, features) in [
+        (Pooling::ClsL2, FeatureSet::None),
+        (Pooling::MeanL2, FeatureSet::CodeV1),
+        (Pooling::ClsL2, FeatureSet::CodeV1),
+    ] {
+        let options = BackboneOptions { max_tokens: 64, pooling, sessions: Some(1), ..Default::default() };
+        let backbone = Backbone::load(&runtime, &model, &tokenizer, &options).unwrap();
+        let (head, joined) = (real_head(&backbone, features), folder.path().join("joined.onnx"));
+        export_onnx(&model, &head, &joined).unwrap();
+        let options = BackboneOptions { batch_tokens: Some(256), ..options };
+        let classifier = Classifier::load(&runtime, &joined, &tokenizer, &options).unwrap();
+        let whole = Scorer::of_classifier(Arc::new(classifier)).score(&texts).unwrap();
+        let parts = Scorer::new(Arc::new(backbone), head).unwrap().score(&texts).unwrap();
+        for (whole, parts) in whole.iter().zip(&parts) {
+            assert!((whole - parts).abs() < 1e-4, "{pooling:?}, {features:?}: {whole} {parts}");
+        }
+    }
+    let joined = std::fs::read(folder.path().join("joined.onnx")).unwrap();
+    let other = folder.path().join("other.onnx");
+    // The name of a set of a later version, as long as this one's.
+    let named = String::from_utf8_lossy(&joined).matches("code_v1").count();
+    assert_eq!(named, 1);
+    let at = joined.windows(7).position(|bytes| bytes == b"code_v1").unwrap();
+    std::fs::write(&other, [&joined[..at], b"code_v9", &joined[at + 7..]].concat()).unwrap();
+    let error = Classifier::load(&runtime, &other, &tokenizer, &BackboneOptions::default()).unwrap_err();
+    assert!(error.to_string().contains("of the set `code_v9`"), "{error}");
 }
 
 #[test]
@@ -25,7 +66,7 @@ fn one_file_scores_as_backbone_and_head_do() {
     };
     let folder = tempfile::tempdir().unwrap();
     let joined = folder.path().join("edu.onnx");
-    let head = real_head(&backbone);
+    let head = real_head(&backbone, FeatureSet::None);
     export_onnx(&model, &head, &joined).unwrap();
     let runtime = Runtime::load(&library).unwrap();
     let options = BackboneOptions { max_tokens: 64, sessions: Some(1), ..Default::default() };
@@ -106,22 +147,61 @@ fn graphs_that_take_no_head_are_named() {
 }
 
 #[test]
+fn guards_against_nan_are_taken_out_behind_softmax_alone() {
+    let with = |operator: &'static str| {
+        tiny(17, move |graph| {
+            let node = |op: &str, inputs: &[&str], output: &str| parts::operator(op, inputs, output, &[]);
+            [node(operator, &["x"], "p"), node("IsNaN", &["p"], "q"), node("Where", &["q", "zero", "p"], "r")]
+                .iter()
+                .fold(graph, |graph, node| graph.message(parts::graph::NODE, node))
+        })
+    };
+    let nodes = |model: &[u8]| {
+        let graph = fields(model).unwrap().into_iter().find(|field| field.number == parts::model::GRAPH);
+        let graph = fields(graph.unwrap().bytes().unwrap()).unwrap();
+        let nodes = graph.into_iter().filter(|field| field.number == parts::graph::NODE);
+        let texts = |node: Field| {
+            [parts::node::OP_TYPE, parts::node::INPUT, parts::node::OUTPUT]
+                .map(|part| named(&node, part).collect::<Vec<_>>().join(" "))
+                .join("|")
+        };
+        nodes.map(texts).collect::<Vec<_>>()
+    };
+    let guarded = with("Softmax");
+    let lighter = without_nan_guards(&guarded).unwrap();
+    let (before, after) = (nodes(&guarded), nodes(&lighter));
+    assert_eq!(before[..3], after[..3]);
+    assert_eq!((before[3].as_str(), after[3].as_str()), ("Where|q zero p|r", "Identity|p|r"));
+    assert_eq!(without_nan_guards(&with("Sigmoid")), None);
+    assert_eq!(without_nan_guards(&lighter), None);
+    assert_eq!(without_nan_guards(b"a poem"), None);
+}
+
+#[test]
 fn dynamic_quantisation_is_seen() {
-    assert!(pages_are_independent(&tiny(17, |graph| graph)));
+    assert_eq!(arithmetic(&tiny(17, |graph| graph)), Arithmetic::Float);
     let quantised = |graph: Message| {
         let node = parts::operator("DynamicQuantizeLinear", &["x"], "y", &[]);
         graph.message(parts::graph::NODE, &node)
     };
-    assert!(!pages_are_independent(&tiny(17, quantised)));
+    assert_eq!(arithmetic(&tiny(17, quantised)), Arithmetic::BatchWide);
+    let by_scale = |operator: &'static str| {
+        let node = move |graph: Message| {
+            graph.message(parts::graph::NODE, &parts::operator(operator, &["x", "scale"], "y", &[]))
+        };
+        arithmetic(&tiny(17, node))
+    };
+    assert_eq!(by_scale("QuantizeLinear"), Arithmetic::Quantised);
+    assert_eq!(by_scale("DequantizeLinear"), Arithmetic::Float);
     let function = Message::default().message(7, &parts::operator("DynamicQuantizeLinear", &["x"], "y", &[]));
     let whole = [
         tiny(17, |graph| graph),
         Message::default().message(parts::model::FUNCTIONS, &function).into_bytes(),
     ];
-    assert!(!pages_are_independent(&whole.concat()));
-    assert!(!pages_are_independent(b"a poem"));
+    assert_eq!(arithmetic(&whole.concat()), Arithmetic::BatchWide);
+    assert_eq!(arithmetic(b"a poem"), Arithmetic::BatchWide);
     // MiniLM "int8" has weights of 8 bits and computes in f32: there is no scale to share.
     if let Some(model) = test_asset("model.onnx") {
-        assert!(pages_are_independent(&std::fs::read(model).unwrap()));
+        assert_eq!(arithmetic(&std::fs::read(model).unwrap()), Arithmetic::Float);
     }
 }

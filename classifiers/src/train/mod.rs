@@ -4,7 +4,7 @@ mod options;
 #[cfg(test)]
 mod tests;
 
-pub use options::{EmbeddedExample, Example, Method, TrainError, TrainOptions};
+pub use options::{EmbeddedExample, Example, Method, Recipe, TrainError, TrainOptions};
 
 use crate::{
     Backbone, BackboneIdentity, Evaluation, Figures, Head, HeadMetadata, VectorCache,

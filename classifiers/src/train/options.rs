@@ -48,7 +48,7 @@ pub struct TrainOptions {
     /// What a reader of the card should know of the data, in Markdown.
     pub notes: String,
     /// What of the text stands beside its vector: `none`, as published, or `code_v1`, which helps with
-    /// source code. A head with features cannot be exported to ONNX.
+    /// source code. An ONNX file of such a head has an input for them.
     pub features: FeatureSet,
     /// Share of the pages, by whole score, that is kept apart from training
     /// and choice: 0.1 as published; 0.2 suits a few hundred pages.
@@ -109,6 +109,36 @@ impl TrainOptions {
             ridge_lambdas: Vec::new(),
             adamw: AdamwOptions::published(),
             ..Self::default()
+        }
+    }
+}
+
+/// Which ways to fit are tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Recipe {
+    /// Ridge regression and AdamW, of several strengths and weights; cross-validation chooses.
+    #[default]
+    Best,
+    /// The published one alone.
+    Published,
+    /// The published one with batches in which each score is as frequent as the others.
+    Balanced,
+    /// Closed-form ridge regression alone, of several strengths and weights.
+    Ridge,
+}
+
+impl Recipe {
+    /// The options of a recipe.
+    #[must_use]
+    pub fn options(self) -> TrainOptions {
+        match self {
+            Self::Best => TrainOptions::default(),
+            Self::Published => TrainOptions::published(),
+            Self::Balanced => {
+                TrainOptions { samplings: vec![Sampling::Balanced], ..TrainOptions::published() }
+            }
+            Self::Ridge => TrainOptions { samplings: Vec::new(), ..Default::default() },
         }
     }
 }

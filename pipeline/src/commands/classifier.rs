@@ -1,15 +1,17 @@
 //! `pipeline classifier …`: a regression head from annotated pages, and what goes with it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use arrow::array::Array;
 use classifiers::annotate::Labelled;
 use classifiers::{
-    Backbone, BackboneOptions, Example, FeatureSet, Head, Runtime, TrainOptions, export_onnx, train_head,
+    Backbone, BackboneOptions, Example, FeatureSet, Head, Pooling, Recipe, Runtime, TrainOptions,
+    export_onnx, train_head,
 };
 use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde::de::DeserializeOwned;
 
 use super::{Failure, annotations};
 use crate::assets::{Asset, AssetStore};
@@ -61,17 +63,21 @@ fn train(args: &TrainArgs) -> Result<(), Failure> {
         notes,
         output,
         name,
+        backbone,
+        tokenizer,
         max_tokens,
         held_out,
         threshold,
-        features,
+        folds,
+        seed,
         repeats,
         dry_run,
+        ..
     } = args;
     let wrong = |message: String| Failure::message(message, "");
-    let features: FeatureSet = serde_json::from_value(features.as_str().into()).map_err(|_| {
-        Failure::message(format!("`{features}` is no set of features"), "there are none, code_v1")
-    })?;
+    let features: FeatureSet = choice("--features", &args.features, "none, code_v1")?;
+    let recipe: Recipe = choice("--recipe", &args.recipe, "best, published, balanced, ridge")?;
+    let pooling: Pooling = choice("--pooling", &args.pooling, "mean_l2, cls_l2")?;
     let scores = annotations::read(annotations)?.into_iter().map(|Labelled { annotation, .. }| annotation);
     let scores: BTreeMap<String, f32> = scores.map(|of| (of.id, f32::from(of.score))).collect();
     let examples = read_pages(pages, id_column, &scores).map_err(wrong)?;
@@ -82,34 +88,28 @@ fn train(args: &TrainArgs) -> Result<(), Failure> {
     }
     let failed = |error: &(dyn std::error::Error + 'static)| Failure::message(chain(error), "");
     let store = AssetStore::from_environment().map_err(|error| failed(&error))?;
-    let asset = |asset| store.path(asset).map_err(|error| failed(&error));
+    let own_or = |own: &Option<PathBuf>, asset| match own {
+        Some(path) => Ok(path.clone()),
+        None => store.path(asset).map_err(|error| failed(&error)),
+    };
     let library = store.onnx_runtime().map_err(|error| failed(&error))?;
     let runtime = Runtime::load(&library).map_err(|error| failed(&error))?;
-    let (model, tokenizer) = (asset(Asset::MinilmInt8)?, asset(Asset::MinilmTokenizer)?);
-    let backbone = Backbone::load(
-        &runtime,
-        &model,
-        &tokenizer,
-        &BackboneOptions { max_tokens: *max_tokens, ..BackboneOptions::default() },
-    );
+    let model = own_or(backbone, Asset::MinilmInt8)?;
+    let tokenizer = own_or(tokenizer, Asset::MinilmTokenizer)?;
+    let backbone_options = BackboneOptions { max_tokens: *max_tokens, pooling, ..Default::default() };
+    let backbone = Backbone::load(&runtime, &model, &tokenizer, &backbone_options);
     let backbone = backbone.map_err(|error| failed(&error))?;
-    let file = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let options = TrainOptions {
         name: name.clone(),
-        command: format!(
-            "pipeline classifier train --pages {} --annotations {} --id-column {id_column} --name {name} --max-tokens {max_tokens} --held-out {held_out} --threshold {threshold}{}{}{} --output DIR",
-            file(pages),
-            file(annotations),
-            if features == FeatureSet::None { "" } else { " --features code_v1" },
-            if *repeats == 1 { String::new() } else { format!(" --repeats {repeats}") },
-            notes.as_deref().map(|path| format!(" --notes {}", file(path))).unwrap_or_default()
-        ),
+        command: command_of(args),
         notes: notes_text,
         held_out_share: *held_out,
+        folds: *folds,
+        seed: *seed,
         repeats: *repeats,
         features,
         keep_threshold: *threshold,
-        ..TrainOptions::default()
+        ..recipe.options()
     };
     let trained = train_head(&backbone, examples, &options).map_err(|error| failed(&error))?;
     durable::make_folder(output).map_err(Failure::run)?;
@@ -120,6 +120,44 @@ fn train(args: &TrainArgs) -> Result<(), Failure> {
     durable::write_file(&card, text.as_bytes()).map_err(Failure::run)?;
     println!("{text}\n{}\n{}", head.display(), card.display());
     Ok(())
+}
+
+/// A choice by its name in configs.
+fn choice<T: DeserializeOwned>(flag: &str, name: &str, all: &str) -> Result<T, Failure> {
+    let unknown = |_| Failure::message(format!("{flag}: there is no `{name}`"), &format!("there are {all}"));
+    serde_json::from_value(name.into()).map_err(unknown)
+}
+
+/// The command that makes the same head again, for its card: what differs from the defaults is said.
+fn command_of(args: &TrainArgs) -> String {
+    let file = |path: &Path| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+    let mut command = format!(
+        "pipeline classifier train --pages {} --annotations {} --id-column {} --name {} --max-tokens {} --held-out {} \
+         --threshold {}",
+        file(&args.pages),
+        file(&args.annotations),
+        args.id_column,
+        args.name,
+        args.max_tokens,
+        args.held_out,
+        args.threshold
+    );
+    let mut say = |flag: &str, value: String, default: &str| {
+        if value != default {
+            command += &format!(" --{flag} {value}");
+        }
+    };
+    let own = |path: &Option<PathBuf>| path.as_deref().map(file).unwrap_or_default();
+    say("backbone", own(&args.backbone), "");
+    say("tokenizer", own(&args.tokenizer), "");
+    say("pooling", args.pooling.clone(), "mean_l2");
+    say("recipe", args.recipe.clone(), "best");
+    say("features", args.features.clone(), "none");
+    say("folds", args.folds.to_string(), "5");
+    say("seed", args.seed.to_string(), "42");
+    say("repeats", args.repeats.to_string(), "1");
+    say("notes", own(&args.notes), "");
+    command + " --output DIR"
 }
 
 fn read_notes(path: &Path) -> Result<String, String> {

@@ -57,8 +57,10 @@ struct LargeFile {
 }
 
 /// `datasets/<owner>/<name>[@<revision>]/<path>`, taken apart.
+#[derive(Debug, PartialEq, Eq)]
 struct DatasetPath {
     repository: String,
+    /// As addresses have it: the slashes of `refs/convert/parquet` are written `%2F`.
     revision: String,
     path: String,
 }
@@ -67,19 +69,24 @@ impl DatasetPath {
     fn parse(text: &str) -> Result<Self, HubError> {
         let wrong = || HubError::Path(text.to_owned());
         let rest = text.strip_prefix("datasets/").ok_or_else(wrong)?;
-        let mut parts = rest.splitn(3, '/');
-        let (Some(owner), Some(name), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
-            return Err(wrong());
-        };
+        let (owner, rest) = rest.split_once('/').ok_or_else(wrong)?;
+        let (name, path) = rest.split_once('/').ok_or_else(wrong)?;
         let (name, revision) = name.split_once('@').unwrap_or((name, "main"));
-        if [owner, name, revision, path].iter().any(|part| part.is_empty()) {
+        let (revision, path) = match revision {
+            // `refs/convert/parquet`, which the hub makes of every dataset, and `refs/pr/<number>`.
+            "refs" => {
+                let mut parts = path.splitn(3, '/');
+                let (Some(kind), Some(what), Some(path)) = (parts.next(), parts.next(), parts.next()) else {
+                    return Err(wrong());
+                };
+                (format!("refs%2F{kind}%2F{what}"), path)
+            }
+            _ => (revision.to_owned(), path),
+        };
+        if [owner, name, &revision, path].iter().any(|part| part.is_empty()) {
             return Err(wrong());
         }
-        Ok(Self {
-            repository: format!("datasets/{owner}/{name}"),
-            revision: revision.to_owned(),
-            path: path.to_owned(),
-        })
+        Ok(Self { repository: format!("datasets/{owner}/{name}"), revision, path: path.to_owned() })
     }
 }
 

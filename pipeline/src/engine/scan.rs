@@ -1,6 +1,6 @@
 //! Scans of exactly the Parquet files, or parts of files, that a task reads, in the given order.
 
-use std::fs::File;
+use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -16,9 +16,11 @@ use datafusion::execution::object_store::ObjectStoreUrl;
 use datafusion::logical_expr::Expr;
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::prelude::{DataFrame, SessionContext};
-use parquet::file::metadata::{ParquetMetaDataReader, RowGroupMetaData};
+use parquet::file::FOOTER_SIZE;
+use parquet::file::metadata::{FooterTail, ParquetMetaDataReader, RowGroupMetaData};
 use serde::{Deserialize, Serialize};
 
+use super::data_file::DataFile;
 use super::{BATCH_BYTES, BATCH_ROWS};
 
 /// The store of the files on this machine.
@@ -78,19 +80,26 @@ impl FileSlice {
     }
 }
 
-/// How many rows of these slices make a batch of [`BATCH_BYTES`], by the mean size of the rows of each row group.
-/// Files elsewhere are not asked.
-pub fn batch_rows(slices: &[FileSlice]) -> usize {
-    let local = slices.iter().filter(|slice| slice.is_local());
-    let longest = local.filter_map(row_bytes).max().unwrap_or(0);
+/// How many rows of these files make a batch of [`BATCH_BYTES`], by the mean size of the rows of each row group.
+/// Blocks: of a file elsewhere the footer is fetched.
+pub fn batch_rows(files: &[DataFile]) -> usize {
+    let longest = files.iter().filter_map(row_bytes).max().unwrap_or(0);
     usize::try_from(BATCH_BYTES / longest.max(1)).unwrap_or(BATCH_ROWS).clamp(1, BATCH_ROWS)
 }
 
 /// The mean size of the rows in the row group where they are the longest, unpacked. What is wrong with the file is
 /// told when it is read.
-fn row_bytes(slice: &FileSlice) -> Option<u64> {
-    let file = File::open(format!("/{}", slice.path)).ok()?;
-    let metadata = ParquetMetaDataReader::new().parse_and_finish(&file).ok()?;
+fn row_bytes(file: &DataFile) -> Option<u64> {
+    let is_parquet = file.name().extension().is_some_and(|end| end.eq_ignore_ascii_case("parquet"));
+    let mut bytes = file.open().ok().filter(|_| is_parquet)?;
+    let mut tail = [0; FOOTER_SIZE];
+    bytes.seek(SeekFrom::End(-(FOOTER_SIZE as i64))).ok()?;
+    bytes.read_exact(&mut tail).ok()?;
+    let length = FooterTail::try_new(&tail).ok()?.metadata_length();
+    bytes.seek(SeekFrom::End(-i64::try_from(FOOTER_SIZE + length).ok()?)).ok()?;
+    let mut footer = Vec::new();
+    bytes.take(length as u64).read_to_end(&mut footer).ok()?;
+    let metadata = ParquetMetaDataReader::decode_metadata(&footer).ok()?;
     let mean = |group: &RowGroupMetaData| {
         group.total_byte_size().max(0).cast_unsigned() / group.num_rows().max(1).cast_unsigned()
     };
@@ -161,24 +170,30 @@ mod tests {
     #[test]
     fn long_rows_make_small_batches() {
         let folder = tempfile::tempdir().unwrap();
-        let slice = |name: &str, letters: usize| {
+        let file_of = |name: &str, letters: usize| {
             let texts: ArrayRef = Arc::new(StringArray::from_iter_values(
                 (0..4).map(|row| format!("{row}{}", "x".repeat(letters))),
             ));
             let batch = RecordBatch::try_from_iter([("text", texts)]).unwrap();
             let path = folder.path().join(name);
-            let file = File::create(&path).unwrap();
+            let file = std::fs::File::create(&path).unwrap();
             let mut writer = parquet::arrow::ArrowWriter::try_new(file, batch.schema(), None).unwrap();
             writer.write(&batch).unwrap();
             writer.close().unwrap();
-            FileSlice::of(&path)
+            path
         };
-        let (short, long) = (slice("short", 1_000), slice("long", 4 << 20));
-        assert_eq!(batch_rows(std::slice::from_ref(&short)), BATCH_ROWS);
-        assert!((8..=16).contains(&batch_rows(&[short, long])));
-        let elsewhere = FileSlice { store: "https://host/".into(), ..FileSlice::of(Path::new("x")) };
-        assert_eq!(batch_rows(&[elsewhere, FileSlice::of(Path::new("/not/there"))]), BATCH_ROWS);
-        assert_eq!(batch_rows(&[]), BATCH_ROWS);
+        let (short, long) = (file_of("short.parquet", 1_000), file_of("long.parquet", 4 << 20));
+        let of = |paths: &[&Path]| {
+            batch_rows(&paths.iter().map(|path| path.to_path_buf().into()).collect::<Vec<_>>())
+        };
+        assert_eq!(of(&[&short]), BATCH_ROWS);
+        assert!((8..=16).contains(&of(&[&short, &long])));
+        std::fs::write(folder.path().join("odd.parquet"), b"PAR1 is not all").unwrap();
+        std::fs::copy(&long, folder.path().join("pages.jsonl")).unwrap();
+        for other in ["not-there.parquet", "odd.parquet", "pages.jsonl"] {
+            assert_eq!(of(&[&folder.path().join(other)]), BATCH_ROWS, "{other}");
+        }
+        assert_eq!(of(&[]), BATCH_ROWS);
     }
 
     #[test]

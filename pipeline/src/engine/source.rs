@@ -47,11 +47,12 @@ pub struct SourceFile {
     pub digest: String,
 }
 
-/// A file that lies elsewhere.
+/// A file of any kind, wherever it lies.
+#[derive(Clone, Debug)]
 pub struct StoredFile {
     /// Where it is.
     pub slice: FileSlice,
-    /// Its ETag, or what else tells whether it has changed, and its size.
+    /// As [`SourceFile::digest`].
     pub digest: String,
 }
 
@@ -113,21 +114,34 @@ pub async fn resolve(
     digest_cache: &Path,
 ) -> Result<Vec<SourceFile>, SourceError> {
     let mut files = Vec::new();
+    for StoredFile { slice, digest } in locate(session, patterns, digest_cache).await? {
+        let format = format_of(&slice.path)?;
+        files.push(SourceFile { slice, format, digest });
+    }
+    Ok(files)
+}
+
+/// As [`resolve`], whatever the files' names end in.
+///
+/// # Errors
+/// As [`resolve`].
+pub async fn locate(
+    session: &SessionContext,
+    patterns: &[String],
+    digest_cache: &Path,
+) -> Result<Vec<StoredFile>, SourceError> {
+    let mut files = Vec::new();
     let mut cache = DigestCache::load(digest_cache);
     for pattern in patterns {
         let before = files.len();
         if pattern.contains("://") {
-            for StoredFile { slice, digest } in elsewhere(session, pattern).await? {
-                let format = format_of(&slice.path)?;
-                files.push(SourceFile { slice, format, digest });
-            }
+            files.extend(elsewhere(session, pattern).await?);
         } else {
             for path in expand(pattern)? {
-                let name = path.display().to_string();
-                let format = format_of(&name)?;
-                let (digest, bytes) =
-                    cache.digest(&path).map_err(|source| SourceError::Read { path: name, source })?;
-                files.push(SourceFile { slice: FileSlice::local(&path, bytes), format, digest });
+                let (digest, bytes) = cache
+                    .digest(&path)
+                    .map_err(|source| SourceError::Read { path: path.display().to_string(), source })?;
+                files.push(StoredFile { slice: FileSlice::local(&path, bytes), digest });
             }
         }
         if files.len() == before {

@@ -214,7 +214,8 @@ fn read_only() -> object_store::Error {
 #[async_trait]
 impl ObjectStore for Web {
     async fn get_opts(&self, location: &StorePath, options: GetOptions) -> object_store::Result<GetResult> {
-        let url = format!("{}{location}", self.origin);
+        // A slash that an address has encoded, as in a revision of the hub, is not to be encoded again.
+        let url = format!("{}{location}", self.origin).replace("%252F", "%2F");
         let range = options.range.as_ref().map(|range| match range {
             GetRange::Bounded(range) => format!("bytes={}-{}", range.start, range.end.saturating_sub(1)),
             GetRange::Offset(start) => format!("bytes={start}-"),

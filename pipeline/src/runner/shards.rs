@@ -13,6 +13,7 @@ use parquet::basic::{Compression, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::properties::WriterProperties;
 
+use crate::allocator;
 use crate::durable::{self, WriteContext, WriteError};
 use crate::manifest::OutputFile;
 
@@ -167,6 +168,8 @@ impl ShardWriter {
     fn close(&mut self, shard: OpenShard) -> Result<(), WriteError> {
         let (bytes, digest) = close_writer(shard.writer, &shard.temporary)?;
         durable::publish(&shard.temporary, &shard.path)?;
+        // A row group and its pages have just been freed.
+        allocator::give_back();
         let name = shard.path.file_name().unwrap_or_default().to_string_lossy();
         self.done.push(OutputFile {
             path: format!("data/{name}"),

@@ -32,6 +32,7 @@ use super::progress::StageProgress;
 use super::shards::ShardWriter;
 use crate::cluster;
 use crate::durable::{self, WriteContext, WriteError};
+use crate::engine::data_file::DataFile;
 use crate::engine::scan::{self, FileSlice};
 use crate::engine::streams::execute;
 use crate::engine::{self, BATCH_ROWS, Engine, Plan};
@@ -152,7 +153,9 @@ impl StageRun<'_> {
             }
         }
         let mut ctx = self.context();
-        let rows = blocking(&self.node.id, move || Ok(scan::batch_rows(&all))).await?;
+        // What cannot be opened is told when it is read.
+        let files: Vec<_> = all.iter().filter_map(|slice| DataFile::of(ctx.session(), slice).ok()).collect();
+        let rows = blocking(&self.node.id, move || Ok(scan::batch_rows(&files))).await?;
         if rows < BATCH_ROWS {
             ctx.session = engine::with_batch_rows(&self.env.session, rows);
         }
@@ -211,6 +214,7 @@ impl StageRun<'_> {
             Shape::PerShard | Shape::Whole => self.run_tasks(&partial, fingerprint, &mut manifest).await?,
             Shape::Folder => self.run_folder(&partial, &mut manifest).await?,
         }
+        self.node.stage.release();
         manifest.metrics.extend(self.node.stage.prices());
         manifest.seconds += started.elapsed().as_secs_f64();
         manifest.content = Manifest::content_of(&manifest.files);

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use classifiers::{Backbone, BackboneOptions, Classifier, Provider, Runtime};
+use classifiers::{Backbone, BackboneOptions, Classifier, Pooling, Provider, Runtime};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -30,6 +30,12 @@ pub struct EncoderConfig {
     /// Tokens of a batch at most, which suits GPUs: texts of like length share one. Texts are run one by
     /// one when left out, and always where the model is quantised dynamically.
     pub batch_tokens: Option<usize>,
+    /// Sessions of ONNX Runtime side by side, which share the threads of the run and hold the model's weights
+    /// each. When left out, a short trial finds how many of how many threads run most texts a second; on a
+    /// device there are as many as threads. It changes no vector.
+    #[serde(skip_serializing)]
+    #[schemars(range(min = 1))]
+    pub sessions: Option<usize>,
 }
 
 type LoadError = Box<dyn std::error::Error + Send + Sync>;
@@ -39,13 +45,18 @@ impl EncoderConfig {
     ///
     /// # Errors
     /// A file is missing or is no such model.
-    pub async fn load(&self, ctx: &StageContext, max_tokens: usize) -> Result<Arc<Backbone>, StageError> {
+    pub async fn load(
+        &self,
+        ctx: &StageContext,
+        max_tokens: usize,
+        pooling: Pooling,
+    ) -> Result<Arc<Backbone>, StageError> {
         let model = own_or(ctx, &self.backbone, Asset::MinilmInt8)?;
         let tokenizer = own_or(ctx, &self.tokenizer, Asset::MinilmTokenizer)?;
         let load = move |runtime: &Runtime, options: &BackboneOptions| -> Result<Backbone, LoadError> {
             Ok(Backbone::load(runtime, &model, &tokenizer, options)?)
         };
-        self.run(ctx, max_tokens, load).await.map(Arc::new)
+        self.run(ctx, BackboneOptions { max_tokens, pooling, ..Default::default() }, load).await.map(Arc::new)
     }
 
     /// Loads a model that gives a score itself; `model` and the config's tokenizer are its files.
@@ -62,21 +73,22 @@ impl EncoderConfig {
         let load = move |runtime: &Runtime, options: &BackboneOptions| -> Result<Classifier, LoadError> {
             Ok(Classifier::load(runtime, &model, &tokenizer, options)?)
         };
-        self.run(ctx, max_tokens, load).await.map(Arc::new)
+        self.run(ctx, BackboneOptions { max_tokens, ..Default::default() }, load).await.map(Arc::new)
     }
 
     async fn run<T: Send + 'static>(
         &self,
         ctx: &StageContext,
-        max_tokens: usize,
+        what: BackboneOptions,
         load: impl FnOnce(&Runtime, &BackboneOptions) -> Result<T, LoadError> + Send + 'static,
     ) -> Result<T, StageError> {
         let library = ctx.onnx_runtime()?;
         let options = BackboneOptions {
-            max_tokens,
-            sessions: Some(ctx.env.threads),
+            cores: Some(ctx.env.threads),
+            sessions: self.sessions,
             batch_tokens: self.batch_tokens,
             providers: self.providers.clone(),
+            ..what
         };
         let work = move || load(&Runtime::load(&library)?, &options);
         let loaded = tokio::task::spawn_blocking(work).await.map_err(|error| ctx.failed(&error))?;

@@ -10,7 +10,6 @@ pub mod matching;
 pub mod tokens;
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::str::FromStr;
 use std::sync::Arc;
 
@@ -25,20 +24,23 @@ use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use tokio::sync::OnceCell;
 
 use super::columns::{id_of, require, schema_of, text_column};
+use super::loaded::Loaded;
+use super::read::{DIGEST_CACHE, source_error};
 use super::{
     ConfigMistake, External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task,
 };
 use crate::assets::Asset;
+use crate::engine::data_file::DataFile;
 use crate::engine::operator;
+use crate::engine::source::{self, StoredFile};
 use crate::engine::streams::{from_domain, to_domain};
 use crate::runner::context::StageContext;
 use crate::runner::error::StageError;
 use crate::runner::ledger::Ledger;
 use benchmark::BenchmarkError;
-use format::Format;
+use format::{Format, Place};
 use index::{BenchmarkIndex, Contamination};
 
 /// The registry's entry.
@@ -81,25 +83,56 @@ pub struct DecontaminateConfig {
     pub max_ratio: f64,
     /// Built once, by the first task that needs it.
     #[serde(skip)]
-    index: Arc<OnceCell<Arc<BenchmarkIndex>>>,
+    index: Loaded<BenchmarkIndex>,
 }
 
-/// A benchmark and its file.
+/// A benchmark, and where it is: a known one by its name alone, others by a file and its format.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct BenchmarkConfig {
-    /// Its name in snake case, as it stands in the reason of a dropped row.
+    /// Its name in snake case, as it stands in the reason of a dropped row. Known ones, which come from the hub
+    /// where neither `path` nor `asset` is given: `mmlu`, `hellaswag`, `piqa`, `siqa`, `winogrande`,
+    /// `openbookqa`, `arc_easy`, `arc_challenge`, `commonsense_qa`, `gsm8k`, `ifeval`, `humaneval`.
     pub name: String,
-    /// The file: Parquet, or JSON lines, plain or gzipped. Either this or `asset`.
+    /// The file, or a pattern of files: Parquet, or JSON lines, plain or gzipped, wherever `read` finds any
+    /// (`hf://datasets/cais/mmlu/all/test-*.parquet`).
     #[serde(default)]
-    pub path: Option<PathBuf>,
-    /// The name of an asset of this program that is the file. Either this or `path`.
+    pub path: Option<String>,
+    /// The name of an asset of this program that is the file.
     #[serde(default)]
     pub asset: Option<String>,
     /// What the file holds: `"mmlu"`, `"hellaswag"`, `"piqa"`, `"siqa"`, `"winogrande"`, `"openbookqa"`,
     /// `"arc"`, `"commonsense_qa"`, `"humaneval"`, `"gsm8k"`, `"ifeval"` as published on the Hub, or
-    /// `{ fields = { texts = [["question", "choices"]], id = "key" } }`.
-    pub format: Format,
+    /// `{ fields = { texts = [["question", "choices"]], id = "key" } }`. Known benchmarks have theirs.
+    #[serde(default)]
+    pub format: Option<Format>,
+}
+
+impl BenchmarkConfig {
+    /// What its items look like.
+    fn format(&self) -> Option<Format> {
+        self.format.clone().or_else(|| format::known(&self.name).map(|(format, _)| format))
+    }
+
+    /// What is wrong with how it says where it is, and what to do.
+    fn mistake(&self) -> Option<(String, String)> {
+        let name = &self.name;
+        let is_elsewhere = self.path.is_some() || self.asset.is_some();
+        let help = format!("known by their names: {}", format::known_names());
+        if self.path.is_some() && self.asset.is_some() {
+            return Some((format!("`{name}` has both `path` and `asset`"), "give one of the two".to_owned()));
+        }
+        if !is_elsewhere && format::known(name).is_none() {
+            return Some((format!("`{name}` needs a `path` and a `format`"), help));
+        }
+        match self.format() {
+            None => Some((format!("`{name}` needs a `format`"), help)),
+            Some(format) if format.fields().texts.iter().flatten().next().is_none() => {
+                Some((format!("`{name}` has no text"), "name its fields in `texts`".to_owned()))
+            }
+            Some(_) => None,
+        }
+    }
 }
 
 fn default_text() -> String {
@@ -118,45 +151,60 @@ fn default_max_ratio() -> f64 {
     0.5
 }
 
-/// The file of a benchmark.
+/// The files of a benchmark.
 ///
 /// # Errors
-/// Neither or both of `path` and `asset` are given, or there is no such asset.
-fn benchmark_file(ctx: &StageContext, benchmark: &BenchmarkConfig) -> Result<PathBuf, StageError> {
-    match (&benchmark.path, &benchmark.asset) {
-        (Some(path), None) => Ok(path.clone()),
+/// There is no such asset, or no file.
+async fn benchmark_files(
+    ctx: &StageContext,
+    benchmark: &BenchmarkConfig,
+) -> Result<Vec<StoredFile>, StageError> {
+    let of_asset = |asset| ctx.asset(asset).map(|path| path.display().to_string());
+    let path = match (&benchmark.path, &benchmark.asset) {
+        (Some(path), _) => path.clone(),
         (None, Some(name)) => match Asset::from_str(name) {
-            Ok(asset) => ctx.asset(asset),
-            Err(error) => Err(ctx.input(format!("benchmark `{}`: {error}", benchmark.name))),
+            Ok(asset) => of_asset(asset)?,
+            Err(error) => return Err(ctx.input(format!("benchmark `{}`: {error}", benchmark.name))),
         },
-        _ => Err(ctx
-            .input(format!("benchmark `{}` needs either `path` or `asset`", benchmark.name))
-            .help("`path` names a file of Parquet or JSON lines, `asset` one that this program fetches")),
-    }
+        (None, None) => match format::known(&benchmark.name) {
+            Some((_, Place::Asset(asset))) => of_asset(asset)?,
+            Some((_, Place::Hub(dataset, split))) => {
+                format!("hf://datasets/{dataset}@refs/convert/parquet/{split}/*.parquet")
+            }
+            None => return Err(ctx.input(format!("benchmark `{}` needs a `path`", benchmark.name))),
+        },
+    };
+    let cache = ctx.env.run_folder.join(DIGEST_CACHE);
+    let files = source::locate(ctx.session(), &[path], &cache).await;
+    files.map_err(|error| {
+        source_error(ctx, &error).help(format!("`path` of benchmark `{}` names it", benchmark.name))
+    })
 }
 
 impl DecontaminateConfig {
     async fn index(&self, ctx: &StageContext) -> Result<Arc<BenchmarkIndex>, StageError> {
-        let index = self.index.get_or_try_init(|| async {
+        let index = self.index.get_or_load(|| async {
             let mut files = Vec::new();
             for benchmark in &self.benchmarks {
-                files.push((
-                    benchmark.name.clone(),
-                    benchmark_file(ctx, benchmark)?,
-                    benchmark.format.clone(),
-                ));
+                for file in benchmark_files(ctx, benchmark).await? {
+                    let file = DataFile::of(ctx.session(), &file.slice);
+                    let file = file.map_err(|error| ctx.plan_error(&error))?;
+                    let format = benchmark.format();
+                    let format = format.ok_or_else(|| ctx.internal("a benchmark without a format"))?;
+                    files.push((benchmark.name.clone(), file, format));
+                }
             }
             let mut index = BenchmarkIndex::new(self.ngram_words);
             let work = move || {
-                for (name, path, format) in files {
-                    index.add(&name, benchmark::read(&path, &format)?);
+                for (name, file, format) in files {
+                    index.add(&name, benchmark::read(&file, &format)?);
                 }
                 Ok::<_, BenchmarkError>(Arc::new(index))
             };
             let index = tokio::task::spawn_blocking(work).await.map_err(|error| ctx.failed(&error))?;
             index.map_err(|error| ctx.input(error.to_string()).help("look at `benchmarks` of this stage"))
         });
-        index.await.cloned()
+        index.await
     }
 }
 
@@ -193,15 +241,8 @@ impl Stage for DecontaminateConfig {
             if self.benchmarks[..at].iter().any(|other| other.name == *name) {
                 wrong("benchmarks", format!("two benchmarks are named `{name}`"), "give each its own name");
             }
-            if benchmark.path.is_some() == benchmark.asset.is_some() {
-                wrong(
-                    "benchmarks",
-                    format!("`{name}` needs either `path` or `asset`"),
-                    "give one of the two",
-                );
-            }
-            if benchmark.format.fields().texts.iter().flatten().next().is_none() {
-                wrong("benchmarks", format!("`{name}` has no text"), "name its fields in `texts`");
+            if let Some((message, help)) = benchmark.mistake() {
+                wrong("benchmarks", message, &help);
             }
         }
         if self.ngram_words == 0 {
@@ -220,16 +261,13 @@ impl Stage for DecontaminateConfig {
     async fn externals(&self, ctx: &StageContext) -> Result<Vec<External>, StageError> {
         let mut externals = Vec::new();
         for benchmark in &self.benchmarks {
-            let path = benchmark_file(ctx, benchmark)?;
-            let name = format!("benchmark {}", benchmark.name);
-            let read =
-                move || digests::of_file(&path).map_err(|source| BenchmarkError::Read { path, source });
-            let digest = tokio::task::spawn_blocking(read).await.map_err(|error| ctx.failed(&error))?;
-            let digest = digest.map_err(|error| {
-                ctx.input(error.to_string())
-                    .help(format!("`path` of benchmark `{}` names it", benchmark.name))
-            })?;
-            externals.push(External { name, digest });
+            let files = benchmark_files(ctx, benchmark).await?;
+            externals.extend(
+                files.into_iter().map(|file| External {
+                    name: format!("benchmark {}", benchmark.name),
+                    digest: file.digest,
+                }),
+            );
         }
         Ok(externals)
     }
@@ -237,6 +275,10 @@ impl Stage for DecontaminateConfig {
     fn needs(&self) -> Needs {
         // GSM8K, PIQA, IFEval and HumanEval together have 1.1 million n-grams.
         Needs::Bytes(256 << 20)
+    }
+
+    fn release(&self) {
+        self.index.release();
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

@@ -3,15 +3,15 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use classifiers::{Backbone, EmbedOptions, embed_stream, embedded_schema};
+use classifiers::{Backbone, EmbedOptions, Pooling, embed_stream, embedded_schema};
 use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use tokio::sync::OnceCell;
 
 use super::backbone::{BACKBONE_MEMORY_BYTES, EncoderConfig};
 use super::columns::{require, schema_of};
+use super::loaded::Loaded;
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::engine::operator;
 use crate::engine::streams::{from_domain, to_domain};
@@ -22,7 +22,7 @@ use crate::runner::error::StageError;
 pub const KIND: StageKind = StageKind {
     name: "embed",
     summary: "Adds a vector to every row: its text as an ONNX encoder sees it.",
-    version: 1,
+    version: 2,
     inputs: &[InputRole { role: "rows", about: "any table with a text and an id", count: InputCount::One }],
     output: OutputKind::Table,
     schema: super::schema_of::<EmbedConfig>,
@@ -39,13 +39,15 @@ pub struct EmbedConfig {
     /// How much of a text the encoder reads, in tokens; MiniLM was trained on 128
     /// (sentence-transformers/all-MiniLM-L6-v2), which tell a page's topic.
     pub max_tokens: usize,
+    /// How the states of a text's tokens become one vector.
+    pub pooling: Pooling,
     /// The column with the text.
     pub text_column: String,
     /// The column with the row's id.
     pub id_column: String,
     /// Loaded once, by the first task that needs it.
     #[serde(skip)]
-    loaded: Arc<OnceCell<Arc<Backbone>>>,
+    loaded: Loaded<Backbone>,
 }
 
 impl Default for EmbedConfig {
@@ -53,9 +55,10 @@ impl Default for EmbedConfig {
         Self {
             encoder: EncoderConfig::default(),
             max_tokens: 128,
+            pooling: Pooling::default(),
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
-            loaded: Arc::default(),
+            loaded: Loaded::default(),
         }
     }
 }
@@ -78,11 +81,15 @@ impl Stage for EmbedConfig {
         self.encoder.externals(ctx)
     }
 
+    fn release(&self) {
+        self.loaded.release();
+    }
+
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let rows = inputs.table(ctx, "rows")?;
         require(ctx, &rows, "rows", &[&self.text_column, &self.id_column])?;
-        let load = || self.encoder.load(ctx, self.max_tokens);
-        let encoder = self.loaded.get_or_try_init(load).await?.clone();
+        let load = || self.encoder.load(ctx, self.max_tokens, self.pooling);
+        let encoder = self.loaded.get_or_load(load).await?;
         let options = EmbedOptions {
             text_column: self.text_column.clone(),
             id_column: self.id_column.clone(),

@@ -13,9 +13,9 @@ use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use tokio::sync::OnceCell;
 
 use super::columns::{require, schema_of, text_column};
+use super::loaded::Loaded;
 use super::rules::{self, Judged, judge_each, judged_rows};
 use super::{External, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::runner::context::StageContext;
@@ -53,7 +53,7 @@ pub struct LanguageConfig {
     pub id_column: String,
     /// Loaded once, by the first task that needs it.
     #[serde(skip)]
-    detector: Arc<OnceCell<Arc<LanguageDetector>>>,
+    detector: Loaded<LanguageDetector>,
 }
 
 impl Default for LanguageConfig {
@@ -64,7 +64,7 @@ impl Default for LanguageConfig {
             model: None,
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
-            detector: Arc::default(),
+            detector: Loaded::default(),
         }
     }
 }
@@ -100,6 +100,10 @@ impl Stage for LanguageConfig {
         Needs::Bytes((64 << 20) + model.unwrap_or(0))
     }
 
+    fn release(&self) {
+        self.detector.release();
+    }
+
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let rows = inputs.table(ctx, "rows")?;
         require(ctx, &rows, "rows", &[&self.id_column, &self.text_column])?;
@@ -122,7 +126,7 @@ impl LanguageConfig {
             })
             .await
         };
-        self.detector.get_or_try_init(load).await.cloned()
+        self.detector.get_or_load(load).await
     }
 
     fn judge(

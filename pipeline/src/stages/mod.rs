@@ -39,6 +39,7 @@ mod language;
 mod license;
 pub(crate) mod llm;
 mod llm_session;
+mod loaded;
 mod measures;
 pub mod minhash;
 mod mix;
@@ -342,6 +343,9 @@ pub trait Stage: Any + Send + Sync {
     fn needs(&self) -> Needs {
         Needs::Bytes(64 << 20)
     }
+
+    /// Lets go of what its tasks shared: it has ended.
+    fn release(&self) {}
 
     /// What a million tokens cost that it asks a model for: figures for its manifest, since they are no part
     /// of its config, whose result does not depend on them.

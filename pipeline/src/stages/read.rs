@@ -42,6 +42,8 @@ pub const KIND: StageKind = StageKind {
     build: super::build_from::<ReadConfig>,
 };
 
+/// Digests of a run's local input files, in its folder.
+pub(super) const DIGEST_CACHE: &str = ".digests.json";
 /// Rows from which the columns of a JSONL or CSV file are inferred.
 const INFERENCE_ROWS: usize = 1000;
 
@@ -95,7 +97,7 @@ impl ReadConfig {
     }
 
     async fn files(&self, ctx: &StageContext) -> Result<Vec<SourceFile>, StageError> {
-        let cache = ctx.env.run_folder.join(".digests.json");
+        let cache = ctx.env.run_folder.join(DIGEST_CACHE);
         let files = source::resolve(ctx.session(), &self.paths, &cache).await;
         files.map_err(|error| source_error(ctx, &error))
     }
@@ -186,7 +188,8 @@ impl Stage for ReadConfig {
     }
 }
 
-fn source_error(ctx: &StageContext, error: &SourceError) -> StageError {
+/// A source that cannot be read: the input is wrong, or the next try may go better.
+pub(super) fn source_error(ctx: &StageContext, error: &SourceError) -> StageError {
     match error.may_pass() {
         true => ctx.failed(error),
         false => ctx.input(crate::runner::error::chain(error)),

@@ -10,10 +10,10 @@ use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use tokio::sync::OnceCell;
 
 use super::backbone::{BACKBONE_MEMORY_BYTES, EncoderConfig};
 use super::columns::{require, schema_of};
+use super::loaded::Loaded;
 use super::{
     ConfigMistake, External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task,
     file_external, train_classifier,
@@ -27,7 +27,7 @@ use crate::runner::error::{StageError, chain};
 pub const KIND: StageKind = StageKind {
     name: "score",
     summary: "Scores the educational value of texts, 0 to 5, by an ONNX backbone and a regression head.",
-    version: 2,
+    version: 3,
     inputs: &[
         InputRole { role: "rows", about: "any table with a text and an id", count: InputCount::One },
         InputRole {
@@ -67,7 +67,7 @@ pub struct ScoreConfig {
     pub id_column: String,
     /// Loaded once, by the first task that needs it.
     #[serde(skip)]
-    scorer: Arc<OnceCell<Arc<Scorer>>>,
+    scorer: Loaded<Scorer>,
 }
 
 impl Default for ScoreConfig {
@@ -79,7 +79,7 @@ impl Default for ScoreConfig {
             encoder: EncoderConfig::default(),
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
-            scorer: Arc::default(),
+            scorer: Loaded::default(),
         }
     }
 }
@@ -105,7 +105,7 @@ impl ScoreConfig {
             return Ok(Arc::new(Scorer::of_classifier(classifier)));
         }
         let head = self.load_head(ctx, trained)?;
-        let backbone = self.encoder.load(ctx, head.max_tokens()).await?;
+        let backbone = self.encoder.load(ctx, head.max_tokens(), head.pooling()).await?;
         Ok(Arc::new(Scorer::new(backbone, head).map_err(|error| ctx.input(chain(&error)))?))
     }
 }
@@ -146,14 +146,15 @@ impl Stage for ScoreConfig {
         Ok(externals)
     }
 
+    fn release(&self) {
+        self.scorer.release();
+    }
+
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {
         let rows = inputs.table(ctx, "rows")?;
         require(ctx, &rows, "rows", &[&self.text_column, &self.id_column])?;
-        let scorer = self
-            .scorer
-            .get_or_try_init(|| self.load(ctx, inputs.optional_folder("classifier")))
-            .await?
-            .clone();
+        let load = || self.load(ctx, inputs.optional_folder("classifier"));
+        let scorer = self.scorer.get_or_load(load).await?;
         let options = ScoreOptions {
             text_column: self.text_column.clone(),
             id_column: self.id_column.clone(),

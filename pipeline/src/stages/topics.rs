@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use classifiers::Backbone;
+use classifiers::{Backbone, Pooling};
 use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -307,7 +307,7 @@ struct NameEmbedder(Arc<Backbone>);
 
 impl NameEmbedder {
     async fn load(ctx: &StageContext) -> Result<Self, StageError> {
-        Ok(Self(EncoderConfig::default().load(ctx, NAME_TOKENS).await?))
+        Ok(Self(EncoderConfig::default().load(ctx, NAME_TOKENS, Pooling::default()).await?))
     }
 }
 

@@ -8,8 +8,8 @@ use arrow::array::{Array, RecordBatch};
 use async_trait::async_trait;
 use classifiers::annotate::{AnnotationColumns, AnnotationTable};
 use classifiers::{
-    Backbone, CacheError, EmbeddedExample, FeatureSet, OnReject, TrainOptions, TrainReport, TrainedHead,
-    VectorCache, export_onnx, train_on_embeddings,
+    Backbone, CacheError, EmbeddedExample, FeatureSet, OnReject, Pooling, TrainOptions, TrainReport,
+    TrainedHead, VectorCache, export_onnx, train_on_embeddings,
 };
 use futures::StreamExt;
 use schemars::JsonSchema;
@@ -30,7 +30,7 @@ use crate::runner::error::{StageError, chain};
 pub const KIND: StageKind = StageKind {
     name: "train_classifier",
     summary: "Trains a regression head on annotated texts, with its card and one ONNX file.",
-    version: 1,
+    version: 2,
     inputs: &[
         InputRole {
             role: "annotations",
@@ -61,8 +61,8 @@ const VECTORS_FOLDER: &str = ".vectors";
 
 /// Trains a head as FineWeb-Edu's was trained: the frozen backbone's vectors are computed once, the head is
 /// a linear regression on them [huggingface/cosmopedia `classification/`]. Leaves `head.json` (an input of
-/// `score`), `card.md`, `report.json` and, where the head counts no features of the text,
-/// `classifier.onnx`: backbone and head in one, output `logits`, with its `tokenizer.json`.
+/// `score`), `card.md`, `report.json` and `classifier.onnx`: backbone and head in one, output `logits`, with
+/// its `tokenizer.json`.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainClassifierConfig {
@@ -70,6 +70,9 @@ pub struct TrainClassifierConfig {
     pub training: TrainOptions,
     /// How much of a text the backbone reads, in tokens.
     pub max_tokens: usize,
+    /// How the states of a text's tokens become one vector: `mean_l2` as MiniLM is made for, `cls_l2` for
+    /// Snowflake/snowflake-arctic-embed-m.
+    pub pooling: Pooling,
     /// The columns of the annotations. HuggingFaceFW/fineweb-edu-llama3-annotations is read as it is.
     pub columns: AnnotationColumns,
     /// The column with the text in `rows`.
@@ -86,6 +89,7 @@ impl Default for TrainClassifierConfig {
         Self {
             training: TrainOptions::default(),
             max_tokens: 512,
+            pooling: Pooling::default(),
             columns: AnnotationColumns::default(),
             text_column: "text".to_owned(),
             id_column: "id".to_owned(),
@@ -113,7 +117,7 @@ impl Stage for TrainClassifierConfig {
     }
 
     async fn run(&self, ctx: &StageContext, inputs: &Inputs, out: &Path) -> Result<Outcome, StageError> {
-        let backbone = self.encoder.load(ctx, self.max_tokens).await?;
+        let backbone = self.encoder.load(ctx, self.max_tokens, self.pooling).await?;
         let mut pages = Pages::open(ctx, backbone.clone(), self.training.features)?;
         let scores = self.read_annotations(ctx, inputs, &mut pages).await?;
         if !inputs.tables("rows").is_empty() {
@@ -228,11 +232,8 @@ impl TrainClassifierConfig {
         write(REPORT_FILE, super::config_json(&report).to_string())?;
         let examples = report.training_counts.iter().chain(&report.held_out_counts).sum::<usize>();
         let metrics = metrics(&report);
-        // An ONNX model sees tokens and no text.
-        if self.training.features == FeatureSet::None {
-            let (model, tokenizer) = (self.encoder.model_path(ctx)?, self.encoder.tokenizer_path(ctx)?);
-            self.export(ctx, model, tokenizer, head, out).await?;
-        }
+        let (model, tokenizer) = (self.encoder.model_path(ctx)?, self.encoder.tokenizer_path(ctx)?);
+        self.export(ctx, model, tokenizer, head, out).await?;
         Ok(Outcome { rows_in: None, rows_out: examples as u64, metrics })
     }
 

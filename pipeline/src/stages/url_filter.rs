@@ -13,9 +13,9 @@ use datafusion::prelude::DataFrame;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value as Json;
-use tokio::sync::OnceCell;
 
 use super::columns::{require, schema_of, text_column};
+use super::loaded::Loaded;
 use super::rules::{Judged, judge_each, judged_rows};
 use super::{External, InputCount, InputRole, Inputs, Needs, OutputKind, Shape, Stage, StageKind, Task};
 use crate::runner::context::StageContext;
@@ -61,7 +61,7 @@ pub struct UrlFilterConfig {
     pub id_column: String,
     /// Loaded once, by the first task that needs it.
     #[serde(skip)]
-    filter: Arc<OnceCell<Arc<UrlFilter>>>,
+    filter: Loaded<UrlFilter>,
 }
 
 /// A list of entries.
@@ -85,7 +85,7 @@ impl Default for UrlFilterConfig {
             soft_word_threshold: 2,
             url_column: "url".to_owned(),
             id_column: "id".to_owned(),
-            filter: Arc::default(),
+            filter: Loaded::default(),
         }
     }
 }
@@ -134,7 +134,7 @@ impl UrlFilterConfig {
             let (config, ctx) = (self.clone(), ctx.clone());
             async move { super::blocking(&ctx.stage.clone(), move || config.load(&ctx)).await }
         };
-        self.filter.get_or_try_init(load).await.cloned()
+        self.filter.get_or_load(load).await
     }
 }
 
@@ -173,6 +173,10 @@ impl Stage for UrlFilterConfig {
         let files = self.lists().into_iter().flat_map(|list| &list.files);
         let bytes: u64 = files.filter_map(|path| Some(path.metadata().ok()?.len())).sum();
         Needs::Bytes((64 << 20) + 4 * bytes)
+    }
+
+    fn release(&self) {
+        self.filter.release();
     }
 
     async fn plan(&self, ctx: &StageContext, _task: &Task, inputs: &Inputs) -> Result<DataFrame, StageError> {

@@ -6,13 +6,28 @@ use std::net::{TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use arrow::array::Int64Array;
+use arrow::array::{Int64Array, StringArray};
 use arrow::record_batch::RecordBatch;
 use datafusion::prelude::{SessionContext, col};
 
 use super::*;
+use crate::engine::data_file::DataFile;
 use crate::engine::scan;
 use crate::runner::shards::write_table;
+
+#[test]
+fn paths_are_taken_apart() {
+    let of = |text: &str| {
+        DatasetPath::parse(text).ok().map(|path| [path.repository, path.revision, path.path].join(" "))
+    };
+    assert_eq!(of("datasets/o/n/data/*.parquet").unwrap(), "datasets/o/n main data/*.parquet");
+    assert_eq!(of("datasets/o/n@v1/a.parquet").unwrap(), "datasets/o/n v1 a.parquet");
+    let converted = of("datasets/o/n@refs/convert/parquet/all/test/*.parquet").unwrap();
+    assert_eq!(converted, "datasets/o/n refs%2Fconvert%2Fparquet all/test/*.parquet");
+    for wrong in ["models/o/n/a", "datasets/o", "datasets/o/n", "datasets/o/n@/a", "datasets/o/n@refs/pr/3"] {
+        assert_eq!(of(wrong), None, "{wrong}");
+    }
+}
 
 /// Serves `bytes` as the dataset's only Parquet file.
 fn serve(bytes: Vec<u8>) -> String {
@@ -50,7 +65,13 @@ fn answer(mut stream: TcpStream, bytes: &[u8], base: &str, refused: &AtomicU32) 
             );
             ("200 OK", String::new(), body.into_bytes())
         }
-        "/datasets/o/n/resolve/main/data/a.parquet" => {
+        "/api/datasets/o/n/tree/refs%2Fconvert%2Fparquet/all" => {
+            let body =
+                format!(r#"[{{"type":"file","path":"all/0000.parquet","size":{},"oid":"h"}}]"#, bytes.len());
+            ("200 OK", String::new(), body.into_bytes())
+        }
+        "/datasets/o/n/resolve/main/data/a.parquet"
+        | "/datasets/o/n/resolve/refs%2Fconvert%2Fparquet/all/0000.parquet" => {
             ("302 Found", format!("Location: {base}/cdn/a\r\n"), Vec::new())
         }
         // The storage behind the redirect fails once: the client must ask again.
@@ -94,6 +115,33 @@ async fn a_dataset_is_listed_and_read_through_redirects() {
     let frame = scan::parquet(&session, batch.schema(), &[files[0].slice.clone()]).unwrap();
     let rows = frame.filter(col("x").gt(datafusion::prelude::lit(989))).unwrap().count().await.unwrap();
     assert_eq!(rows, 10);
+
+    // The same file under the revision that the hub converts to Parquet, byte by byte.
+    let files = hub.list("datasets/o/n@refs/convert/parquet/all/*.parquet").await.unwrap();
+    let file = DataFile::of(&session, &files[0].slice).unwrap();
+    let read = move || {
+        let mut bytes = Vec::new();
+        std::io::Read::read_to_end(&mut file.open().unwrap(), &mut bytes).unwrap();
+        bytes
+    };
+    let bytes = tokio::task::spawn_blocking(read).await.unwrap();
+    assert_eq!(bytes, std::fs::read(&path).unwrap());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn long_rows_of_the_hub_make_small_batches() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("a.parquet");
+    let texts = (0..4).map(|row| format!("{row}{}", "x".repeat(4 << 20)));
+    let texts = Arc::new(StringArray::from_iter_values(texts));
+    write_table(&path, &RecordBatch::try_from_iter([("text", texts as _)]).unwrap()).unwrap();
+    let hub = Hub::new(&serve(std::fs::read(&path).unwrap()), None).unwrap();
+    let session = SessionContext::new();
+    hub.web().register(&session);
+    let files = hub.list("datasets/o/n/data/*.parquet").await.unwrap();
+    let file = DataFile::of(&session, &files[0].slice).unwrap();
+    let rows = tokio::task::spawn_blocking(move || scan::batch_rows(&[file])).await.unwrap();
+    assert!((8..=16).contains(&rows), "{rows}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

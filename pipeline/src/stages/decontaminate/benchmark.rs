@@ -1,16 +1,20 @@
 //! Reads benchmark files: Parquet, or JSON lines, plain or gzipped.
 
-use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
 use arrow::json::LineDelimitedWriter;
+use bytes::Bytes;
 use flate2::read::MultiGzDecoder;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::{Map, Value as Json};
 use thiserror::Error;
 
 use super::format::{Fields, Format};
+use crate::engine::data_file::DataFile;
+
+/// Benchmarks are small; a larger file is something else.
+const LARGEST_FILE_BYTES: u64 = 1 << 30;
 
 /// A text of a benchmark.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -72,6 +76,12 @@ pub enum BenchmarkError {
         /// What the reader says.
         why: String,
     },
+    /// A file of another kind.
+    #[error("{} has more than {LARGEST_FILE_BYTES} bytes; no benchmark has", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is no item in the file.
     #[error("{} holds no item; a benchmark that checks nothing is a mistake", path.display())]
     Empty {
@@ -84,17 +94,20 @@ pub enum BenchmarkError {
 ///
 /// # Errors
 /// The file is missing or damaged, or an item does not have the fields.
-pub fn read(path: &Path, format: &Format) -> Result<Vec<BenchmarkText>, BenchmarkError> {
-    let fields = format.fields();
+pub fn read(file: &DataFile, format: &Format) -> Result<Vec<BenchmarkText>, BenchmarkError> {
+    let (fields, path) = (format.fields(), file.name());
     let mut texts = Vec::new();
-    let mut file =
-        File::open(path).map_err(|source| BenchmarkError::Read { path: path.to_owned(), source })?;
-    let mut magic = [0; 4];
-    let is_parquet = file.read(&mut magic).is_ok_and(|read| read == 4) && magic == *b"PAR1";
-    if is_parquet {
-        read_parquet(path, file, &fields, &mut texts)?;
+    let fail = |source| BenchmarkError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    let opened = file.open().map_err(fail)?;
+    opened.take(LARGEST_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(fail)?;
+    if bytes.len() as u64 > LARGEST_FILE_BYTES {
+        return Err(BenchmarkError::TooLarge { path: path.to_owned() });
+    }
+    if bytes.starts_with(b"PAR1") {
+        read_parquet(path, bytes.into(), &fields, &mut texts)?;
     } else {
-        read_lines(path, &fields, &mut texts)?;
+        read_lines(path, &bytes, &fields, &mut texts)?;
     }
     if texts.is_empty() {
         return Err(BenchmarkError::Empty { path: path.to_owned() });
@@ -105,7 +118,7 @@ pub fn read(path: &Path, format: &Format) -> Result<Vec<BenchmarkText>, Benchmar
 /// Rows become the objects that the Hub shows for them.
 fn read_parquet(
     path: &Path,
-    file: File,
+    file: Bytes,
     fields: &Fields,
     texts: &mut Vec<BenchmarkText>,
 ) -> Result<(), BenchmarkError> {
@@ -125,9 +138,14 @@ fn read_parquet(
     Ok(())
 }
 
-fn read_lines(path: &Path, fields: &Fields, texts: &mut Vec<BenchmarkText>) -> Result<(), BenchmarkError> {
+fn read_lines(
+    path: &Path,
+    bytes: &[u8],
+    fields: &Fields,
+    texts: &mut Vec<BenchmarkText>,
+) -> Result<(), BenchmarkError> {
     let fail = |source| BenchmarkError::Read { path: path.to_owned(), source };
-    let mut lines = open(path).map_err(fail)?;
+    let mut lines = unpacked(bytes);
     let (mut line, mut number) = (Vec::new(), 0);
     loop {
         line.clear();
@@ -147,13 +165,11 @@ fn read_lines(path: &Path, fields: &Fields, texts: &mut Vec<BenchmarkText>) -> R
 }
 
 /// Gzip is known by its first bytes, whatever the file's name.
-fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
-    let mut file = BufReader::new(File::open(path)?);
-    if file.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
-        let unpacked: Box<dyn Read> = Box::new(MultiGzDecoder::new(file));
-        return Ok(Box::new(BufReader::new(unpacked)));
+fn unpacked(bytes: &[u8]) -> Box<dyn BufRead + '_> {
+    match bytes {
+        [0x1f, 0x8b, ..] => Box::new(BufReader::new(MultiGzDecoder::new(bytes))),
+        _ => Box::new(bytes),
     }
-    Ok(Box::new(file))
 }
 
 struct Place<'a> {
@@ -240,7 +256,7 @@ mod tests {
     }
 
     fn texts(bytes: &[u8], format: &Format) -> Result<Vec<(String, String)>, String> {
-        match read(file(bytes).path(), format) {
+        match read(&file(bytes).path().to_owned().into(), format) {
             Ok(texts) => Ok(texts.into_iter().map(|text| (text.label, text.text)).collect()),
             Err(error) => Err(error.to_string()),
         }
@@ -379,7 +395,7 @@ mod tests {
             assert!(error.contains(want), "{error}");
         }
         assert!(texts(b"\n", &Format::Ifeval).unwrap_err().contains("holds no item"));
-        let error = read(Path::new("/nowhere/x.jsonl"), &Format::Gsm8k).unwrap_err();
+        let error = read(&PathBuf::from("/nowhere/x.jsonl").into(), &Format::Gsm8k).unwrap_err();
         assert!(error.to_string().contains("cannot read /nowhere/x.jsonl"), "{error}");
         let packed_and_cut = [0x1f, 0x8b, 8, 0, 0];
         assert!(texts(&packed_and_cut, &Format::Ifeval).unwrap_err().contains("cannot read"));

@@ -3,6 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::assets::Asset;
+
 /// Which fields of a benchmark's items are its texts. The names are those of the files on the Hub, or
 /// of the benchmark's own repository.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -32,6 +34,42 @@ pub enum Format {
     Ifeval,
     /// Any other file.
     Fields(Fields),
+}
+
+/// The benchmarks of the published evaluation that are known by name: their items, and where they are. On the hub
+/// they are under the revision that has every dataset in Parquet.
+pub(super) const KNOWN: [(&str, Format, Place); 12] = [
+    ("mmlu", Format::Mmlu, Place::Hub("cais/mmlu", "all/test")),
+    ("hellaswag", Format::Hellaswag, Place::Hub("Rowan/hellaswag", "default/validation")),
+    ("piqa", Format::Piqa, Place::Hub("ybisk/piqa", "plain_text/validation")),
+    ("siqa", Format::Siqa, Place::Hub("allenai/social_i_qa", "default/validation")),
+    ("winogrande", Format::Winogrande, Place::Hub("allenai/winogrande", "winogrande_xl/validation")),
+    ("openbookqa", Format::Openbookqa, Place::Hub("allenai/openbookqa", "main/test")),
+    ("arc_easy", Format::Arc, Place::Hub("allenai/ai2_arc", "ARC-Easy/test")),
+    ("arc_challenge", Format::Arc, Place::Hub("allenai/ai2_arc", "ARC-Challenge/test")),
+    ("commonsense_qa", Format::CommonsenseQa, Place::Hub("tau/commonsense_qa", "default/validation")),
+    ("gsm8k", Format::Gsm8k, Place::Hub("openai/gsm8k", "main/test")),
+    ("ifeval", Format::Ifeval, Place::Hub("google/IFEval", "default/train")),
+    ("humaneval", Format::Humaneval, Place::Asset(Asset::HumanEval)),
+];
+
+/// Where a known benchmark is.
+#[derive(Clone, Copy, Debug)]
+pub enum Place {
+    /// A dataset of the hub, and the folder of its split.
+    Hub(&'static str, &'static str),
+    /// A file that this program fetches.
+    Asset(Asset),
+}
+
+/// The items of a benchmark that is known by its name, and where it is.
+pub fn known(name: &str) -> Option<(Format, Place)> {
+    KNOWN.iter().find(|(known, ..)| *known == name).map(|(_, format, place)| (format.clone(), *place))
+}
+
+/// The names of the benchmarks that are known.
+pub fn known_names() -> String {
+    KNOWN.map(|(name, ..)| name).join(", ")
 }
 
 /// The texts of a file's items, by field.

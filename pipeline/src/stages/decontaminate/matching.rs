@@ -17,20 +17,38 @@ pub struct Block {
     pub chars: usize,
 }
 
-/// The blocks in the order of the texts. Time grows with the product of the two lengths.
-pub fn matching_blocks(a: &[char], b: &[char]) -> Vec<Block> {
-    let mut places: HashMap<char, Vec<usize>> = HashMap::new();
-    for (at, &c) in b.iter().enumerate() {
-        places.entry(c).or_default().push(at);
+/// The blocks of at least `shortest_chars` characters in the order of the texts. Time grows with the product of the
+/// two lengths.
+///
+/// What lies beside a block has no longer one, so where the longest is too short there is nothing to find. (And
+/// no two blocks are neighbours in both texts: together they would have been the longer one. `difflib` joins such
+/// blocks, which it can have only where it leaves out junk.)
+pub fn matching_blocks(a: &[char], b: &[char], shortest_chars: usize) -> Vec<Block> {
+    let shortest_chars = shortest_chars.max(1);
+    let mut alphabet = Alphabet::default();
+    let mut places: Vec<Vec<usize>> = vec![Vec::new()];
+    let b_numbers: Vec<u32> = b.iter().map(|&c| alphabet.number_of_new(c)).collect();
+    for (at, &number) in b_numbers.iter().enumerate() {
+        places.resize(places.len().max(number as usize + 1), Vec::new());
+        places[number as usize].push(at);
     }
-    // By character of `a`, looked up once.
-    let places: Vec<&[usize]> = a.iter().map(|c| places.get(c).map_or(&[][..], Vec::as_slice)).collect();
+    let a_numbers: Vec<u32> = a.iter().map(|&c| alphabet.number(c)).collect();
+    let inside = inside_shared_windows(&a_numbers, &b_numbers, shortest_chars);
+    // By character of `a`: where it stands in `b`, if a block may hold it.
+    let places: Vec<&[usize]> = a_numbers
+        .iter()
+        .zip(inside)
+        .map(|(&number, inside)| if inside { places[number as usize].as_slice() } else { &[] })
+        .collect();
     let mut lengths = Lengths { last: vec![0; b.len() + 1], next: vec![0; b.len() + 1] };
     let mut queue = vec![(0, a.len(), 0, b.len())];
     let mut blocks = Vec::new();
     while let Some((a_start, a_end, b_start, b_end)) = queue.pop() {
+        if usize::min(a_end - a_start, b_end - b_start) < shortest_chars {
+            continue;
+        }
         let block = lengths.longest(&places, a_start..a_end, b_start..b_end);
-        if block.chars == 0 {
+        if block.chars < shortest_chars {
             continue;
         }
         queue.push((a_start, block.a, b_start, block.b));
@@ -38,16 +56,72 @@ pub fn matching_blocks(a: &[char], b: &[char]) -> Vec<Block> {
         blocks.push(block);
     }
     blocks.sort_unstable();
-    let mut joined: Vec<Block> = Vec::with_capacity(blocks.len());
-    for block in blocks {
-        match joined.last_mut() {
-            Some(last) if last.a + last.chars == block.a && last.b + last.chars == block.b => {
-                last.chars += block.chars;
-            }
-            _ => joined.push(block),
+    blocks
+}
+
+/// The characters of a text by number from 1; all others are 0.
+struct Alphabet {
+    ascii: [u32; 128],
+    others: HashMap<char, u32>,
+    last: u32,
+}
+
+impl Default for Alphabet {
+    fn default() -> Self {
+        Self { ascii: [0; 128], others: HashMap::new(), last: 0 }
+    }
+}
+
+impl Alphabet {
+    fn number(&self, c: char) -> u32 {
+        match self.ascii.get(c as usize) {
+            Some(&number) => number,
+            None => self.others.get(&c).copied().unwrap_or_default(),
         }
     }
-    joined
+
+    fn number_of_new(&mut self, c: char) -> u32 {
+        let place = match self.ascii.get_mut(c as usize) {
+            Some(place) => place,
+            None => self.others.entry(c).or_default(),
+        };
+        if *place == 0 {
+            self.last += 1;
+            *place = self.last;
+        }
+        *place
+    }
+}
+
+/// For each character of `a` whether it may lie in a run of `window` characters that stands in `b`. It says yes too
+/// often where two windows share a key, never no.
+fn inside_shared_windows(a: &[u32], b: &[u32], window: usize) -> Vec<bool> {
+    /// Bits of the table of keys.
+    const TABLE_BITS: u32 = 15;
+    // Eight bits for each of the last characters; longer windows are known by their end.
+    let mask = u64::MAX >> (64 - 8 * window.min(8));
+    let keys = |numbers: &[u32]| {
+        let next = move |key: &mut u64, &number: &u32| {
+            *key = (*key << 8 | u64::from(number & 0xFF)) & mask;
+            let spread = key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> (64 - TABLE_BITS);
+            Some((spread as usize / 64, 1_u64 << (spread % 64)))
+        };
+        numbers.iter().scan(0_u64, next).skip(window - 1).collect::<Vec<_>>()
+    };
+    let mut table = [0_u64; 1 << (TABLE_BITS - 6)];
+    for (word, bit) in keys(b) {
+        table[word] |= bit;
+    }
+    let mut inside = vec![false; a.len()];
+    // Up to where characters are marked.
+    let mut marked = 0;
+    for (start, (word, bit)) in keys(a).into_iter().enumerate() {
+        if table[word] & bit != 0 {
+            inside[usize::max(start, marked)..start + window].fill(true);
+            marked = start + window;
+        }
+    }
+    inside
 }
 
 /// At `j + 1`: how long the common run is that ends at the current character of `a` and at `j`.
@@ -100,9 +174,8 @@ impl Lengths {
 /// longer than `longer_than_chars`, put together with white space collapsed, by the length of
 /// `benchmark`. As cosmopedia's `decontamination/decontaminate.py` (`add_match_stats`) counts it.
 pub fn covered_share(text: &[char], benchmark: &[char], longer_than_chars: usize) -> f64 {
-    let blocks = matching_blocks(text, benchmark);
-    let long = blocks.iter().filter(|block| block.chars > longer_than_chars);
-    let matched: String = long.flat_map(|block| &text[block.a..block.a + block.chars]).collect();
+    let blocks = matching_blocks(text, benchmark, longer_than_chars + 1);
+    let matched: String = blocks.iter().flat_map(|block| &text[block.a..block.a + block.chars]).collect();
     let words = matched.split_whitespace();
     let (count, letters) = words.fold((0, 0), |(n, chars), word| (n + 1, chars + word.chars().count()));
     let chars = letters + usize::max(count, 1) - 1;
@@ -120,7 +193,7 @@ mod tests {
     }
 
     fn blocks(a: &str, b: &str) -> Vec<(usize, usize, usize)> {
-        matching_blocks(&chars(a), &chars(b)).iter().map(|block| (block.a, block.b, block.chars)).collect()
+        matching_blocks(&chars(a), &chars(b), 1).iter().map(|block| (block.a, block.b, block.chars)).collect()
     }
 
     /// A pair of texts, its blocks and the share of the second text in the first.
@@ -226,7 +299,11 @@ mod tests {
                     _ => joined.push(block),
                 }
             }
-            prop_assert_eq!(matching_blocks(&a, &b), joined);
+            prop_assert_eq!(&matching_blocks(&a, &b, 1), &joined);
+            for shortest in 2..7 {
+                let long: Vec<Block> = joined.iter().copied().filter(|block| block.chars >= shortest).collect();
+                prop_assert_eq!(matching_blocks(&a, &b, shortest), long);
+            }
         }
     }
 }

@@ -74,6 +74,22 @@ async fn a_bad_line_is_told_by_file_and_line() {
     assert!(error.to_string().contains(":2: not a JSON object"), "{error}");
 }
 
+#[test]
+fn known_benchmarks_need_their_name_alone() {
+    let mistakes = |benchmark: Json| {
+        let config = stage(json!({"benchmarks": [benchmark]}));
+        config.validate(&BTreeMap::new()).into_iter().map(|mistake| mistake.message).collect::<Vec<_>>()
+    };
+    for (name, ..) in format::KNOWN {
+        assert_eq!(mistakes(json!({"name": name})), Vec::<String>::new());
+    }
+    assert_eq!(mistakes(json!({"name": "piqa", "path": "piqa_valid.jsonl"})), Vec::<String>::new());
+    assert_eq!(mistakes(json!({"name": "mine"})), ["`mine` needs a `path` and a `format`"]);
+    assert_eq!(mistakes(json!({"name": "mine", "path": "x"})), ["`mine` needs a `format`"]);
+    let both = json!({"name": "mmlu", "path": "x", "asset": "humaneval"});
+    assert_eq!(mistakes(both), ["`mmlu` has both `path` and `asset`"]);
+}
+
 #[tokio::test]
 async fn an_asset_that_is_not_a_benchmark_is_refused() {
     let config = stage(json!({"benchmarks": [{"name": "x", "asset": "nothing", "format": "gsm8k"}]}));
@@ -93,9 +109,11 @@ fn mistakes_of_the_config_are_all_told() {
     assert!(mistakes(json!({"benchmarks": [good, good]})).contains("two benchmarks are named `a`"));
     let bad = json!({"name": "A b", "format": {"fields": {"texts": []}}});
     let told = mistakes(json!({"benchmarks": [bad], "max_ratio": 1.5, "ngram_words": 0}));
-    for part in ["`A b` cannot", "either `path` or `asset`", "has no text", "`max_ratio`", "`ngram_words`"] {
+    for part in ["`A b` cannot", "needs a `path` and a `format`", "`max_ratio`", "`ngram_words`"] {
         assert!(told.contains(part), "{told}");
     }
+    let bad = json!({"name": "a", "path": "x", "format": {"fields": {"texts": []}}});
+    assert_eq!(mistakes(json!({"benchmarks": [bad]})), "`a` has no text");
 }
 
 /// Real benchmark files: what is planted is found under its own name, and ordinary text stays.
@@ -117,7 +135,8 @@ async fn planted_items_of_real_benchmarks_are_found() {
     let mut rows = vec![json!({"id": "clean", "text": filler})];
     for benchmark in &config.benchmarks {
         let path = benchmark.path.clone().unwrap();
-        let texts = benchmark::read(&path, &benchmark.format).unwrap();
+        let texts =
+            benchmark::read(&std::path::PathBuf::from(path).into(), &benchmark.format().unwrap()).unwrap();
         let long = |text: &&benchmark::BenchmarkText| tokens::Tokens::of(&text.text).ngrams(10).count() > 20;
         for text in texts.iter().filter(long).step_by(97) {
             let page = format!("{filler}\n{}\n{filler}", text.text);

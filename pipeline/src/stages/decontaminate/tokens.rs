@@ -42,33 +42,39 @@ impl Tokens {
     pub fn of(text: &str) -> Self {
         let mut plain = String::with_capacity(text.len());
         strip_marks(text, &mut plain);
-        if plain.is_ascii() {
-            plain.make_ascii_lowercase();
-        } else {
+        // The one letter whose lower case depends on what stands around it.
+        if plain.contains('Σ') {
             plain = plain.to_lowercase();
         }
         let mut tokens = Self { joined: String::with_capacity(plain.len()), tokens: Vec::new() };
-        let mut rest = plain.as_str();
-        while let Some(first) = rest.chars().next() {
-            let end = end_of_word(rest);
-            if end > 0 {
-                tokens.push(&rest[..end]);
+        let mut word = None;
+        for c in plain.chars() {
+            if c.is_ascii() {
+                let is_word = c.is_ascii_alphanumeric() || c == '_';
+                tokens.take(c.to_ascii_lowercase(), is_word, &mut word);
+            } else {
+                c.to_lowercase().for_each(|c| tokens.take(c, is_word(c), &mut word));
             }
-            rest = &rest[end.max(first.len_utf8())..];
         }
+        tokens.tokens.extend(word);
         tokens
     }
 
-    fn push(&mut self, token: &str) {
-        if !self.joined.is_empty() {
+    /// The next character, and the word that it goes on with, begins or ends.
+    fn take(&mut self, c: char, is_word: bool, word: &mut Option<Token>) {
+        if !is_word {
+            self.tokens.extend(word.take());
+            return;
+        }
+        if word.is_none() && !self.joined.is_empty() {
             self.joined.push(' ');
         }
         let start = self.joined.len();
-        self.joined.push_str(token);
-        // FNV-1a: tokens are short.
-        let fnv = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3);
-        let hash = token.bytes().fold(0xcbf2_9ce4_8422_2325, fnv);
-        self.tokens.push(Token { start, end: self.joined.len(), hash });
+        self.joined.push(c);
+        let word = word.get_or_insert(Token { start, end: start, hash: 0xcbf2_9ce4_8422_2325 });
+        word.end = self.joined.len();
+        // FNV-1a, over characters: tokens are short.
+        word.hash = (word.hash ^ u64::from(c)).wrapping_mul(0x0100_0000_01b3);
     }
 
     /// The text that blocks are matched in.
@@ -104,26 +110,6 @@ fn mix(key: u64) -> u64 {
     let key = (key ^ (key >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     let key = (key ^ (key >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     key ^ (key >> 31)
-}
-
-/// The length in bytes of the word that a text begins with.
-fn end_of_word(text: &str) -> usize {
-    let bytes = text.as_bytes();
-    let mut end = 0;
-    while let Some(&byte) = bytes.get(end) {
-        if byte.is_ascii() {
-            if !(byte.is_ascii_alphanumeric() || byte == b'_') {
-                break;
-            }
-            end += 1;
-        } else {
-            match text[end..].chars().next() {
-                Some(c) if is_word(c) => end += c.len_utf8(),
-                _ => break,
-            }
-        }
-    }
-    end
 }
 
 fn is_word(c: char) -> bool {
