@@ -77,11 +77,12 @@ impl Engine {
         };
         drop(first);
         // A device has threads of its own: there sessions keep it busy while others prepare their pages.
-        let sessions = match options.sessions {
-            Some(sessions) => Layout::of_sessions(sessions, cores).open(runtime, file)?,
-            None if file.on_cpu() => layout::fastest(runtime, file, cores, id, options.max_tokens)?,
-            None => Layout::of_sessions(cores, cores).open(runtime, file)?,
+        let layouts = match options.sessions {
+            Some(sessions) => Layout::of_sessions(sessions, cores),
+            None if file.on_cpu() => Layout::all(cores),
+            None => Layout::of_sessions(cores, cores),
         };
+        let sessions = layout::fastest(runtime, file, &layouts, id, options.max_tokens)?;
         Ok(Self {
             sessions: sessions.len(),
             workers: Arc::new(Workers::start(sessions, tokenizer, cores)?),

@@ -12,8 +12,8 @@ use std::{
 
 /// How long each layout is tried, as far as whole pages allow.
 const TRIAL: Duration = Duration::from_millis(300);
-/// Pages of a trial at most, for each core.
-const MOST_PAGES_PER_CORE: usize = 32;
+/// Pages of a trial at most, for each session of the first layout.
+const MOST_PAGES_PER_SESSION: usize = 32;
 /// With fewer cores a session a core is taken untried. With two, two sessions ran 20 pages a second and one of two
 /// threads 17, while the trial took 2 s and the memory of another session.
 const FEWEST_CORES: usize = 4;
@@ -28,13 +28,16 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// As many sessions as are wanted, on all cores.
-    pub(crate) fn of_sessions(sessions: usize, cores: usize) -> Self {
-        Self { sessions, threads: (cores / sessions.max(1)).max(1) }
+    /// As many sessions as are wanted, of one thread and of as many as there are cores for.
+    pub(crate) fn of_sessions(sessions: usize, cores: usize) -> Vec<Self> {
+        let threads = (cores / sessions.max(1)).max(1);
+        let mut layouts = vec![Self { sessions, threads: 1 }, Self { sessions, threads }];
+        layouts.dedup();
+        layouts
     }
 
-    /// What is tried: a session a core, and then ever fewer with ever more threads.
-    fn all(cores: usize) -> Vec<Self> {
+    /// A session a core, and then ever fewer with ever more threads.
+    pub(crate) fn all(cores: usize) -> Vec<Self> {
         let mut layouts = vec![Self { sessions: cores, threads: 1 }];
         if cores < FEWEST_CORES {
             return layouts;
@@ -48,25 +51,23 @@ impl Layout {
         layouts
     }
 
-    /// Opens the sessions.
-    pub(crate) fn open(self, runtime: &Runtime, model: Model) -> Result<Vec<PageSession>, BackboneError> {
+    fn open(self, runtime: &Runtime, model: Model) -> Result<Vec<PageSession>, BackboneError> {
         (0..self.sessions).map(|_| PageSession::open(runtime, model, self.threads)).collect()
     }
 }
 
-/// Sessions in the layout that runs most pages a second on `cores` cores.
+/// Sessions in that layout, of one or more, which runs most pages a second. The first has sessions of one thread.
 ///
-/// Threads of one session could add up sums in another order than one thread does. A layout is taken only if
-/// the vectors of pages of several lengths have the same bits as with one thread, so that what a page gets does
+/// Threads of one session could add up sums in another order than one thread does. Another layout is taken only if
+/// the vectors of pages of several lengths have the same bits as with the first, so that what a page gets does
 /// not hang on which layout was faster today.
 pub(crate) fn fastest(
     runtime: &Runtime,
     model: Model,
-    cores: usize,
+    layouts: &[Layout],
     largest_id: i64,
     max_tokens: usize,
 ) -> Result<Vec<PageSession>, BackboneError> {
-    let layouts = Layout::all(cores);
     let Some((first, others)) = layouts.split_first() else { return Ok(Vec::new()) };
     let mut best = first.open(runtime, model)?;
     if others.is_empty() {
@@ -76,7 +77,7 @@ pub(crate) fn fastest(
     let started = Instant::now();
     let expected = vectors(&mut best, &pages)?;
     let page = started.elapsed().as_secs_f64() / pages.len() as f64;
-    let count = ((TRIAL.as_secs_f64() / page) as usize).clamp(1, MOST_PAGES_PER_CORE) * cores;
+    let count = ((TRIAL.as_secs_f64() / page) as usize).clamp(1, MOST_PAGES_PER_SESSION) * first.sessions;
     let mut fastest = rate(&mut best, &pages, count)? * GAIN;
     for layout in others {
         let mut sessions = layout.open(runtime, model)?;
@@ -152,8 +153,12 @@ mod tests {
         assert_eq!(pairs(4), [(4, 1), (2, 2), (1, 4)]);
         assert_eq!(pairs(6), [(6, 1), (3, 2), (1, 4), (1, 6)]);
         assert_eq!(pairs(16), [(16, 1), (8, 2), (4, 4), (2, 8), (1, 16)]);
-        assert_eq!(Layout::of_sessions(3, 16), Layout { sessions: 3, threads: 5 });
-        assert_eq!(Layout::of_sessions(4, 2), Layout { sessions: 4, threads: 1 });
+        let wanted = |sessions, cores| {
+            let layouts = Layout::of_sessions(sessions, cores);
+            layouts.iter().map(|l| (l.sessions, l.threads)).collect::<Vec<_>>()
+        };
+        assert_eq!(wanted(3, 16), [(3, 1), (3, 5)]);
+        assert_eq!(wanted(4, 2), [(4, 1)]);
     }
 
     #[test]

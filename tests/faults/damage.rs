@@ -240,6 +240,29 @@ fn bits_that_rot_are_noticed_by_the_stage_that_reads_them() {
 }
 
 #[test]
+fn a_harmed_record_of_spending_is_told_and_put_aside() {
+    let fixture = Fixture::new(Server::faithful());
+    let runs = copied_reference();
+    let folder = run_folder(runs.path());
+    let path = folder.join(".answers/spent.json");
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, bytes).unwrap();
+    let harm = Harm { path, what: "a bit flipped".to_owned(), unnoticed: false };
+    let looked = verify(&folder);
+    assert_eq!(looked.code, Some(1), "{}", looked.err);
+    assert!(harm.is_named_in(&looked.out) && looked.out.contains("pipeline repair"), "{}", looked.out);
+    let said = run(fixture.command(runs.path()).args(["--from", "generate"]));
+    assert_eq!(said.code, Some(2), "{}", said.err);
+    assert!(harm.is_named_in(&said.err) && said.err.contains("pipeline repair"), "{}", said.err);
+    assert_eq!(repair(&folder).code, Some(0));
+    assert!(folder.join(".damaged/00001/.answers/spent.json").is_file());
+    fixture.complete(runs.path(), "repaired after its record of spending was harmed");
+    assert_eq!(verify(&folder).code, Some(0));
+}
+
+#[test]
 fn a_repair_deletes_nothing_and_tells_beforehand_what_it_will_do() {
     let fixture = Fixture::new(Server::faithful());
     let runs = copied_reference();

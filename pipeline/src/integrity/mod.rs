@@ -39,6 +39,8 @@ pub enum Kind {
     Checkpoint,
     /// A segment of an answer log.
     AnswerLog,
+    /// What a run has spent on language models.
+    Spending,
     /// The service's ledger.
     Ledger,
 }
@@ -53,6 +55,7 @@ impl fmt::Display for Kind {
             Self::TaskRecord => "task record",
             Self::Checkpoint => "checkpoint",
             Self::AnswerLog => "answer log",
+            Self::Spending => "record of spending",
             Self::Ledger => "ledger",
         })
     }

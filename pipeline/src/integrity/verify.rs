@@ -14,6 +14,7 @@ use super::{Damage, Kind, Step};
 use crate::manifest::{self, ManifestError};
 use crate::runner::ANSWERS_FOLDER;
 use crate::runner::lock::{self, Holder};
+use crate::stages::spending::{self, SpendingError};
 
 /// What a look over a run found.
 #[derive(Clone, Debug, Default)]
@@ -97,6 +98,7 @@ pub fn verify(run: &Path, threads: usize) -> Result<Report, VerifyError> {
     for (dir, stage) in &folders.answers {
         report.answers(run, dir, stage)?;
     }
+    report.spending(run)?;
     report.damaged.sort_by(|a, b| a.path.cmp(&b.path));
     report.holder = report.holder.take().or_else(|| rival(run));
     Ok(report)
@@ -157,6 +159,32 @@ impl Report {
                 mend,
                 step: Step::MendLog(dir.to_owned()),
             });
+        }
+        Ok(())
+    }
+}
+
+impl Report {
+    fn spending(&mut self, run: &Path) -> Result<(), VerifyError> {
+        let path = run.join(ANSWERS_FOLDER).join(spending::FILE_NAME);
+        self.bytes += path.metadata().map_or(0, |file| file.len());
+        self.files += u64::from(path.exists());
+        match spending::read(&path) {
+            Ok(_) => {}
+            Err(SpendingError::Damaged { path, problem }) => self.damaged.push(Damage {
+                step: Step::SetAside(path.clone()),
+                path,
+                kind: Kind::Spending,
+                stage: None,
+                found: problem,
+                mend: format!(
+                    "`pipeline repair {}` puts it aside; then the answer logs alone say what was spent, and requests \
+                     whose answers were lost are forgotten",
+                    run.display()
+                ),
+            }),
+            Err(SpendingError::Read { source, .. }) => return Err(VerifyError::Read { path, source }),
+            Err(SpendingError::Limits(_)) => {}
         }
         Ok(())
     }

@@ -57,7 +57,7 @@ mod score;
 mod sentence_dedup;
 mod sft;
 mod signature_index;
-mod spending;
+pub mod spending;
 mod sql;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -49,7 +49,8 @@ pub enum SpendingError {
     },
     /// The file is not as it was written.
     #[error(
-        "{path} is damaged ({problem}): it says what the run has spent. Delete it, and the answer logs alone say so; requests whose answers were lost are forgotten then"
+        "{path} is damaged ({problem}): it says what the run has spent. `pipeline repair` puts it aside; then the answer logs alone say so, and requests \
+         whose answers were lost are forgotten"
     )]
     Damaged {
         /// The file.
