@@ -6,7 +6,8 @@
 For each stage a workflow of `read` and that stage is run on 1, 3 and 10 times as many rows, in a process of
 its own, whose peak its manifest tells. Rows are real pages with their sentences in another order, so
 that none is a copy of another; a row in fifty is, for the stages that look for copies. The stages for code get
-the same pages: what they decide does not matter here. CORPUSMITH_BENCH_ROWS sets the rows of the smallest run (10,000, more than the row groups of two tasks), CORPUSMITH_BENCH_MEMORY `--memory-limit`.
+the same pages: what they decide does not matter here. CORPUSMITH_BENCH_ROWS sets the rows of the smallest run (30,000,
+with which stages run for a second), CORPUSMITH_BENCH_MEMORY `--memory-limit`.
 """
 
 import json
@@ -21,10 +22,10 @@ import pyarrow
 import pyarrow.parquet
 
 SCALES = (1, 3, 10)
-ROWS = int(os.environ.get("CORPUSMITH_BENCH_ROWS", 10_000))
-MEMORY = os.environ.get("CORPUSMITH_BENCH_MEMORY", "1GiB")
+ROWS = int(os.environ.get("CORPUSMITH_BENCH_ROWS", 30_000))
+MEMORY = os.environ.get("CORPUSMITH_BENCH_MEMORY", "256MiB")
 # The part of ROWS that slow stages get.
-SLOW = {"extract": 0.5, "score": 0.02, "embed": 0.02}
+SLOW = {"extract": 0.5, "score": 0.007, "embed": 0.007}
 
 STAGES = {
     "extract": "",
