@@ -157,13 +157,16 @@ parity: run
 # planted copies of a benchmark, trafilatura about HTML, ONNX Runtime for Python about educational scores. PAGES
 # names other pages in FineWeb's columns, PYTHON_FILES other files, BENCHMARK another benchmark of JSON lines.
 PARITY_CURATION := $(or $(CARGO_TARGET_DIR),target)/parity-curation
-PAGES = runs/cosmopedia_v2/sample/pages/data
-PYTHON_FILES = runs/cosmopedia_v2/sample/code/data
+PAGES = $(PARITY_CURATION)/pages.parquet
+PYTHON_FILES = $(PARITY_CURATION)/code.parquet
 BENCHMARK = $(PARITY_CURATION)/HumanEval.jsonl
 parity-curation: run
 	python3 -m venv $(PARITY_CURATION)
 	$(PARITY_CURATION)/bin/pip install -q -r tests/parity/requirements-curation.txt
 	gunzip -c $(ASSETS)/HumanEval.jsonl.gz > $(PARITY_CURATION)/HumanEval.jsonl
+	for stage in pages code; do $(PARITY_CURATION)/bin/python -c "import sys, pyarrow.parquet as pq; \
+		pq.write_table(pq.read_table(sys.argv[1]), sys.argv[2])" \
+		runs/cosmopedia_v2/sample/$$stage/data $(PARITY_CURATION)/$$stage.parquet; done
 	$(PARITY_CURATION)/bin/python tests/parity/rules_datatrove.py $(PAGES) --pipeline $(PIPELINE)
 	$(PARITY_CURATION)/bin/python tests/parity/minhash_datatrove.py $(PAGES) --pipeline $(PIPELINE)
 	$(PARITY_CURATION)/bin/python tests/parity/decontaminate_python.py $(PIPELINE) $(PAGES) $(BENCHMARK)
