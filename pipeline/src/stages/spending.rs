@@ -226,7 +226,10 @@ mod tests {
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("\"requests\": 0", "\"requests\": 7")).unwrap();
         let error = Spending::open(folder.path(), &LimitsConfig::default()).unwrap_err().to_string();
-        assert!(error.contains("spent.json is damaged") && error.contains("`pipeline repair` puts it aside"), "{error}");
+        assert!(
+            error.contains("spent.json is damaged") && error.contains("`pipeline repair` puts it aside"),
+            "{error}"
+        );
     }
 
     #[test]
